@@ -1,0 +1,194 @@
+"""FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015): 1x1 scores on pool3, pool4 and fc7, upsampled in three steps.
+
+Legend of tensor names: N images, C classes, H W pixels; images are RGB, normalised per channel.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fcn.config import Config
+from fcn.weights import load_weights
+
+STRIDE = 32
+# VGG16's configuration D: channels of each convolution, "pool" between its five blocks.
+_VGG16 = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    256,
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+)
+# One past the index of each pool in features; the same as in torchvision's vgg16().features.
+POOL_ENDS = {"pool3": 17, "pool4": 24, "pool5": 31}
+
+
+class FCN8s(nn.Module):
+    """Scores of each class for each pixel, at the size of the input.
+
+    classes: channels of the output, 2 or more.
+    width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
+    dropout: probability of dropping an activation of fc6 and fc7 while training.
+
+    forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and the bottom
+    to a multiple of 32, then cropped, so that the skips line up.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        width: float = 1.0,
+        fc_width: int = 4096,
+        dropout: float = 0.5,
+        skip_scaling: Literal["none", "at_once"] = "none",
+        init: Literal["normal", "bilinear"] = "normal",
+    ) -> None:
+        super().__init__()
+        channels = [scaled(count, width) for count in (256, 512, 512)]
+        self.features = _features(width)
+        self.fc6 = nn.Conv2d(channels[2], fc_width, 7, padding=3)
+        self.fc7 = nn.Conv2d(fc_width, fc_width, 1)
+        self.score_pool3 = nn.Conv2d(channels[0], classes, 1)
+        self.score_pool4 = nn.Conv2d(channels[1], classes, 1)
+        self.score_fc7 = nn.Conv2d(fc_width, classes, 1)
+        self.up_fc7 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
+        self.up_pool4 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
+        self.up_pool3 = nn.ConvTranspose2d(classes, classes, 16, stride=8, padding=4)
+        self.dropout = dropout
+        # The paper's at-once training: deeper layers speak first.
+        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
+        _initialise(self, init)
+
+    def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """keep: which activations of fc6 and fc7 survive dropout, bool, from keep_masks(); None: drawn by torch."""
+        height, width = images_NCHW.shape[2:]
+        x = functional.pad(images_NCHW, (0, -width % STRIDE, 0, -height % STRIDE))
+        pool3 = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
+        pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
+        pool5 = self.features[POOL_ENDS["pool4"] :](pool4)  # 1/32
+        fc6 = self._drop(functional.relu(self.fc6(pool5), inplace=True), None if keep is None else keep[0])
+        fc7 = self._drop(functional.relu(self.fc7(fc6), inplace=True), None if keep is None else keep[1])
+        scores = self.up_fc7(self.score_fc7(fc7))  # 1/16
+        scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
+        scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
+        return scores[:, :, :height, :width]
+
+    def keep_masks(
+        self, height: int, width: int, seeds: Sequence[int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Dropout for fc6 and fc7, one seed an image: the same whichever batch, rank or micro-batch an image is in."""
+        shape = (len(seeds), self.fc6.out_channels, math.ceil(height / STRIDE), math.ceil(width / STRIDE))
+        draws = torch.empty((2, *shape), device=device)
+        generator = torch.Generator(device)
+        for image, seed in enumerate(seeds):
+            draws[:, image] = torch.rand(
+                (2, *shape[1:]), generator=generator.manual_seed(seed), device=device
+            )
+        keep = draws >= self.dropout
+        return keep[0], keep[1]
+
+    def _drop(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        if not self.training or self.dropout == 0:
+            return x
+        if keep is None:
+            return functional.dropout(x, self.dropout)
+        return x * keep * (1 / (1 - self.dropout))
+
+    @staticmethod
+    def _scaled(x: Tensor, scale: float) -> Tensor:
+        return x if scale == 1 else x * scale
+
+    def decoder(self) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+        """The layers that VGG16 doesn't have: scores and upsampling."""
+        return [
+            self.score_pool3,
+            self.score_pool4,
+            self.score_fc7,
+            self.up_fc7,
+            self.up_pool4,
+            self.up_pool3,
+        ]
+
+    def freeze(self, pool: Literal["none", "pool3", "pool4", "pool5"]) -> None:
+        """VGG16's layers up to this pool take no gradient from here on."""
+        for layer in self.features[: POOL_ENDS.get(pool, 0)]:
+            layer.requires_grad_(False)
+
+
+def scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _features(width: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 3
+    for entry in _VGG16:
+        if isinstance(entry, str):
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        after = scaled(entry, width)
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
+        before = after
+    return nn.Sequential(*layers)
+
+
+def _initialise(model: FCN8s, init: Literal["normal", "bilinear"]) -> None:
+    """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases."""
+    # A body of N(0, 0.01) would shrink the signal to nothing in a slim network that starts from random weights.
+    for layer in [*model.features, model.fc6, model.fc7]:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for layer in model.decoder():
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if init == "bilinear" and isinstance(layer, nn.ConvTranspose2d):
+            with torch.no_grad():
+                layer.weight.copy_(bilinear_kernel(layer.out_channels, layer.kernel_size[0]))
+
+
+def bilinear_kernel(classes: int, size: int) -> Tensor:
+    """(classes, classes, size, size): each class upsampled by itself, by linear interpolation by size / 2."""
+    factor = size / 2
+    ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor
+    kernel = torch.zeros(classes, classes, size, size)
+    kernel[range(classes), range(classes)] = torch.outer(ramp, ramp)
+    return kernel
+
+
+def build_model(config: Config, classes: int) -> FCN8s:
+    """The network at the start of a run: drawn from config.seed, then given config.weights, then frozen.
+
+    Raises InputError where the weights can't be had or don't fit.
+    """
+    # Forked, so that a run leaves torch's own random numbers as it found them.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = FCN8s(
+            classes,
+            width=config.width,
+            fc_width=config.fc_width,
+            dropout=config.dropout,
+            skip_scaling=config.skip_scaling,
+            init=config.init,
+        )
+    load_weights(model, config)
+    model.freeze(config.freeze)
+    return model
