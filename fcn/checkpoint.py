@@ -1,4 +1,4 @@
-"""A checkpoint directory: a network after an epoch, with all that is needed to use it, and apart from it, to go on.
+"""A checkpoint directory: a network after an epoch, all that is needed to use it, and apart, to go on with it.
 
     weights.safetensors   every tensor of the network, float32
     config.json           format_version, config, epoch, metrics, classes, normalisation, sequences
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
 from fcn.model import FCN8s
-from fcn.weights import Normalisation
+from fcn.weights import Normalisation, described_normalisation
 
 FORMAT_VERSION = 1
 _WEIGHTS = "weights.safetensors"
@@ -143,12 +143,7 @@ def load(directory: Path) -> Checkpoint:
             epoch=int(found["epoch"]),
             metrics={name: float(value) for name, value in found["metrics"].items()},
             classes=tuple(found["classes"]),
-            normalisation=Normalisation(
-                **{
-                    name: tuple(float(value) for value in found["normalisation"][name])
-                    for name in ("mean", "std")
-                }
-            ),
+            normalisation=described_normalisation(path, found),
             sequences={split: tuple(names) for split, names in found["sequences"].items()},
         )
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015): 1x1 scores on pool3, pool4 and fc7, upsampled in three steps.
+"""FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015): scores on pool3, pool4 and fc7, upsampled in steps.
 
 Legend of tensor names: N images, C classes, H W pixels; images are RGB, normalised per channel.
 """
@@ -47,8 +47,8 @@ class FCN8s(nn.Module):
     width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
     dropout: probability of dropping an activation of fc6 and fc7 while training.
 
-    forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and the bottom
-    to a multiple of 32, then cropped, so that the skips line up.
+    forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
+    the bottom to a multiple of 32, then cropped, so that the skips line up.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class FCN8s(nn.Module):
         self.dropout = dropout
         # The paper's at-once training: deeper layers speak first.
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
-        _initialise(self, init)
+        initialise(self, init)
 
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """keep: which activations of fc6 and fc7 survive dropout, bool, from keep_masks(); None: drawn by torch."""
+        """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
         height, width = images_NCHW.shape[2:]
         x = functional.pad(images_NCHW, (0, -width % STRIDE, 0, -height % STRIDE))
-        pool3 = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
+        pool3: Tensor = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
         pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
         pool5 = self.features[POOL_ENDS["pool4"] :](pool4)  # 1/32
         fc6 = self._drop(functional.relu(self.fc6(pool5), inplace=True), None if keep is None else keep[0])
         fc7 = self._drop(functional.relu(self.fc7(fc6), inplace=True), None if keep is None else keep[1])
-        scores = self.up_fc7(self.score_fc7(fc7))  # 1/16
+        scores: Tensor = self.up_fc7(self.score_fc7(fc7))  # 1/16
         scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
         scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
         return scores[:, :, :height, :width]
@@ -93,7 +93,7 @@ class FCN8s(nn.Module):
     def keep_masks(
         self, height: int, width: int, seeds: Sequence[int], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Dropout for fc6 and fc7, one seed an image: the same whichever batch, rank or micro-batch an image is in."""
+        """Dropout of fc6 and fc7, a seed an image: the same in whichever batch, rank or micro-batch it is."""
         shape = (len(seeds), self.fc6.out_channels, math.ceil(height / STRIDE), math.ceil(width / STRIDE))
         draws = torch.empty((2, *shape), device=device)
         generator = torch.Generator(device)
@@ -149,19 +149,27 @@ def _features(width: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _initialise(model: FCN8s, init: Literal["normal", "bilinear"]) -> None:
-    """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases."""
-    # A body of N(0, 0.01) would shrink the signal to nothing in a slim network that starts from random weights.
-    for layer in [*model.features, model.fc6, model.fc7]:
-        if isinstance(layer, nn.Conv2d):
+def initialise(
+    model: FCN8s, init: Literal["normal", "bilinear"], given: frozenset[str] = frozenset()
+) -> None:
+    """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases.
+
+    given: names of parameters that stay as they are.
+    """
+    decoder = model.decoder()
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or f"{name}.weight" in given:
+            continue
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+        if layer not in decoder:
+            # N(0, 0.01) would shrink the signal to nothing in a slim body that starts from random weights.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    for layer in model.decoder():
-        nn.init.normal_(layer.weight, std=0.01)
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        if init == "bilinear" and isinstance(layer, nn.ConvTranspose2d):
+        elif init == "bilinear" and isinstance(layer, nn.ConvTranspose2d):
             with torch.no_grad():
                 layer.weight.copy_(bilinear_kernel(layer.out_channels, layer.kernel_size[0]))
+        else:
+            nn.init.normal_(layer.weight, std=0.01)
 
 
 def bilinear_kernel(classes: int, size: int) -> Tensor:
@@ -174,21 +182,24 @@ def bilinear_kernel(classes: int, size: int) -> Tensor:
 
 
 def build_model(config: Config, classes: int) -> FCN8s:
-    """The network at the start of a run: drawn from config.seed, then given config.weights, then frozen.
+    """The network at the start of a run: config.weights, and what they don't hold drawn from config.seed.
 
     Raises InputError where the weights can't be had or don't fit.
     """
-    # Forked, so that a run leaves torch's own random numbers as it found them.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    # On meta first: drawing 134 million numbers only to overwrite them takes seconds.
+    with torch.device("meta"):
         model = FCN8s(
             classes,
             width=config.width,
             fc_width=config.fc_width,
             dropout=config.dropout,
             skip_scaling=config.skip_scaling,
-            init=config.init,
         )
-    load_weights(model, config)
+    model.to_empty(device="cpu")
+    given = load_weights(model, config)
+    # Forked, so that a run leaves torch's own random numbers as it found them.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(config.seed)
+        initialise(model, config.init, given)
     model.freeze(config.freeze)
     return model

@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: ImageNet, an earlier run, a file; and the normalisation that they need.
+"""Where a network's first weights come from: ImageNet, an earlier run, a file; and their normalisation.
 
 `python -m fcn.train --set weights=PATH` takes
 - an export or a checkpoint directory (weights.safetensors beside export.json or config.json),
@@ -28,6 +28,7 @@ IMAGENET_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 IMAGENET_HASH = "397923af"  # the first digits of the file's SHA-256
 # VGG16's classifier, as fully connected layers, and the convolutions it becomes.
 _CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
+_PARTS = ("weight", "bias")
 _DECODER = ("score_", "up_")
 
 
@@ -44,7 +45,7 @@ PLAIN = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def normalisation(config: Config) -> Normalisation:
-    """The normalisation that config.weights were trained with. Raises InputError where a path doesn't say it."""
+    """What config.weights were trained with. Raises InputError where a path doesn't say it."""
     if config.weights == "imagenet":
         return IMAGENET
     if config.weights == "none":
@@ -55,7 +56,7 @@ def normalisation(config: Config) -> Normalisation:
     for name in ("export.json", "config.json"):
         description = path.parent / name
         if description.is_file():
-            return _described_normalisation(description)
+            return described_normalisation(description, _json(description))
     if "classifier.0.weight" in _names(path):
         return IMAGENET
     raise InputError(
@@ -64,18 +65,26 @@ def normalisation(config: Config) -> Normalisation:
     )
 
 
-def _described_normalisation(path: Path) -> Normalisation:
+def described_normalisation(path: Path, description: dict[str, Any]) -> Normalisation:
+    """From the contents of an export.json or a config.json. Raises InputError where it isn't as it should be."""
     try:
-        found = json.loads(path.read_text("utf-8"))["normalisation"]
-        red, green, blue = (float(value) for value in found["mean"])
-        mean = (red, green, blue)
-        red, green, blue = (float(value) for value in found["std"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = description["normalisation"]
+        (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = found["mean"], found["std"]
+        return Normalisation(
+            (float(r_mean), float(g_mean), float(b_mean)), (float(r_std), float(g_std), float(b_std))
+        )
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"weights: {path}: normalisation must be mean and std of three channels ({error!r}): "
-            "point weights at a whole export or checkpoint"
+            f"{path}: normalisation must be mean and std of three channels ({error!r}): "
+            "choose another export or checkpoint"
         ) from error
-    return Normalisation(mean, (red, green, blue))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): choose another export or checkpoint") from error
 
 
 def fetch_weights(config: Config) -> None:
@@ -107,32 +116,37 @@ def imagenet_file() -> Path:
     return path
 
 
-def load_weights(model: "FCN8s", config: Config) -> None:
-    """Copies config.weights into the model. Raises InputError where they can't be had or don't fit.
+def load_weights(model: "FCN8s", config: Config) -> frozenset[str]:
+    """Copies config.weights into the model; returns the names of the parameters that it got.
 
-    The decoder starts anew where the file has another number of classes, and so do fc6 and fc7 where an ImageNet
-    file meets another fc_width; every other layer must fit.
+    The decoder is left where the file has another number of classes, and so are fc6 and fc7 where VGG16's meet
+    another fc_width; every other layer must fit. Raises InputError where they can't be had or don't fit.
     """
     if config.weights == "none":
-        return
+        return frozenset()
     path = imagenet_file() if config.weights == "imagenet" else _weights_file(config.weights)
     found = _read(path)
-    may_differ = _DECODER
+    may_differ: tuple[str, ...] = _DECODER
     if "classifier.0.weight" in found:
         found = _as_convolutions(found, path)
         if model.fc6.out_channels != found["fc6.weight"].shape[0]:
             may_differ += ("fc6.", "fc7.")
-    own = model.state_dict()
+    given = set()
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in model.state_dict().items():
             if name in found and found[name].shape == tensor.shape:
                 tensor.copy_(found[name])
+                given.add(name)
             elif not name.startswith(may_differ):
                 shape = tuple(found[name].shape) if name in found else "nothing"
                 raise InputError(
                     f"weights: {path}: {name} must have the shape {tuple(tensor.shape)}, got {shape}: "
                     "set width and fc_width to those of the weights"
                 )
+    # A layer is given whole or not at all.
+    return frozenset(
+        name for name in given if {f"{name.rsplit('.', 1)[0]}.{part}" for part in _PARTS} <= given
+    )
 
 
 def _as_convolutions(vgg16: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -155,7 +169,7 @@ def _weights_file(weights: str) -> Path:
         path = path / "weights.safetensors"
     if not path.is_file():
         raise InputError(
-            f"weights: {path} is no file; give imagenet, none, a directory that an export or a checkpoint wrote, "
+            f"weights: {path} is no file; give imagenet, none, a directory of an export or a checkpoint, "
             "a .safetensors file or a .pth file"
         )
     if path.suffix not in {".safetensors", ".pth"}:
