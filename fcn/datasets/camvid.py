@@ -1,0 +1,82 @@
+"""CamVid with SegNet's 11 classes: street frames of Cambridge, from three to five drives.
+
+Two layouts are read: images/ and labels/ with frames of the same name, and SegNet's own train/, trainannot/, val/,
+valannot/, test/, testannot/. Labels are class indices, 11 is void. A frame's name begins with its drive: 0001TP, 0006R0,
+0016E5, Seq05VD.
+
+The published split puts one drive (0016E5) into both training and validation, and ranks models wrongly for the test
+frames; it is read from SegNet's folders, or from train.txt, val.txt and test.txt: names alone don't tell it.
+
+Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; Badrinarayanan, Kendall, Cipolla, SegNet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fcn.config import Config
+from fcn.datasets.frames import Dataset, Frame, Pixels, thin
+from fcn.datasets.pictures import by_stem, check_sizes, list_pictures, match, read_image, read_indices
+from fcn.datasets.splits import Splits, published_warnings, split_by_lists, split_by_sequence
+from fcn.datasets.task import make_task
+from fcn.errors import InputError
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+VOID_LABEL = 11
+PARTS = ("train", "val", "test")
+
+
+def open_camvid(config: Config) -> Dataset:
+    """CamVid in config.data_dir. Raises InputError that names what is missing, unpaired or unknown."""
+    if config.data_dir is None:
+        raise InputError("data_dir: camvid is read from files, got none: set data_dir to CamVid's folder")
+    task = make_task("camvid", CLASSES, (VOID_LABEL,), config.classes)
+    frames, part_of = _list(config.data_dir)
+    frames = thin(frames, config.frames)
+    if config.split == "sequence":
+        splits, warnings = split_by_sequence("camvid", frames, config)
+    elif part_of:
+        splits = _by_folder(frames, part_of)
+        warnings = published_warnings("camvid", frames, splits)
+    else:
+        splits, warnings = split_by_lists("camvid", config.data_dir, frames)
+
+    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+        assert frame.image is not None
+        assert frame.label is not None
+        image, label = read_image(frame.image), read_indices(frame.label)
+        check_sizes(image, label, frame.image, frame.label)
+        return image, task.apply(label, frame.label)
+
+    return Dataset("camvid", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode)
+
+
+def _list(folder: Path) -> tuple[list[Frame], dict[str, str]]:
+    """Frames sorted by name, and for SegNet's layout the part that each name is in."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder: set data_dir to CamVid's")
+    places: list[tuple[str, Path, Path]] = []
+    if (folder / "images").is_dir():
+        places.append(("", folder / "images", folder / "labels"))
+    else:
+        places += [
+            (part, folder / part, folder / f"{part}annot") for part in PARTS if (folder / part).is_dir()
+        ]
+    if not places:
+        raise InputError(f"{folder}: must hold images/ and labels/, or train/ and trainannot/, got neither")
+    frames, part_of = [], {}
+    for part, images, labels in places:
+        where = f"{labels}/{{key}}.png"
+        for name, image, label in match(
+            by_stem(list_pictures(images)), by_stem(list_pictures(labels)), where
+        ):
+            frames.append(Frame(name, name.split("_")[0], image, label))
+            if part:
+                part_of[name] = part
+    return sorted(frames, key=lambda frame: frame.name), part_of
+
+
+def _by_folder(frames: list[Frame], part_of: dict[str, str]) -> Splits:
+    return {part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part) for part in PARTS}

@@ -1,0 +1,81 @@
+"""What a data set is: named frames, the classes of their labels, and which frames train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fcn.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+
+VOID = 255  # label of pixels that count neither in the loss nor in the measures
+MOST_PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One labelled picture. image and label are None where it is drawn, not read.
+
+    sequence: what may not be torn apart by a split: a drive, a city, a generated street.
+    category: group that measures are also reported for (KITTI's um, umm, uu), or None.
+    """
+
+    name: str
+    sequence: str
+    image: Path | None
+    label: Path | None
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that has been listed, not yet decoded.
+
+    classes: names in channel order; ("background", NAME) where one class is scored against the rest.
+    splits: "train", "val" and "test" to indices into frames; they share no sequence. "test" may be empty.
+    positive: channel of the one class, or None where all classes are scored.
+    decode: gives a frame's pixels; `read` is how to call it.
+    content: what besides the files' bytes decides about the pixels, for the cache's key.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    splits: dict[str, tuple[int, ...]]
+    warnings: tuple[str, ...]
+    positive: int | None
+    decode: Callable[[Frame], tuple[Pixels, Pixels]]
+    content: str = ""
+
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Image HxWx3 RGB and label HxW (channel of each pixel's class, 255 void), at the original size.
+
+        Raises InputError that names the file if it is damaged, if the two sizes differ, or if a label is no class.
+        """
+        return self.decode(self.frames[index])
+
+    def sequences(self, split: str) -> tuple[str, ...]:
+        """Names of the sequences of a split, sorted."""
+        return tuple(sorted({self.frames[index].sequence for index in self.splits[split]}))
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raises one InputError for all problems, if there are any: the first ten in full, the rest by number."""
+    if not problems:
+        return
+    shown = list(problems[:MOST_PROBLEMS_SHOWN])
+    if len(problems) > len(shown):
+        shown.append(f"and {len(problems) - len(shown)} more problems like these")
+    raise InputError("\n".join(shown))
+
+
+def thin(frames: Sequence[Frame], limit: int | None) -> list[Frame]:
+    """At most `limit` frames, at even steps through all of them, so that every sequence keeps its share."""
+    if limit is None or limit >= len(frames):
+        return list(frames)
+    return [frames[index] for index in np.linspace(0, len(frames) - 1, limit).round().astype(int).tolist()]
