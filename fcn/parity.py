@@ -1,0 +1,118 @@
+"""Does an exported format compute what its checkpoint computes? Its logits, and its validation score.
+
+N images, C classes, H W pixels.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fcn import checkpoint as checkpoints
+from fcn.cache import Cache
+from fcn.checkpoint import Checkpoint
+from fcn.exported import FILES, FormatName, Network
+from fcn.pixels import to_pixels
+from fcn.precision import autocast
+from fcn.scoring import evaluate
+
+# Of the logits' range: above the rounding of another library's convolutions, far below what moves a mask.
+LOGITS_TOLERANCE = 1e-3
+# Scores in the run's own precision repeat; those in float32 differ a little from those in bfloat16.
+SAME_PRECISION_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.01
+SCORES = ("val/mean_iou", "val/pixel_accuracy", "val/max_f1")  # and the IoU of the one class
+# About ten frames of the source recipe: memory stays small whatever the batch size of the run.
+PIXELS_AT_ONCE = 1_000_000
+
+
+class ExportError(RuntimeError):
+    """What was written differs from the checkpoint; nothing of it was kept."""
+
+
+def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """What the checkpoint itself says of these frames, in float32 on the CPU."""
+    network = checkpoints.build(checkpoint)
+    mean, std = (
+        np.array(values, np.float32)
+        for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
+    )
+    with torch.inference_mode():
+        logits = [
+            network(torch.from_numpy((image.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1)[None])
+            for image in pixels_NHWC
+        ]
+    reference: npt.NDArray[np.float32] = torch.cat(logits).numpy()
+    return reference
+
+
+def logits_parity(
+    name: FormatName, network: Network, pixels_NHWC: npt.NDArray[np.uint8], reference: npt.NDArray[np.float32]
+) -> float:
+    """Largest difference over the range of the reference; a batch of all frames but one, and the last alone.
+
+    Raises ExportError where it is more than a rounding.
+    """
+    logits = np.concatenate([network(pixels_NHWC[:-1]), network(pixels_NHWC[-1:])])
+    span = float(reference.max() - reference.min()) or 1.0
+    parity = float(np.abs(logits - reference).max()) / span
+    if not parity <= LOGITS_TOLERANCE:  # also when it is nan
+        raise ExportError(
+            f"{FILES[name]}: its logits must be the checkpoint's to {LOGITS_TOLERANCE:g} of their range, got "
+            f"{parity:.3g}; nothing was exported: report it with the versions of torch, onnx and onnxruntime"
+        )
+    return parity
+
+
+def scorer(
+    checkpoint: Checkpoint, cache: Cache, network: Network, device: torch.device
+) -> Callable[[str], dict[str, float]]:
+    """A function that scores one format, in float32, on the split that it is given the name of."""
+    height, width = checkpoint.config.image_size
+    step = max(1, PIXELS_AT_ONCE // (height * width))
+    mean, std = checkpoint.normalisation.mean, checkpoint.normalisation.std
+
+    def predict(images_NCHW: Tensor) -> Tensor:
+        return torch.from_numpy(network(to_pixels(images_NCHW, mean, std).cpu().numpy())).to(device)
+
+    return lambda split: evaluate(
+        predict, cache, split, checkpoint.config, device, f"{split}/", micro_batch=step
+    )
+
+
+def must_repeat(
+    checkpoint: Checkpoint, cache: Cache, device: torch.device, float32_score: Mapping[str, float]
+) -> None:
+    """The checkpoint, scored as the run scored it, must give the logged score.
+
+    Raises ExportError where it doesn't: the checkpoint or the data set is not what it was.
+    """
+    scored_on: dict[str, str] | None = getattr(checkpoint, "scored_on", None)
+    if scored_on is None or scored_on["device"] != device.type:
+        return  # another kind of device rounds in another way; SCORE_TOLERANCE holds all the same
+    score = float32_score
+    if scored_on["precision"] != "float32":
+        network = checkpoints.build(checkpoint, device)
+        with torch.inference_mode(), autocast(checkpoint.config, device):
+            score = evaluate(network, cache, "val", checkpoint.config, device, "val/")
+    must_agree(
+        f"the checkpoint, scored again in {scored_on['precision']}",
+        score,
+        checkpoint.metrics,
+        SAME_PRECISION_TOLERANCE,
+    )
+
+
+def must_agree(what: str, found: Mapping[str, float], logged: Mapping[str, float], tolerance: float) -> None:
+    """Raises ExportError that names the first score that is not the logged one."""
+    names = [name for name in logged if name in SCORES or name.startswith("val/iou_")]
+    # The IoU of one class of many may rest on a handful of pixels; the mean of all counts then.
+    names = [name for name in names if name in SCORES or "val/max_f1" in logged]
+    for name in names:
+        if name not in found or not math.isclose(found[name], logged[name], rel_tol=0, abs_tol=tolerance):
+            raise ExportError(
+                f"{what}: {name} must be the logged {logged[name]:.4f} to {tolerance:g}, "
+                f"got {found.get(name, math.nan):.4f}; nothing was exported: is the data what it was?"
+            )
