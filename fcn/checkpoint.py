@@ -1,7 +1,7 @@
-"""A checkpoint directory: a network after an epoch, all that is needed to use it, and apart, to go on with it.
+"""A checkpoint directory: a network after an epoch, what is needed to use it, and apart, to go on with it.
 
     weights.safetensors   every tensor of the network, float32
-    config.json           format_version, config, epoch, metrics, classes, normalisation, sequences
+    config.json           format_version, config, epoch, metrics, scored_on, classes, normalisation, sequences
     images/NAME.png       overlays of the fixed validation frames
     resume/trainer.pt     optimiser and counters; only going on needs it, so it may be deleted
 
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
 from fcn.model import FCN8s
+from fcn.precision import precision_of
 from fcn.weights import Normalisation, described_normalisation
 
 FORMAT_VERSION = 1
@@ -48,6 +49,8 @@ class Checkpoint:
     classes: tuple[str, ...]  # in channel order
     normalisation: Normalisation
     sequences: dict[str, tuple[str, ...]]  # of each split
+    # "device" (cpu, cuda) and "precision" (bfloat16, float32) that the metrics were measured in
+    scored_on: dict[str, str]
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -75,12 +78,14 @@ def save(
 
     trainer_state: tensors, numbers, strings and containers of these; None leaves resume/ out.
     """
+    device = next(model.parameters()).device
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = {
         "format_version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
         "epoch": epoch,
         "metrics": dict(metrics),
+        "scored_on": {"device": device.type, "precision": precision_of(config, device)},
         "classes": list(classes),
         "normalisation": asdict(normalisation),
         "sequences": {split: list(names) for split, names in sequences.items()},
@@ -145,6 +150,7 @@ def load(directory: Path) -> Checkpoint:
             classes=tuple(found["classes"]),
             normalisation=described_normalisation(path, found),
             sequences={split: tuple(names) for split, names in found["sequences"].items()},
+            scored_on={name: str(value) for name, value in found["scored_on"].items()},
         )
     except FileNotFoundError as error:
         raise InputError(

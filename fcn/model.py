@@ -3,16 +3,20 @@
 Legend of tensor names: N images, C classes, H W pixels; images are RGB, normalised per channel.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fcn.config import Config
 from fcn.weights import load_weights
+
+if TYPE_CHECKING:
+    from fcn.config import Config
 
 STRIDE = 32
 # VGG16's configuration D: channels of each convolution, "pool" between its five blocks.
@@ -199,7 +203,7 @@ def build_model(config: Config, classes: int) -> FCN8s:
     given = load_weights(model, config)
     # Forked, so that a run leaves torch's own random numbers as it found them.
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         initialise(model, config.init, given)
     model.freeze(config.freeze)
     return model

@@ -6,6 +6,8 @@
 - a .pth file of torchvision's VGG16, read without unpickling code.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fcn.config import Config
 from fcn.errors import InputError
 
 if TYPE_CHECKING:
+    from fcn.config import Config
     from fcn.model import FCN8s
 
 IMAGENET_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
@@ -66,7 +68,7 @@ def normalisation(config: Config) -> Normalisation:
 
 
 def described_normalisation(path: Path, description: dict[str, Any]) -> Normalisation:
-    """From the contents of an export.json or a config.json. Raises InputError where it isn't as it should be."""
+    """From the contents of an export.json or a config.json. Raises InputError where they don't say it."""
     try:
         found = description["normalisation"]
         (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = found["mean"], found["std"]
@@ -116,10 +118,10 @@ def imagenet_file() -> Path:
     return path
 
 
-def load_weights(model: "FCN8s", config: Config) -> frozenset[str]:
+def load_weights(model: FCN8s, config: Config) -> frozenset[str]:
     """Copies config.weights into the model; returns the names of the parameters that it got.
 
-    The decoder is left where the file has another number of classes, and so are fc6 and fc7 where VGG16's meet
+    The decoder is left where the file has another number of classes, and fc6 and fc7 where VGG16's meet
     another fc_width; every other layer must fit. Raises InputError where they can't be had or don't fit.
     """
     if config.weights == "none":
