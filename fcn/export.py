@@ -49,6 +49,7 @@ from fcn.parity import (
     scorer,
 )
 from fcn.pixels import FromPixels
+from fcn.train import default_device
 
 SAMPLES = 3
 # Protobuf ends at 2 GiB; larger weights lie beside the graph.
@@ -78,11 +79,11 @@ class Exported:
 def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | None = None) -> Exported:
     """Writes the network of a checkpoint into output_dir, in three formats, each proved to compute the same.
 
-    device: where the validation and test splits are scored; None: the CPU. Parity is always taken on the CPU.
+    device: where the splits are scored; None: a GPU if there is one. Logits are always compared on the CPU.
     Raises InputError where output_dir is taken or can't be written, or checkpoint or data can't be read;
     ExportError where a format differs from the checkpoint by more than a rounding.
     """
-    device = device or torch.device("cpu")
+    device = device or default_device()
     _must_be_free(output_dir)
     checkpoint = checkpoints.load(checkpoint_dir)
     cache = open_cache(checkpoint.config)
@@ -277,3 +278,9 @@ def _no_room(output_dir: Path, checkpoint: Checkpoint) -> str:
         f"{output_dir}: the disk is full; an export needs about {3 * weights + 10_000_000:,} bytes, "
         f"{free:,} are free: make room or choose another --output"
     )
+
+
+if __name__ == "__main__":
+    from fcn.export_command import main
+
+    main()

@@ -24,14 +24,14 @@ def model_card(description: Mapping[str, Any]) -> str:
 
 def _head(description: Mapping[str, Any]) -> str:
     height, width = description["image_size"]
-    classes = description["classes"]
+    classes, epoch = description["classes"], description["epoch"]
     one = len(classes) == 2 and classes[0] == "background"
     what = f"{classes[1]} against the rest" if one else f"{len(classes)} classes"
     pictures = "\n\n".join(f"![prediction, ground truth, errors]({path})" for path in description["samples"])
     return f"""# FCN-8s on VGG16: {what}
 
 Semantic segmentation of street scenes (Long, Shelhamer, Darrell, CVPR 2015), trained on
-{description["config"]["dataset"]} at {height} x {width} pixels; the weights are those of epoch {description["epoch"]}.
+{description["config"]["dataset"]} at {height} x {width} pixels; the weights are those of epoch {epoch}.
 A research model: not tested for driving, and not to be trusted with it.
 
 {pictures}
