@@ -16,10 +16,11 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Augmentation:
-    """Mirroring, scale and crop, gamma, brightness, contrast and colour, each as strong as its setting says.
+    """Mirroring, scale and crop, gamma, brightness, contrast and colour, each as strong as its setting
+    says.
 
-    Every image needs DRAWS numbers in [0, 1); what a setting leaves off ignores its own, so that turning one
-    change on doesn't alter how the others fall.
+    Every image needs DRAWS numbers in [0, 1); what a setting leaves off ignores its own, so that turning
+    one change on doesn't alter how the others fall.
     """
 
     DRAWS = 8
@@ -38,7 +39,10 @@ class Augmentation:
     def __call__(
         self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changed images and labels. draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what lies outside an image; void there."""
+        """Changed images and labels.
+
+        draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
+        """
         mirrored = draws[:, 0] < self._flip
         if self._scale:
             images_NCHW, labels_NHW = self._resample(images_NCHW, labels_NHW, mirrored, draws[:, 1:4], fill)
@@ -52,7 +56,7 @@ class Augmentation:
     def _resample(
         self, images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor, draws: Tensor, fill: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Scale by 1 -+ scale_jitter, at a random place: larger ones are cropped, smaller ones framed by fill and void."""
+        """Scale by 1 -+ scale_jitter, at a random place: cropped if larger, framed if smaller."""
         scale = 1 + self._scale * (2 * draws[:, 0] - 1)
         # affine_grid maps places of the result to places of the source, both from -1 to 1 over the picture.
         inverse = 1 / scale

@@ -1,7 +1,7 @@
 """Batches on the device: gathered from the cache, augmented together with their labels, normalised.
 
-Which images form a batch and how each is augmented follows from (seed, epoch, position in the epoch's order) alone: not
-from the number of ranks, not from where an epoch was resumed.
+Which images form a batch and how each is augmented follows from (seed, epoch, position in the epoch's
+order) alone: not from the number of ranks, not from where an epoch was resumed.
 
 N images of this rank's share, C channels, H W pixels.
 """
@@ -30,8 +30,9 @@ _ORDER, _AUGMENTATION = 1, 2  # what a random stream is for: equal seeds must no
 class Batches:
     """Batches of the frames `indices` (into cache.dataset.frames), this rank's share of each.
 
-    A global batch is config.batch_size positions of the epoch's order (the last one may be shorter); rank r of `world` gets
-    its positions r, r + world, ... A share may be empty: N = 0 then, so that all ranks make the same number of steps.
+    A global batch is config.batch_size positions of the epoch's order (the last one may be shorter); rank
+    r of `world` gets its positions r, r + world, ... A share may be empty: N = 0 then, so that all ranks
+    make the same number of steps.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Batches:
         return -(-len(self._indices) // self._config.batch_size)
 
     def epoch(self, epoch: int, train: bool, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images_NCHW float32 normalised, target_NHW int64 with 255 for void) on the device, batch by batch.
+        """(images_NCHW float32 normalised, target_NHW int64 with 255 for void) on the device, batch by
+        batch.
 
         train: shuffled and augmented; else in the order of `indices`, as they are. start: batches to skip.
         """
@@ -126,7 +128,7 @@ class _Mapped:
 
 
 class _Streamed:
-    """Pixels gathered into pinned memory and copied while the batch before is computed on: two buffers in turn."""
+    """Pixels gathered into pinned memory, and copied while the batch before is computed on: two buffers."""
 
     def __init__(self, cache: Cache, device: torch.device) -> None:
         self.cache = cache
@@ -140,8 +142,8 @@ class _Streamed:
              torch.empty((most, *shape[:2]), dtype=torch.uint8, pin_memory=True))
             for _ in range(2)
         ]  # fmt: skip
-        copied = [torch.cuda.Event(), torch.cuda.Event()]
-        side = torch.cuda.Stream(self.device)
+        copied = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
         def send(step: int) -> tuple[Tensor, Tensor]:
             images, labels = pinned[step % 2]

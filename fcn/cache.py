@@ -1,12 +1,13 @@
 """Decoded pixels of a data set at one size: built once a machine, mapped read-only by every run.
 
-    CACHE_DIR/listings/KEY     a small text: the content key of files that were last seen with these sizes and times
-    CACHE_DIR/KEY/             images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is of the files' contents
+    CACHE_DIR/listings/KEY   content key of the files that were last seen with these sizes and times
+    CACHE_DIR/KEY/           images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is of the contents
 
-A run looks its listing up (paths, sizes, modification times: no file is read), and maps what it points to. Files that
-are new or changed are hashed, so a copy of the data set in another folder finds the same pixels. What isn't there is
-built beside its place under a lock and renamed: nobody sees half a cache, and a killed builder leaves only a folder that
-the next one removes. The folder may be deleted whenever no run uses it.
+A run looks its listing up (paths, sizes, modification times: no file is read), and maps what it points
+to. Files that are new or changed are hashed, so a copy of the data set in another folder finds the same
+pixels. What isn't there is built beside its place under a lock and renamed: nobody sees half a cache, and
+a killed builder leaves only a folder that the next one removes. The folder may be deleted whenever no run
+uses it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ Progress = Callable[[int, int], None]  # frames done, frames in all
 
 @dataclass(frozen=True)
 class Cache:
-    """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only, by frame.
+    """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only,
+    by frame.
 
     path: the folder they are mapped from; it names the pixels, so two caches with one path hold the same.
     """
@@ -58,10 +60,12 @@ class Cache:
 
 
 def open_cache(config: Config, progress: Progress | None = None) -> Cache:
-    """The pixels of config's data set at config.image_size; decodes every file if no run has done so before.
+    """The pixels of config's data set at config.image_size; decodes every file if no run has done so
+    before.
 
     progress: called with (frames done, frames in all) while building.
-    Raises InputError if the data set is not as it should be, a file is damaged, or the cache can't be written.
+    Raises InputError if the data set is not as it should be, a file is damaged, or the cache can't be
+    written.
     """
     dataset = open_dataset(config)
     root = cache_folder(config)
@@ -147,7 +151,7 @@ def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache |
         for name in ("images.bin", "labels.bin"):
             if _sample_checksum(folder / name) != index["checksums"][name]:
                 return None
-        # Private to this process only where it is written to, which nobody does: all runs share one copy in memory.
+        # The pages are the file's own in the system's memory: all runs share one copy.
         images = np.memmap(folder / "images.bin", dtype=np.uint8, mode="r", shape=(*shape, 3))
         labels = np.memmap(folder / "labels.bin", dtype=np.uint8, mode="r", shape=shape)
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
@@ -156,7 +160,7 @@ def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache |
 
 
 def _sample_checksum(path: Path) -> str:
-    """Length and CRC of 64 evenly spaced pages: what a torn or overwritten file fails, at no cost for a large one."""
+    """Length and CRC of 64 evenly spaced pages: a torn file fails it, and a large one costs no more."""
     length = path.stat().st_size
     checksum = 0
     with path.open("rb") as file:
@@ -249,6 +253,7 @@ def _bytes_needed(shape: tuple[int, int, int]) -> int:
 def _too_large(folder: Path, shape: tuple[int, int, int]) -> str:
     free = shutil.disk_usage(folder).free if folder.exists() else 0
     return (
-        f"{folder}: the cache of {shape[0]} frames of {shape[1]}x{shape[2]} needs {_bytes_needed(shape) / 1e6:.0f} MB, "
-        f"got {free / 1e6:.0f} MB of free disk: make room, set cache_dir elsewhere, or lower image_size"
+        f"{folder}: the cache of {shape[0]} frames of {shape[1]}x{shape[2]} needs "
+        f"{_bytes_needed(shape) / 1e6:.0f} MB, got {free / 1e6:.0f} MB of free disk: make room, set "
+        "cache_dir elsewhere, or lower image_size"
     )

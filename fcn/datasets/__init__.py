@@ -1,4 +1,4 @@
-"""Data sets of labelled road and street frames, one file each: what they are named, where their files lie, how they split."""
+"""Data sets of labelled road and street frames, one file each."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """CamVid with SegNet's 11 classes: street frames of Cambridge, from three to five drives.
 
-Two layouts are read: images/ and labels/ with frames of the same name, and SegNet's own train/, trainannot/, val/,
-valannot/, test/, testannot/. Labels are class indices, 11 is void. A frame's name begins with its drive: 0001TP, 0006R0,
-0016E5, Seq05VD.
+Two layouts are read: images/ and labels/ with frames of the same name, and SegNet's own train/,
+trainannot/, val/, valannot/, test/, testannot/. Labels are class indices, 11 is void. A frame's name
+begins with its drive: 0001TP, 0006R0, 0016E5, Seq05VD.
 
-The published split puts one drive (0016E5) into both training and validation, and ranks models wrongly for the test
-frames; it is read from SegNet's folders, or from train.txt, val.txt and test.txt: names alone don't tell it.
+The published split puts one drive (0016E5) into both training and validation, and ranks models wrongly
+for the test frames; it is read from SegNet's folders, or from train.txt, val.txt and test.txt: names
+alone don't tell it.
 
-Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; Badrinarayanan, Kendall, Cipolla, SegNet.
+Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; Badrinarayanan, Kendall, Cipolla,
+SegNet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a data set is: named frames, the classes of their labels, and which frames train, validate and test."""
+"""What a data set is: named frames, the classes of their labels, and the split that each is in."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Dataset:
     def read(self, index: int) -> tuple[Pixels, Pixels]:
         """Image HxWx3 RGB and label HxW (channel of each pixel's class, 255 void), at the original size.
 
-        Raises InputError that names the file if it is damaged, if the two sizes differ, or if a label is no class.
+        Raises InputError that names the file if it is damaged, if the two sizes differ, or if a label is
+        no class.
         """
         return self.decode(self.frames[index])
 

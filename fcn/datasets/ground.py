@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from fcn.datasets.street import STATION_STEP, Colour, Floats, Street
+from fcn.datasets.frames import Pixels
+from fcn.datasets.street import STATION_STEP, Colour, Floats, Street, Surface
 
 SKY, BUILDING, ROAD, PAVEMENT, VEGETATION, CAR, POLE, PERSON = range(8)
 CLASSES = ("sky", "building", "road", "pavement", "vegetation", "car", "pole", "person")
@@ -37,22 +37,18 @@ class View:
         return self.street.camera.horizon * self.height
 
     def centre_line(self) -> Floats:
-        """Metres from the camera's axis to the centre line, right positive, each STATION_STEP ahead of the camera.
+        """Metres from the camera's axis to the centre line, right positive, each STATION_STEP ahead of
+        the camera.
 
-        The camera looks along the street where it stands, so the course is the curvature ahead, summed twice.
+        The camera looks along the street where it stands, so the course is the curvature ahead, summed
+        twice.
         """
         start = round(self.station / STATION_STEP)
         heading = np.cumsum(self.street.curvature[start:]) * STATION_STEP
         return np.asarray(np.cumsum(heading) * STATION_STEP - self.street.wander, dtype=np.float32)
 
-    def project(self, across: float, up: float, ahead: float) -> tuple[float, float]:
-        """Pixel (column, row) of a point `across` metres right of the camera, `up` above the ground, `ahead` of it."""
-        column = self.width / 2 + self.focal * across / ahead
-        rise = self.focal * (self.street.camera.height - up) / ahead
-        return column, self.horizon + self.street.camera.roll * (column - self.width / 2) + rise
 
-
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=3)
 def _noise_tile(roughness: float) -> Floats:
     """256x256 noise that tiles, zero mean and unit deviation, smoother as `roughness` falls."""
     rng = np.random.default_rng(20_180_101)
@@ -64,164 +60,171 @@ def _noise_tile(roughness: float) -> Floats:
 
 
 def _sample(tile: Floats, rows: Floats, columns: Floats) -> Floats:
-    return tile[rows.astype(np.int32) & 255, columns.astype(np.int32) & 255]
+    sampled: Floats = tile[rows.astype(np.int32) & 255, columns.astype(np.int32) & 255]
+    return sampled
 
 
-def draw_flat(view: View) -> tuple[Floats, npt.NDArray[np.uint8]]:
+def _rgb(colour: Colour) -> Floats:
+    return np.array(colour, dtype=np.float32)
+
+
+def draw_flat(view: View) -> tuple[Floats, Pixels]:
     """Colours HxWx3 and class indices HxW of everything that has no height."""
-    column = np.arange(view.width, dtype=np.float32) + 0.5
-    row = np.arange(view.height, dtype=np.float32)[:, None] + 0.5
-    slope = np.float32(view.street.camera.roll) * (column - view.width / 2)
-    below_horizon_HW = row - np.float32(view.horizon) - slope
-    colours, labels = _sky(view, below_horizon_HW, column)
-    first = int(max(0, np.floor(view.horizon - np.abs(slope).max())))
-    if first >= view.height:
-        return colours, labels
-    drop = below_horizon_HW[first:]
-    ground = drop > 0.3
-    ahead = np.minimum(np.float32(view.focal * view.street.camera.height) / np.maximum(drop, 0.3), FAR)
-    ahead = np.asarray(ahead, dtype=np.float32)
-    across = (column - view.width / 2) * ahead / np.float32(view.focal)
+    column = np.arange(view.width, dtype=np.float32) + np.float32(0.5)
+    row = np.arange(view.height, dtype=np.float32)[:, None] + np.float32(0.5)
+    slope = np.float32(view.street.camera.roll) * (column - np.float32(view.width / 2))
+    drop = np.asarray(row - np.float32(view.horizon) - slope, dtype=np.float32)  # pixels below the horizon
+    colours = np.empty((view.height, view.width, 3), dtype=np.float32)
+    labels = np.empty((view.height, view.width), dtype=np.uint8)
+    tilt = float(np.abs(slope).max())
+    first = int(np.clip(np.floor(view.horizon - tilt), 0, view.height - 1))  # row that may show ground
+    last = int(np.clip(np.ceil(view.horizon + tilt) + 1, 0, view.height))  # row that shows no more sky
+    colours[:last], labels[:last] = _sky(view, drop[:last], column)
+
+    drop = drop[first:]
+    reach = np.float32(view.focal * view.street.camera.height)
+    ahead = np.minimum(reach / np.maximum(drop, np.float32(0.3)), np.float32(FAR))
+    across = (column - np.float32(view.width / 2)) * ahead / np.float32(view.focal)
     line = view.centre_line()
-    table = np.concatenate([line[:1], line])
-    index = np.minimum((ahead / STATION_STEP).astype(np.int32), len(table) - 1)
-    side = across - table[index]
+    side = across - line[np.minimum((ahead / np.float32(STATION_STEP)).astype(np.int32), len(line) - 1)]
     ground_colours, ground_labels = _surface(view, ahead + np.float32(view.station), side, ahead)
+    ground = drop > 0.3
     colours[first:][ground] = ground_colours[ground]
     labels[first:][ground] = ground_labels[ground]
     return colours, labels
 
 
-def _sky(view: View, drop: Floats, column: Floats) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """Sky, and a line of far woods and houses that stands before it."""
+def _sky(view: View, drop: Floats, column: Floats) -> tuple[Floats, Pixels]:
+    """Sky, and a line of far woods that stands before it."""
     light = view.street.light
     origin = view.street.surface.texture_origin
-    height_HW = np.clip(-drop / max(view.horizon, 1.0), 0, 1)[..., None]
-    haze, zenith = np.float32(light.haze_colour), np.float32(light.zenith)
-    colours = haze + (zenith - haze) * height_HW**0.6
-    scale = 300.0 / view.width
-    depth = 30.0 / (0.12 + height_HW[..., 0])
-    bearing = (column - view.width / 2) * np.float32(scale * 0.4)
-    cloud = _sample(_noise_tile(1.6), depth + origin[0], bearing * depth / 60 + origin[1] + 512)
-    cover = np.clip(cloud * 0.5 + light.clouds - 0.4, 0, 1)[..., None] * 0.8
-    colours = colours + (np.float32((0.93, 0.94, 0.95)) - colours) * cover
-    ridge = _noise_tile(1.6)[origin[0], (column * np.float32(scale)).astype(np.int32) + origin[1] & 255]
+    height_HW = np.clip(-drop / np.float32(max(view.horizon, 1.0)), 0, 1)
+    haze, zenith = _rgb(light.haze_colour), _rgb(light.zenith)
+    colours = haze + (zenith - haze) * (height_HW ** np.float32(0.6))[..., None]
+    scale = np.float32(300.0 / view.width)  # textures keep their size whatever the picture's
+    depth = np.float32(30.0) / (np.float32(0.12) + height_HW)
+    bearing = (column - np.float32(view.width / 2)) * scale * np.float32(0.4 / 60)
+    cloud = _sample(_noise_tile(1.6), depth + origin[0], bearing * depth + (origin[1] + 512))
+    cover = np.clip(cloud * np.float32(0.5) + np.float32(light.clouds - 0.4), 0, 1) * np.float32(0.8)
+    colours += (_rgb((0.93, 0.94, 0.95)) - colours) * cover[..., None]
+    ridge = _noise_tile(1.6)[origin[0], ((column * scale).astype(np.int32) + origin[1]) & 255]
     woods = -drop < view.height * np.clip(0.035 + 0.025 * ridge, 0.004, 0.12)
-    leaf = np.float32((0.2, 0.28, 0.16)) * (0.6 + 0.4 * light.sun)
-    veil = 1 - np.exp(-light.haze * 160)
-    colours[woods] = leaf + (haze - leaf) * veil
-    labels = np.where(woods, np.uint8(VEGETATION), np.uint8(SKY))
-    return np.asarray(colours, dtype=np.float32), labels
+    leaf = _rgb((0.2, 0.28, 0.16)) * np.float32(0.6 + 0.4 * light.sun)
+    colours[woods] = leaf + (haze - leaf) * np.float32(1 - np.exp(-light.haze * 160))
+    return colours, np.where(woods, np.uint8(VEGETATION), np.uint8(SKY))
 
 
-def _surface(
-    view: View, station: Floats, side: Floats, ahead: Floats
-) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    street = view.street
-    surface, light = street.surface, street.light
+# What the ground is made of, how much of the fine and the coarse noise it shows, and the class that it is.
+_VERGE, _ASPHALT, _PAVING, _YARD, _KERB = range(5)
+_GRAIN = np.array([0.16, 0.06, 0.05, 0.06, 0.10], dtype=np.float32)
+_STAIN = np.array([0.20, 0.07, 0.06, 0.09, 0.00], dtype=np.float32)
+_CLASS = np.array([VEGETATION, ROAD, PAVEMENT, PAVEMENT, PAVEMENT], dtype=np.uint8)
+
+
+def _surface(view: View, station: Floats, side: Floats, ahead: Floats) -> tuple[Floats, Pixels]:
+    surface, light = view.street.surface, view.street.light
     distance = np.abs(side)
-    right = side > 0
     origin = surface.texture_origin
-    fine, coarse = _noise_tile(0.4), _noise_tile(1.4)
     # Detail finer than a pixel would only flicker: its contrast falls with the distance.
-    sharp = np.clip(14.0 / ahead, 0, 1)
-    grain = _sample(fine, side * 14 + origin[0] + 4096, station * 9 + origin[1]) * sharp
-    stain = _sample(coarse, side * 3 + origin[1] + 4096, station * 0.9 + origin[0])
+    sharp = np.minimum(np.float32(14.0) / ahead, np.float32(1))
+    grain = _sample(_noise_tile(0.4), side * 14 + (origin[0] + 4096), station * 9 + origin[1]) * sharp
+    stain = _sample(_noise_tile(1.4), side * 3 + (origin[1] + 4096), station * np.float32(0.9) + origin[0])
+    stuff = _stuff(surface, station, side, distance)
+    is_road = stuff == _ASPHALT
 
-    is_road = distance < surface.half_width
-    if surface.crossing is not None:
-        is_road |= (np.abs(station - surface.crossing) < 4.2) & (distance < 60)
-    pavement_width = np.where(right, surface.pavement[1], surface.pavement[0])
-    kerb_end = surface.half_width + surface.kerb
-    is_pavement = ~is_road & (distance < kerb_end + pavement_width)
-    paved_verge = np.where(right, surface.verge_is_paved[1], surface.verge_is_paved[0])
-    is_yard = ~is_road & ~is_pavement & paved_verge & (distance < 40)
-
-    labels = np.full(side.shape, VEGETATION, dtype=np.uint8)
-    labels[is_road] = ROAD
-    labels[is_pavement | is_yard] = PAVEMENT
-    colours = (
-        np.broadcast_to(np.float32(surface.verge_colour), (*side.shape, 3))
-        * (1 + 0.16 * grain + 0.2 * stain)[..., None]
-    )
-    asphalt = np.float32(surface.road_colour) * (1 + 0.06 * grain + 0.07 * stain)[..., None]
-    slabs = np.where((np.mod(station, 0.9) < 0.07) | (np.mod(distance, 0.9) < 0.07), 1 - 0.2 * sharp, 1.0)
-    paving = np.float32(surface.pavement_colour) * ((1 + 0.05 * grain + 0.06 * stain) * slabs)[..., None]
-    colours = np.where(is_road[..., None], asphalt, colours)
-    colours = np.where((is_pavement & (distance >= kerb_end))[..., None], paving, colours)
-    yard = np.float32(surface.road_colour) * (1.06 + 0.09 * stain + 0.06 * grain)[..., None]
-    colours = np.where(is_yard[..., None], yard, colours)
-    is_kerb = is_pavement & (distance < kerb_end)
-    colours = np.where(
-        is_kerb[..., None], np.float32((0.58, 0.57, 0.55)) * (1 + 0.1 * grain)[..., None], colours
-    )
+    bright = 1 + _GRAIN[stuff] * grain + _STAIN[stuff] * stain
+    joints = (np.mod(station, 0.9) < 0.07) | (np.mod(distance, 0.9) < 0.07)
+    bright *= 1 - np.float32(0.2) * sharp * (joints & (stuff == _PAVING))
     for start, length, middle, width, brightness in surface.patches:
-        hit = is_road & (np.abs(station - start) < length) & (np.abs(side - middle) < width / 2)
-        colours[hit] *= np.float32(brightness)
-    wheels = np.minimum(
-        np.abs(distance - surface.half_width * 0.3), np.abs(distance - surface.half_width * 0.72)
+        if view.station - length < start < view.station + 60:
+            hit = is_road & (np.abs(station - start) < length) & (np.abs(side - middle) < width / 2)
+            bright[hit] *= np.float32(brightness)
+    half = np.float32(surface.half_width)
+    wheels = np.minimum(np.abs(distance - half * np.float32(0.3)), np.abs(distance - half * np.float32(0.72)))
+    gutter = np.clip((distance - half + np.float32(0.5)) * 2, 0, 1)
+    bright *= 1 - is_road * (
+        np.float32(0.1) * np.exp(-((wheels / np.float32(0.3)) ** 2)) + np.float32(0.16) * gutter
     )
-    colours *= np.where(is_road, 1 - 0.1 * np.exp(-((wheels / 0.3) ** 2)), 1.0)[..., None]
-    gutter = np.clip((distance - surface.half_width + 0.5) / 0.5, 0, 1) * is_road
-    colours *= (1 - 0.16 * gutter)[..., None]
-    _paint(view, colours, station, side, is_road, stain)
-    _shade(view, colours, station, side, coarse)
-    veil = (1 - np.exp(-light.haze * ahead))[..., None]
-    colours += (np.float32(light.haze_colour) - colours) * veil
-    return np.asarray(colours, dtype=np.float32), labels
+
+    road = surface.road_colour
+    yard = (road[0] * 1.06, road[1] * 1.06, road[2] * 1.06)
+    palette = np.array(
+        [surface.verge_colour, road, surface.pavement_colour, yard, (0.58, 0.57, 0.55)], dtype=np.float32
+    )
+    colours = palette[stuff] * bright[..., None]
+    paint = _paint(surface, station, side, stain) * is_road
+    colours += (_rgb((0.86, 0.86, 0.83)) - colours) * paint[..., None]
+    dark = _shadow(view.street, station, side)[..., None]
+    # What lies in shadow is lit by the sky alone, and so a little blue.
+    colours += (_rgb((0.0, 0.03, 0.09)) - colours) * dark
+    veil = 1 - np.exp(np.float32(-light.haze) * ahead)
+    colours += (_rgb(light.haze_colour) - colours) * veil[..., None]
+    return colours, _CLASS[stuff]
 
 
-def _paint(
-    view: View, colours: Floats, station: Floats, side: Floats, is_road: npt.NDArray[np.bool_], stain: Floats
-) -> None:
-    """Lane lines, edge lines and zebra crossings, in place, as worn as the street's paint is."""
-    surface = view.street.surface
+def _stuff(surface: Surface, station: Floats, side: Floats, distance: Floats) -> Pixels:
+    """What each point of the ground is made of, as an index into _CLASS."""
+    kerb_end = surface.half_width + surface.kerb
+    stuff = np.full(side.shape, _VERGE, dtype=np.uint8)
+    for of_side, paved, width in zip(
+        (side < 0, side >= 0), surface.verge_is_paved, surface.pavement, strict=True
+    ):
+        if paved:
+            stuff[of_side & (distance < 40)] = _YARD
+        stuff[of_side & (distance < kerb_end + width)] = _PAVING
+    stuff[distance < kerb_end] = _KERB
+    stuff[distance < surface.half_width] = _ASPHALT
+    if surface.crossing is not None:
+        stuff[(np.abs(station - surface.crossing) < 4.2) & (distance < 60)] = _ASPHALT
+    return stuff
+
+
+def _paint(surface: Surface, station: Floats, side: Floats, stain: Floats) -> Floats:
+    """How much of lane lines, edge lines and zebra crossings is left: 0 bare, 1 new."""
     paint = np.zeros(side.shape, dtype=bool)
-    dashes = np.mod(station, surface.dash * 2.4) < surface.dash
+    dashes = np.mod(station, np.float32(surface.dash * 2.4)) < surface.dash
     for lane in range(1, surface.lanes):
-        line = (2 * lane / surface.lanes - 1) * surface.half_width
+        line = np.float32((2 * lane / surface.lanes - 1) * surface.half_width)
         if surface.double_line and abs(line) < 0.1:
-            paint |= np.abs(np.abs(side - line) - 0.12) < 0.06
+            paint |= np.abs(np.abs(side - line) - np.float32(0.12)) < 0.06
         else:
             paint |= (np.abs(side - line) < 0.08) & dashes
     if surface.edge_lines:
-        paint |= np.abs(np.abs(side) - surface.half_width + 0.35) < 0.07
+        paint |= np.abs(np.abs(side) - np.float32(surface.half_width - 0.35)) < 0.07
     if surface.crossing is not None:
-        paint &= np.abs(station - surface.crossing) > 5.5
-        stop = (np.abs(station - surface.crossing + 5.8) < 0.3) & (side > 0) & (side < surface.half_width)
-        paint |= stop
+        to_crossing = station - np.float32(surface.crossing)
+        paint &= np.abs(to_crossing) > 5.5
+        paint |= (np.abs(to_crossing + np.float32(5.8)) < 0.3) & (side > 0)
     if surface.zebra is not None:
-        inside = np.abs(station - surface.zebra) < 1.7
-        paint = np.where(inside, np.mod(side + 60, 1.0) < 0.5, paint)
-    strength = (paint & is_road) * np.clip(surface.paint + 0.22 * stain, 0.05, 1)
-    white: Colour = (0.86, 0.86, 0.83)
-    colours += (np.float32(white) - colours) * strength[..., None]
+        stripes = np.mod(side + 60, 1) < 0.5
+        paint = np.where(np.abs(station - np.float32(surface.zebra)) < 1.7, stripes, paint)
+    left = np.clip(np.float32(surface.paint) + np.float32(0.22) * stain, 0.05, 1)
+    return np.asarray(left * paint, dtype=np.float32)
 
 
-def _shade(view: View, colours: Floats, station: Floats, side: Floats, coarse: Floats) -> None:
-    """Shadows of what stands on the sun's side, in place: blue-ish, as only the sky lights them."""
-    light = view.street.light
+def _shadow(street: Street, station: Floats, side: Floats) -> Floats:
+    """Share of the light that what stands on the sun's side takes away."""
+    light = street.light
     if light.sun < 0.15:
-        return
+        return np.zeros(side.shape, dtype=np.float32)
     toward_sun = side * light.sun_side
-    table = _shadow_reach(view.street)
-    where = np.clip((station + light.shear * toward_sun + 20) / STATION_STEP, 0, len(table) - 1).astype(
-        np.int32
-    )
-    shadow = (toward_sun > table[where]).astype(np.float32)
-    dapple = _sample(coarse, side * 9 + 4096, station * 5)
-    trees = [t for t in view.street.things if t.kind == "tree" and t.side * light.sun_side > 0]
-    for tree in trees:
-        along = station + light.shear * toward_sun - tree.station
-        reach = abs(tree.side) - light.shadow_length * tree.height * 0.7
-        crown = (along / (tree.width * 0.75)) ** 2 + ((toward_sun - reach) / (tree.height * 0.35)) ** 2
-        shadow = np.maximum(shadow, (crown + 0.35 * dapple < 1.0) * np.float32(0.95))
-    keep = 1 - light.sun * 0.62 * shadow
-    colours *= keep[..., None] * np.float32((1, 1, 1)) + (1 - keep)[..., None] * np.float32((0.0, 0.03, 0.09))
+    slanted = station + np.float32(light.shear) * toward_sun
+    table = _shadow_reach(street)
+    where = np.clip((slanted + 20) / np.float32(STATION_STEP), 0, len(table) - 1).astype(np.int32)
+    shadow = toward_sun > table[where]
+    leaves = np.float32(0.35) * _sample(_noise_tile(1.4), side * 9 + 4096, station * 5)
+    nearest, farthest = float(slanted.min()), float(station.min()) + 70
+    for tree in street.things:
+        if tree.kind == "tree" and tree.side * light.sun_side > 0 and nearest - 8 < tree.station < farthest:
+            reach = abs(tree.side) - light.shadow_length * tree.height * 0.7
+            crown = ((slanted - np.float32(tree.station)) / np.float32(tree.width * 0.75)) ** 2
+            crown += ((toward_sun - np.float32(reach)) / np.float32(tree.height * 0.35)) ** 2
+            shadow |= crown + leaves < 1
+    return shadow * np.float32(light.sun * 0.5)
 
 
 def _shadow_reach(street: Street) -> Floats:
-    """How near to the centre line, toward the sun positive, buildings' shadows begin, by station from -20 m on."""
+    """Side, positive toward the sun, where walls' shadows begin, by station from -20 m on."""
     light = street.light
     entries = len(street.curvature) + int(40 / STATION_STEP)
     reach = np.full(entries, np.inf, dtype=np.float32)

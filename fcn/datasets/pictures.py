@@ -65,7 +65,10 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def read_image(path: Path) -> Pixels:
-    """RGB pixels HxWx3 of a picture file of any mode; transparency is dropped. Raises InputError if it is damaged."""
+    """RGB pixels HxWx3 of a picture file of any mode, without its transparency.
+
+    Raises InputError if it is damaged.
+    """
     return np.array(_open(path, "RGB"), dtype=np.uint8)
 
 
@@ -80,8 +83,18 @@ def read_indices(path: Path) -> Pixels:
             f"{path}: an index label must be 8-bit grey or have a palette, got mode {picture.mode}: "
             "save class indices, or describe the colours in classes.toml"
         )
-    values = np.array(picture, dtype=np.uint8)
-    return values
+    return np.array(picture, dtype=np.uint8)
+
+
+def read_colours(path: Path) -> Pixels:
+    """RGB pixels HxWx3 of a label that is a picture with colours or a palette.
+
+    Raises InputError if it is damaged, or grey: indices would be taken for colours.
+    """
+    picture = _open(path, None)
+    if picture.mode not in ("RGB", "RGBA", "P", "PA"):
+        raise InputError(f"{path}: the label must have colours (RGB or a palette), got mode {picture.mode}")
+    return np.array(picture.convert("RGB"), dtype=np.uint8)
 
 
 def _open(path: Path, mode: str | None) -> PillowImage.Image:
@@ -108,8 +121,8 @@ def check_sizes(image: Pixels, label: npt.NDArray[np.generic], image_path: Path,
     if image.shape[:2] != label.shape[:2]:
         raise InputError(
             f"{label_path}: a label must have its image's size, got {label.shape[1]}x{label.shape[0]} for "
-            f"{image_path.name} with {image.shape[1]}x{image.shape[0]} (width x height): label the image again, "
-            "or resize the label by nearest neighbour"
+            f"{image_path.name} with {image.shape[1]}x{image.shape[0]} (width x height): label the image "
+            "again, or resize the label by nearest neighbour"
         )
 
 

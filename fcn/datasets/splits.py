@@ -1,8 +1,9 @@
 """Which frames train, validate and test.
 
-Neighbouring frames of a drive look alike, so a split that tears a sequence apart scores memory. Sequences are
-handed out whole: to validation and test until they hold their share of the frames, the rest to training. Where frames
-have categories, each category is shared out by itself, so that every split sees every kind of street.
+Neighbouring frames of a drive look alike, so a split that tears a sequence apart scores memory. Sequences
+are handed out whole: to validation and test until they hold their share of the frames, the rest to
+training. Where frames have categories, each category is shared out by itself, so that every split sees
+every kind of street.
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ Splits = dict[str, tuple[int, ...]]
 def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> tuple[Splits, list[str]]:
     """Indices of each split, and warnings about it; the same for the same frames and settings.
 
-    val_sequences and test_sequences may name sequences or categories; what they leave open is drawn by split_seed.
+    val_sequences and test_sequences may name sequences or categories; what they leave open is drawn by
+    split_seed.
     Raises InputError if a name is unknown or in both, or if no sequence is left to train on.
     """
     sizes = Counter(frame.sequence for frame in frames)
     if len(sizes) < 2:
         raise InputError(
-            f"{dataset}: a split needs two or more sequences, got {len(sizes)} ({', '.join(sizes)}) of {len(frames)} "
+            f"{dataset}: a split needs two or more sequences, got {len(sizes)} ({', '.join(sizes)}) "
+            f"of {len(frames)} "
             "frames: add frames of another sequence"
         )
     validation = _named(dataset, "val_sequences", config.val_sequences, frames)
     test = _named(dataset, "test_sequences", config.test_sequences, frames)
     if both := (validation or set()) & (test or set()):
         raise InputError(
-            f"test_sequences: must not share sequences with val_sequences, got {', '.join(sorted(both))} in both"
+            "test_sequences: must not share sequences with val_sequences, got "
+            f"{', '.join(sorted(both))} in both"
         )
     warnings: list[str] = []
     rng = np.random.default_rng(config.split_seed)
@@ -48,7 +52,8 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
             test = _draw(frames, validation, config.test_fraction, rng)
         else:
             warnings.append(
-                f"{dataset}: {len(sizes)} sequences are too few for a test split beside validation: there is none"
+                f"{dataset}: {len(sizes)} sequences are too few for a test split beside validation: "
+                "there is none"
             )
     test = test or set()
     if not sizes.keys() - validation - test:
@@ -83,7 +88,7 @@ def _some(names: list[str]) -> str:
 
 
 def _draw(frames: Sequence[Frame], taken: set[str], fraction: float, rng: np.random.Generator) -> set[str]:
-    """Whole sequences with about `fraction` of the frames, category by category; one at least, and never all."""
+    """Whole sequences with about `fraction` of the frames, category by category; at least one."""
     sizes = Counter(frame.sequence for frame in frames if frame.sequence not in taken)
     total = Counter(frame.category for frame in frames)
     chosen: set[str] = set()
@@ -115,7 +120,8 @@ def _assign(frames: Sequence[Frame], validation: set[str], test: set[str]) -> Sp
 
 
 def split_by_lists(dataset: str, folder: Path, frames: Sequence[Frame]) -> tuple[Splits, list[str]]:
-    """The published split, from train.txt, val.txt and (if it is there) test.txt in a folder: one frame a line.
+    """The published split, from train.txt, val.txt and (if it is there) test.txt in a folder: one frame a
+    line.
 
     A line may be a name or a path, and may have the label's path behind it, as SegNet's lists have.
     Frames in no list take no part. Raises InputError if a list is missing or empty, or names a frame twice.
@@ -128,7 +134,8 @@ def split_by_lists(dataset: str, folder: Path, frames: Sequence[Frame]) -> tuple
             if split == "test":
                 continue
             raise InputError(
-                f"{path}: split = published needs {dataset}'s own lists, and this one is missing: add it (one frame a line), "
+                f"{path}: split = published needs {dataset}'s own lists, and this one is missing: add "
+                "it (one frame a line), "
                 "or set split = sequence"
             )
         names = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
@@ -153,8 +160,10 @@ def published_warnings(dataset: str, frames: Sequence[Frame], splits: Splits) ->
         if shared:
             inside = sum(frames[i].sequence in shared for i in splits[second])
             warnings.append(
-                f"{dataset}: the published split tears sequences apart: {inside} of {len(splits[second])} {second} frames are "
-                f"of {', '.join(sorted(shared))}, which {first} has too; their score rewards memory and can rank "
+                f"{dataset}: the published split tears sequences apart: {inside} of "
+                f"{len(splits[second])} {second} frames are "
+                f"of {', '.join(sorted(shared))}, which {first} has too; their score rewards memory "
+                "and can rank "
                 "models wrongly: prefer split = sequence"
             )
     return warnings

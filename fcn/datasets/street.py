@@ -1,8 +1,9 @@
-"""What a generated street looks like: its course, its surface, its light, its camera, and what stands beside it.
+"""What a generated street looks like: its course, its surface, its light, its camera, and what stands
+beside it.
 
-A street is drawn once a sequence; the frames of a sequence drive along it. Lengths are metres, angles radians,
-colours RGB in 0..1. `station` is the way along the street from its first frame; `side` the signed way across it from the
-centre line, right positive.
+A street is drawn once a sequence; the frames of a sequence drive along it. Lengths are metres, angles
+radians, colours RGB in 0..1. `station` is the way along the street from its first frame; `side` the
+signed way across it from the centre line, right positive.
 """
 
 from __future__ import annotations
@@ -104,11 +105,11 @@ def draw_street(seed: int, number: int, frames: int) -> Street:
         light=_light(rng),
         camera=Camera(
             focal=float(rng.uniform(0.5, 0.68)),
-            horizon=float(rng.uniform(0.36, 0.48)),
-            height=float(rng.uniform(1.25, 1.9)),
+            horizon=float(rng.uniform(0.38, 0.46)),
+            height=float(rng.uniform(1.3, 1.8)),
             roll=float(rng.normal(0, 0.012)),
             vignette=float(rng.uniform(0.0, 0.35)),
-            grain=float(rng.uniform(1.5, 6.0)),
+            grain=float(rng.uniform(1.0, 4.0)),
         ),
         things=tuple(_things(rng, surface, length)),
     )
@@ -130,16 +131,16 @@ def _grey(rng: np.random.Generator, low: float, high: float, tint: float) -> Col
 
 def _surface(rng: np.random.Generator, length: float) -> Surface:
     half_width = float(rng.uniform(2.8, 5.8))
-    road = _grey(rng, 0.24, 0.46, 0.035)
+    road = _grey(rng, 0.27, 0.44, 0.025)
     town = rng.random() < 0.7
     # Pavement of nearly the road's own colour: what tells them apart is the kerb, the place and the light.
-    likeness = rng.uniform(0.85, 1.35)
+    likeness = rng.uniform(0.72, 0.92) if rng.random() < 0.3 else rng.uniform(1.08, 1.45)
     pavement = (
         road[0] * likeness * (1 + float(rng.normal(0, 0.04))),
         road[1] * likeness,
         road[2] * likeness * (1 + float(rng.normal(0, 0.04))),
     )
-    grass = (float(rng.uniform(0.2, 0.42)), float(rng.uniform(0.33, 0.46)), float(rng.uniform(0.1, 0.2)))
+    grass = (float(rng.uniform(0.24, 0.4)), float(rng.uniform(0.3, 0.38)), float(rng.uniform(0.14, 0.22)))
     widths = tuple(float(rng.uniform(1.4, 3.8)) if town and rng.random() < 0.85 else 0.0 for _ in range(2))
     patches = [
         (
@@ -158,14 +159,14 @@ def _surface(rng: np.random.Generator, length: float) -> Surface:
         road_colour=road,
         pavement_colour=pavement,
         verge_colour=grass,
-        verge_is_paved=(bool(town and rng.random() < 0.35), bool(town and rng.random() < 0.35)),
+        verge_is_paved=(bool(town and rng.random() < 0.2), bool(town and rng.random() < 0.2)),
         lanes=int(1 if half_width < 3.2 else rng.choice([2, 2, 3, 4] if half_width > 4.6 else [2])),
         edge_lines=bool(rng.random() < (0.35 if town else 0.8)),
         double_line=bool(rng.random() < 0.2),
         paint=float(rng.uniform(0.25, 1.0)),
         dash=float(rng.uniform(2.5, 5.0)),
-        crossing=float(rng.uniform(18, length)) if rng.random() < 0.4 else None,
-        zebra=float(rng.uniform(12, length)) if town and rng.random() < 0.4 else None,
+        crossing=float(rng.uniform(18, length)) if rng.random() < 0.22 else None,
+        zebra=float(rng.uniform(12, length)) if town and rng.random() < 0.3 else None,
         patches=tuple(patches),
         texture_origin=(int(rng.integers(256)), int(rng.integers(256))),
     )
@@ -173,7 +174,7 @@ def _surface(rng: np.random.Generator, length: float) -> Surface:
 
 def _light(rng: np.random.Generator) -> Light:
     sun = float(np.clip(rng.uniform(-0.35, 1.1), 0, 1))
-    evening = rng.random() < 0.2
+    evening = rng.random() < 0.15
     warm = float(rng.uniform(0.05, 0.16) if evening else rng.normal(0, 0.035))
     zenith = np.array([0.32, 0.5, 0.8]) * sun + np.array([0.68, 0.72, 0.77]) * (1 - sun)
     haze = np.array([0.78, 0.82, 0.86]) + np.array([0.12, 0.0, -0.2]) * (warm * 4 if evening else 0.0)
@@ -182,7 +183,7 @@ def _light(rng: np.random.Generator) -> Light:
         sun_side=int(rng.choice([-1, 1])),
         shadow_length=float(rng.uniform(0.35, 1.4)),
         shear=float(rng.normal(0, 0.5)),
-        exposure=float(rng.uniform(0.5, 0.8) if evening else rng.uniform(0.8, 1.25)),
+        exposure=float(rng.uniform(0.62, 0.85) if evening else rng.uniform(0.85, 1.2)),
         tint=(1 + warm, 1.0, 1 - warm),
         haze=float(rng.choice([0.002, 0.005, 0.009, 0.018]) * rng.uniform(0.7, 1.3)),
         haze_colour=(float(haze[0]), float(haze[1]), float(haze[2])),
@@ -192,12 +193,12 @@ def _light(rng: np.random.Generator) -> Light:
 
 
 WALLS: tuple[Colour, ...] = (
-    (0.46, 0.44, 0.42), (0.60, 0.56, 0.50), (0.62, 0.40, 0.31), (0.72, 0.66, 0.54), (0.36, 0.37, 0.39), (0.53, 0.53, 0.55),
-    (0.70, 0.69, 0.66), (0.50, 0.33, 0.28),
+    (0.46, 0.44, 0.42), (0.60, 0.56, 0.50), (0.62, 0.40, 0.31), (0.72, 0.66, 0.54),
+    (0.36, 0.37, 0.39), (0.53, 0.53, 0.55), (0.70, 0.69, 0.66), (0.50, 0.33, 0.28),
 )  # fmt: skip
 PAINTS: tuple[Colour, ...] = (
-    (0.08, 0.08, 0.09), (0.30, 0.31, 0.33), (0.55, 0.56, 0.58), (0.82, 0.82, 0.83), (0.50, 0.08, 0.07), (0.10, 0.17, 0.38),
-    (0.38, 0.38, 0.36), (0.16, 0.28, 0.22),
+    (0.08, 0.08, 0.09), (0.30, 0.31, 0.33), (0.55, 0.56, 0.58), (0.82, 0.82, 0.83),
+    (0.50, 0.08, 0.07), (0.10, 0.17, 0.38), (0.38, 0.38, 0.36), (0.16, 0.28, 0.22),
 )  # fmt: skip
 
 
@@ -266,7 +267,7 @@ def _frontage(
 
 
 def _green(rng: np.random.Generator) -> Colour:
-    return (float(rng.uniform(0.12, 0.32)), float(rng.uniform(0.24, 0.4)), float(rng.uniform(0.06, 0.16)))
+    return (float(rng.uniform(0.15, 0.3)), float(rng.uniform(0.23, 0.34)), float(rng.uniform(0.09, 0.17)))
 
 
 def _kerbside(

@@ -1,7 +1,8 @@
-"""One frame of a generated street: the flat ground, the things that stand on it from far to near, and the camera's faults."""
+"""One frame of a generated street: the ground, the things on it from far to near, and the camera's faults."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,20 +45,28 @@ class _Canvas:
         self.labels = PillowImage.fromarray(labels)
         self._pen = ImageDraw.Draw(self.picture, "RGBA")
         self._label_pen = ImageDraw.Draw(self.labels)
-        self._line = view.centre_line()
+        # Every corner of every window goes through point(): plain floats, looked up once.
+        self._line: list[float] = view.centre_line().tolist()
+        self._focal, self._horizon, self._middle = view.focal, view.horizon, view.width / 2
+        self._eye, self._roll = view.street.camera.height, view.street.camera.roll
+        self._haze, self._haze_colour = view.street.light.haze, view.street.light.haze_colour
 
     def point(self, side: float, up: float, ahead: float) -> Point:
+        """Pixel (column, row) of a point beside the centre line, above the ground, ahead of the camera."""
         index = min(max(int(ahead / STATION_STEP), 0), len(self._line) - 1)
-        return self.view.project(float(self._line[index]) + side, up, max(ahead, NEAR))
+        scale = self._focal / max(ahead, NEAR)
+        right = (self._line[index] + side) * scale
+        return self._middle + right, self._horizon + self._roll * right + (self._eye - up) * scale
 
     def fill(
         self, colour: Colour, shade: float, ahead: float, opacity: float = 1.0
     ) -> tuple[int, int, int, int]:
         """The colour seen through the haze from `ahead` metres away, in the light's shade."""
-        light = self.view.street.light
-        veil = 1 - float(np.exp(-light.haze * max(ahead, 0.0)))
-        mixed = [c * shade + (h - c * shade) * veil for c, h in zip(colour, light.haze_colour, strict=True)]
-        red, green, blue = (min(255, max(0, int(c * 255))) for c in mixed)
+        clear = math.exp(-self._haze * max(ahead, 0.0))
+        veil, clear = 255 * (1 - clear), 255 * clear * shade
+        red, green, blue = (
+            min(255, int(c * clear + h * veil)) for c, h in zip(colour, self._haze_colour, strict=True)
+        )
         return red, green, blue, int(opacity * 255)
 
     def polygon(self, points: Sequence[Point], fill: tuple[int, int, int, int], label: int | None) -> None:
@@ -110,7 +119,7 @@ def _building(canvas: _Canvas, thing: Thing, ahead: float) -> None:
         canvas.polygon(face, canvas.fill(thing.colour, shade, float(start)), BUILDING)
         base = canvas.wall((thing.side, thing.side), (0, 0.5), (float(start), float(end)))
         canvas.polygon(base, canvas.fill(thing.colour, shade * 0.7, float(start)), BUILDING)
-    if near < 60:
+    if near < 50:
         _windows(canvas, thing, ahead, shade)
 
 
@@ -138,7 +147,7 @@ def _tree(canvas: _Canvas, thing: Thing, ahead: float) -> None:
         (thing.side - trunk / 2, thing.side + trunk / 2), (0, thing.height * 0.6), (ahead, ahead)
     )
     canvas.polygon(stem, canvas.fill((0.22, 0.17, 0.13), shade, ahead), VEGETATION)
-    blobs = 16 if scale * thing.height > 24 else 6
+    blobs = 16 if scale * thing.height > 40 else 6
     offsets = rng.normal(0, 0.27, size=(blobs, 2)).clip(-0.5, 0.5)
     sizes = rng.uniform(0.28, 0.5, size=blobs)
     # Lower leaves first: the upper ones catch the light and lie over them.
@@ -158,6 +167,8 @@ def _hedge(canvas: _Canvas, thing: Thing, ahead: float) -> None:
         start = max(end - 3.0, ahead, NEAR)
         face = canvas.wall((thing.side, thing.side), (0, thing.height), (start, end))
         canvas.polygon(face, canvas.fill(thing.colour, shade, start), VEGETATION)
+        crest = canvas.wall((thing.side, thing.side), (thing.height * 0.72, thing.height), (start, end))
+        canvas.polygon(crest, canvas.fill(thing.colour, shade * 1.2, start), VEGETATION)
         end = start
 
 
@@ -266,7 +277,7 @@ def _expose(
     across = np.linspace(-1, 1, width, dtype=np.float32)
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     falloff = 1 - np.float32(street.camera.vignette) * 0.5 * (across**2 + down**2)
-    drawing *= falloff[..., None] * np.float32(street.light.exposure) * np.float32(street.light.tint)
+    drawing *= falloff[..., None] * np.array(street.light.tint, dtype=np.float32) * street.light.exposure
     grain = noise.standard_normal((height, width, 1), dtype=np.float32)
     drawing += np.float32(street.camera.grain) * grain
     # Highlights roll off instead of clipping: a bright sky keeps some of its colour.

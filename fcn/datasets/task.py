@@ -17,7 +17,11 @@ NOT_A_CLASS = -1
 
 @dataclass(frozen=True)
 class Task:
-    """classes: names in channel order. positive: channel of the one class. table: channel by label, int16 (256,)."""
+    """Which channel a label means.
+
+    classes: names in channel order. positive: channel of the one class. table: channel by label, int16
+    (256,).
+    """
 
     classes: tuple[str, ...]
     positive: int | None
@@ -34,28 +38,32 @@ class Task:
             row, column = (int(where[0]) for where in np.nonzero(wrong))
             legal = np.flatnonzero(self.table != NOT_A_CLASS)
             raise InputError(
-                f"{path}: labels must be classes ({_ranges(legal.tolist())}), got {int(label[row, column])} at row {row}, "
-                f"column {column}: mend the label, or make the pixel void"
+                f"{path}: labels must be classes ({_ranges(legal.tolist())}), got {int(label[row, column])} "
+                f"at row {row}, column {column}: mend the label, or make the pixel void"
             )
         return channels.astype(np.uint8)
 
 
-def make_task(dataset: str, names: tuple[str, ...], void: tuple[int, ...], wanted: str) -> Task:
-    """names: the data set's classes by label, from 0. void: labels that count as no class. wanted: config.classes.
+def make_task(
+    dataset: str, names: tuple[str, ...], void: tuple[int, ...], wanted: str, labels: tuple[int, ...] = ()
+) -> Task:
+    """names: the data set's classes. labels: the label of each, or () for 0, 1, 2, ... void: labels that
+    count as no class. wanted: config.classes.
 
     Raises InputError if `wanted` is neither "all" nor one of the names.
     """
     table = np.full(256, NOT_A_CLASS, dtype=np.int16)
     table[list(void)] = VOID
+    of_names = list(labels or range(len(names)))
     if wanted == "all":
-        table[: len(names)] = np.arange(len(names))
+        table[of_names] = np.arange(len(names))
         return Task(names, None, table)
     if wanted not in names:
         close = get_close_matches(wanted, names, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InputError(f'classes: {dataset} has "all" or one of {", ".join(names)}, got {wanted!r}{hint}')
-    table[: len(names)] = 0
-    table[names.index(wanted)] = 1
+    table[of_names] = 0
+    table[of_names[names.index(wanted)]] = 1
     return Task(("background", wanted), 1, table)
 
 

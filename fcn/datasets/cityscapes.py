@@ -1,0 +1,83 @@
+"""Cityscapes with fine labels, listed by torchvision's loader: 19 classes, one sequence a city.
+
+The labelled frames are those of train and val; Cityscapes keeps the labels of its test part to itself. Its
+published split is by city too, and has no test part here. The sets must be fetched by hand: they need an
+account at cityscapes-dataset.com.
+
+Source: Cordts et al., CVPR 2016; the 19 classes and their numbers: torchvision.datasets.Cityscapes.classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fcn.config import Config
+from fcn.datasets.frames import Dataset, Frame, Pixels, thin
+from fcn.datasets.pictures import check_sizes, read_image, read_indices
+from fcn.datasets.splits import split_by_sequence
+from fcn.datasets.task import make_task
+from fcn.errors import InputError
+
+PARTS = ("train", "val")
+LICENCE_PLATE = 255  # its number is -1, which the label pictures write as 255
+
+
+def open_cityscapes(config: Config) -> Dataset:
+    """Cityscapes in config.data_dir. Raises InputError that names what is missing or unknown."""
+    if config.data_dir is None:
+        raise InputError("data_dir: cityscapes is read from files, got none: set data_dir to its folder")
+    # Late: torchvision's import is slow, and no other data set needs it.
+    from torchvision.datasets import Cityscapes
+
+    of_interest = sorted((c for c in Cityscapes.classes if 0 <= c.train_id < 19), key=lambda c: c.train_id)
+    names = tuple(c.name for c in of_interest)
+    numbers = tuple(c.id for c in of_interest)
+    void = (*(c.id for c in Cityscapes.classes if c.id >= 0 and c.id not in numbers), LICENCE_PLATE)
+    task = make_task("cityscapes", names, void, config.classes, numbers)
+
+    frames, part_of = [], {}
+    for part in PARTS:
+        for image, label in _list(Cityscapes, config.data_dir, part):
+            name = image.stem.removesuffix("_leftImg8bit")
+            frames.append(Frame(name, image.parent.name, image, label))
+            part_of[name] = part
+    frames = thin(sorted(frames, key=lambda frame: frame.name), config.frames)
+    warnings: list[str] = []
+    if config.split == "sequence":
+        splits, warnings = split_by_sequence("cityscapes", frames, config)
+    else:
+        splits = {
+            part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part)
+            for part in (*PARTS, "test")
+        }
+
+    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+        assert frame.image is not None
+        assert frame.label is not None
+        image, label = read_image(frame.image), read_indices(frame.label)
+        check_sizes(image, label, frame.image, frame.label)
+        return image, task.apply(label, frame.label)
+
+    return Dataset("cityscapes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode)
+
+
+def _list(loader: type, folder: Path, part: str) -> list[tuple[Path, Path]]:
+    for place in (folder / "leftImg8bit" / part, folder / "gtFine" / part):
+        if not any(place.glob("*/*.png")):
+            raise InputError(
+                f"{place}: must hold a folder of PNGs for each city, got none: unpack "
+                "leftImg8bit_trainvaltest.zip and "
+                "gtFine_trainvaltest.zip of cityscapes-dataset.com there"
+            )
+    listed = loader(str(folder), split=part, mode="fine", target_type="semantic")
+    pairs = [
+        (Path(image), Path(target[0])) for image, target in zip(listed.images, listed.targets, strict=True)
+    ]
+    for image, label in pairs:
+        if not label.is_file():
+            raise InputError(f"{image}: has no label, expected {label}: add it, or take the image out")
+    labels = {label for _, label in pairs}
+    for label in sorted((folder / "gtFine" / part).glob("*/*_labelIds.png")):
+        if label not in labels:
+            raise InputError(f"{label}: is a label without an image: add the image, or take the label out")
+    return pairs
