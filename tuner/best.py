@@ -1,0 +1,149 @@
+"""python -m tuner.best: export the winner of a study, checked against what was logged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tuner import show as shows
+from tuner import workload as workloads
+from tuner.checkpoints import TrialCheckpoints, trial_folder
+from tuner.cli import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
+from tuner.errors import StudyError
+from tuner.record import StudyRecord, TrialRecord
+from tuner.storage import Storage
+
+# The logged score may come from reduced precision; an export that is another model is further off than this.
+_TOLERANCE = 0.01
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@dataclass(frozen=True)
+class Best:
+    """A study's winner, exported."""
+
+    record: StudyRecord
+    trial: TrialRecord
+    output: Path
+    exported: workloads.Exported
+
+    @property
+    def rescored(self) -> float:
+        return self.exported.metrics[self.record.spec.objective.metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys: study, trial, value, output, formats, rescored, params, test."""
+        return {
+            "study": self.record.spec.name,
+            "trial": self.trial.id,
+            "value": self.trial.value,
+            "output": str(self.output),
+            "formats": {
+                name: {"file": form.file, "parity": form.parity} for name, form in self.exported.formats.items()
+            },
+            "rescored": self.rescored,
+            "params": self.trial.params,
+            "test": dict(self.exported.test_metrics),
+        }
+
+
+def export_best(storage: Storage, name: str | None, output: Path) -> Best:
+    """Export the best finished trial to a new folder and check its score.
+
+    name: a study, None for the newest. Raises StudyError, and leaves no output, if there is nothing to export or the
+    exported model doesn't score what was logged.
+    """
+    record = shows.find(storage, name)
+    study = record.spec.name
+    ranking = record.ranking()
+    if not ranking:
+        raise StudyError(
+            f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
+            f"go on with `python -m tuner resume {study}`"
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StudyError(f"--output {output}: must be a folder that is new or empty; give another, or delete it")
+    winner = ranking[0]
+    assert winner.value is not None
+    assert winner.best_epoch is not None
+    with tempfile.TemporaryDirectory(prefix="tuner-best-") as scratch:
+        checkpoints = TrialCheckpoints(trial_folder(storage / study, winner.id))
+        directory = checkpoints.fetch(winner.best_epoch, Path(scratch))
+        if directory is None:
+            raise StudyError(
+                f"study {study}: trial {winner.id} needs its checkpoint of epoch {winner.best_epoch}, got none in "
+                f"{storage.uri}; was it deleted? Run its setting again: {winner.params}"
+            )
+        exported = _export(record, directory, output)
+    best = Best(record, winner, output, exported)
+    if abs(best.rescored - winner.value) > _TOLERANCE * max(1.0, abs(winner.value)):
+        shutil.rmtree(output, ignore_errors=True)
+        raise StudyError(
+            f"study {study}: the export must score what trial {winner.id} logged, got "
+            f"{record.spec.objective.metric} {best.rescored:.4f} for {winner.value:.4f}; nothing was exported: "
+            "have the data or the library versions changed since?"
+        )
+    (output / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
+    return best
+
+
+def _export(record: StudyRecord, checkpoint: Path, output: Path) -> workloads.Exported:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return workloads.load(record.spec.workload).export(checkpoint, output)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise StudyError(f"study {record.spec.name}: the export failed: {error}") from error
+
+
+@app.command()
+def best(
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for the export.")],
+    name: Name = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: JsonOption = False,
+) -> None:
+    """Export the winning model of a study: weights, pt2, ONNX, each loaded again and compared with the checkpoint."""
+    console = Console(stderr=as_json, emoji=False)
+    with console.status("exporting, and checking each format …"):
+        found = export_best(Storage(storage), name, output)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        _print(found, console)
+
+
+def _print(best: Best, console: Console) -> None:
+    metric = best.record.spec.objective.metric
+    console.print(
+        f"[bold]{best.record.spec.name}[/bold]  trial {best.trial.id}, epoch {best.trial.best_epoch}: {metric} "
+        f"{best.trial.value:.4f} logged, {best.rescored:.4f} scored again",
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("format", "file", "MB", "largest difference of outputs"):
+        table.add_column(title, justify="right" if title == "MB" else "left")
+    for name, form in best.exported.formats.items():
+        size = (best.output / form.file).stat().st_size / 1e6
+        table.add_row(name, str(best.output / form.file), f"{size:.1f}", f"{form.parity:.1e}")
+    console.print(table)
+    test_metric = metric.replace("val/", "test/", 1)
+    if test_metric in best.exported.test_metrics:
+        console.print(f"{test_metric} {best.exported.test_metrics[test_metric]:.4f}", highlight=False)
+    predict = f"{best.record.spec.workload}.predict"
+    if importlib.util.find_spec(predict) is not None:
+        console.print(f"  python -m {predict} {best.output} IMAGES... --output masks", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_app(app)

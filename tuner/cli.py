@@ -1,0 +1,221 @@
+"""python -m tuner: check, run, resume, list, show, ui."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tuner.errors import StudyError
+from tuner.storage import Storage
+
+app = typer.Typer(
+    name="python -m tuner",
+    help="Tune a trainer's settings on Ray, compare the runs in MLflow, export the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY_FILE", help="A study file; search_spaces/ has examples.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; the newest if left out.")]
+StorageOption = Annotated[
+    str, typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder.")
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="An MLflow server; an SQLite file in the storage if left out."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDR", help='A Ray cluster ("auto": the one of this machine); its own if left out.'),
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; the file's if left out.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Replaces what the study file says. Repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DEFAULT_STORAGE = "studies"
+
+
+@app.command()
+def check(
+    study_file: StudyFile, sets: SetOption = None, name: NameOption = None, address: AddressOption = None
+) -> None:
+    """Say what would run and what it needs, and every mistake in the file at once. Starts no trial."""
+    from tuner import cluster
+    from tuner.run import prepare
+    from tuner.study import read_study
+
+    spec = read_study(study_file, sets or [], name)
+    problems = []
+    console = _console()
+    try:
+        if address is None:
+            plan = cluster.plan(spec.resources, *cluster.machine_capacity())
+        else:
+            with cluster.connected(address) as capacity:
+                plan = cluster.plan(spec.resources, *capacity)
+    except StudyError as error:
+        problems.append(str(error))
+    try:
+        summary = prepare(spec).summary
+    except StudyError as error:
+        problems.append(str(error))
+    if problems:
+        raise StudyError("\n".join(problems))
+    for title, text in [
+        ("study", f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}"),
+        ("data", summary),
+        ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
+        ("runs", str(plan)),
+        *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
+    ]:
+        console.print(f"[bold]{title:<16}[/bold] {text}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    sets: SetOption = None,
+    name: NameOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Run a study to its end; Ctrl-C stops it so that it can be gone on with."""
+    from tuner import run as runs
+    from tuner.study import read_study
+
+    spec = read_study(study_file, sets or [], name)
+    console = _console()
+    options = runs.Options(Storage(storage), tracking_uri, address)
+    record = runs.run(spec, options, list(sets or []), console)
+    _say_what_next(record, storage, console)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study to go on with.")],
+    sets: SetOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Go on with a study that was stopped or killed, or give a finished one more trials."""
+    from tuner import run as runs
+
+    console = _console()
+    options = runs.Options(Storage(storage), tracking_uri, address)
+    record = runs.resume(name, options, list(sets or []), console)
+    _say_what_next(record, storage, console)
+
+
+@app.command("list")
+def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
+    """Every study of a storage, oldest first."""
+    from tuner import show as shows
+
+    records = shows.studies(Storage(storage))
+    if as_json:
+        print(json.dumps({"studies": [shows.study_json(record) for record in records]}, indent=2))
+    elif records:
+        shows.print_studies(records, _console())
+    else:
+        _console().print(
+            f"no study in {Storage(storage).uri}; start one: python -m tuner run search_spaces/demo.toml",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def show(name: Name = None, storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
+    """A study's trials, best first."""
+    from tuner import show as shows
+
+    record = shows.find(Storage(storage), name)
+    if as_json:
+        print(json.dumps(shows.record_json(record), indent=2))
+    else:
+        shows.print_record(record, _console())
+
+
+@app.command()
+def ui(
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
+) -> None:
+    """MLflow's own UI on the studies of a storage, until Ctrl-C."""
+    from tuner.tracking import default_tracking_uri
+
+    place = Storage(storage)
+    uri = tracking_uri or default_tracking_uri(place)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
+    _console().print(f"MLflow: http://{host}:{port}  (Ctrl-C ends it)", highlight=False)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 the study failed, 2 a mistake that a person can mend, 130 stopped by Ctrl-C."""
+    run_app(app)
+
+
+def run_app(application: typer.Typer) -> None:
+    """Run a command line; a StudyError becomes `error: …` lines and exit status 2."""
+    try:
+        application()
+    except StudyError as error:
+        for line in str(error).split("\n"):
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _console() -> Console:
+    return Console(stderr=False, emoji=False)
+
+
+def _say_what_next(record: object, storage: str, console: Console) -> None:
+    """The ranking and the commands to look closer; the exit status says how the study ended."""
+    from tuner import show as shows
+    from tuner.record import StudyRecord
+
+    assert isinstance(record, StudyRecord)
+    name = record.spec.name
+    at = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    console.print()
+    shows.print_record(record, console, rows=10)
+    console.print()
+    commands = []
+    best = shows.best_line(record)
+    if best:
+        console.print(best, highlight=False, soft_wrap=True)
+        commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
+    if record.state == "interrupted":
+        commands.append((f"python -m tuner resume {name}{at}", "go on"))
+    commands.append((f"python -m tuner ui{at}", "compare the runs in MLflow"))
+    width = max(len(command) for command, _ in commands)
+    for command, purpose in commands:
+        console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
+    if record.state == "failed":
+        raise typer.Exit(1)
+    if record.state == "interrupted":
+        raise typer.Exit(130)

@@ -1,0 +1,122 @@
+"""The Ray that a study runs on: this machine's own, or one that is there already; and what fits on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+import ray.tune
+import torch
+
+from tuner.errors import StudyError
+from tuner.study import Resources
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced whole
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last message is its end, not a measure
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has one of its own
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # A stopped trial's thread may be busy for a while; Tune would drop the trial after it.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+}
+# Ray reads them when it is imported and when it starts its processes, which inherit them.
+os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a study's trials are laid over what there is."""
+
+    slots: int
+    cpus: float
+    """A worker's."""
+    gpus: float
+    """A worker's."""
+    workers: int
+    """A trial's."""
+    cluster_cpus: float
+    cluster_gpus: float
+
+    def trial_request(self) -> ray.tune.PlacementGroupFactory:
+        """What Tune sets aside for a trial's process. A group's workers are asked for by the group, not here."""
+        if self.workers > 1:
+            # Tune refuses an empty request, and any share of a CPU could be the one that a worker needs.
+            return ray.tune.PlacementGroupFactory([{"memory": 1}])
+        return ray.tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
+
+    def __str__(self) -> str:
+        device = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"
+        each = device if self.workers == 1 else f"{self.workers} workers of {device}"
+        return (
+            f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {each}; "
+            f"there are {self.cluster_cpus:g} CPUs and {self.cluster_gpus:g} GPUs"
+        )
+
+
+def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
+    """Lay trials over this many CPUs and GPUs. Raises StudyError, with the arithmetic, if the study can't fit."""
+    per_worker = resources.gpus_per_worker
+    share = (1.0 if gpus >= resources.workers else 0.0) if per_worker == "auto" else float(per_worker)
+    need_cpus, need_gpus = resources.workers * resources.cpus_per_worker, resources.workers * share
+    workers = f"{resources.workers} worker{'s' if resources.workers > 1 else ''} of"
+    if need_gpus > gpus:
+        raise StudyError(
+            f"resources.gpus_per_worker: a trial of {workers} {share:g} GPU needs {need_gpus:g} GPUs; "
+            f"there are {gpus:g}: set gpus_per_worker = 0 to train on CPUs, or give --address of a cluster with GPUs"
+        )
+    if need_cpus > cpus:
+        raise StudyError(
+            f"resources.cpus_per_worker: a trial of {workers} {resources.cpus_per_worker:g} CPU needs {need_cpus:g} CPUs; "
+            f"there are {cpus:g}: set cpus_per_worker or workers lower"
+        )
+    # A share of a GPU can't be pieced together from two devices.
+    by_gpu = int(gpus) * int(1 / share) // resources.workers if 0 < share < 1 else int(gpus // need_gpus) if share else 10**9
+    fits = min(int(cpus // need_cpus), by_gpu)
+    wanted = resources.max_concurrent_trials
+    if wanted != "auto" and wanted > fits:
+        raise StudyError(
+            f"resources.max_concurrent_trials: {wanted} trials of {need_cpus:g} CPUs and {need_gpus:g} GPUs need "
+            f"{wanted * need_cpus:g} CPUs and {wanted * need_gpus:g} GPUs; there are {cpus:g} and {gpus:g}: "
+            f"set max_concurrent_trials to {fits} or fewer, or \"auto\""
+        )
+    slots = fits if wanted == "auto" else wanted
+    return Plan(slots, resources.cpus_per_worker, share, resources.workers, cpus, gpus)
+
+
+def machine_capacity() -> tuple[float, float]:
+    """CPUs that this process may use, and GPUs of this machine."""
+    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[tuple[float, float]]:
+    """Ray, quiet, and what it has: (CPUs, GPUs). address None: a Ray of this machine's own, ended with the block.
+
+    Raises StudyError if there is no Ray at the address.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
+    try:
+        if address is None:
+            cpus, gpus = machine_capacity()
+            ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
+        else:
+            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise StudyError(
+            f"--address {address}: a running Ray is needed there, got: {str(error).splitlines()[0]}; "
+            "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
+        ) from None
+    try:
+        resources = ray.cluster_resources()
+        yield float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+    finally:
+        ray.shutdown()

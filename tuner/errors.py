@@ -1,0 +1,20 @@
+"""What can go wrong, as a tree:
+
+TunerError
+├── StudyError   the study can't start or go on, and a person can mend it: one sentence, exit status 2
+└── TrialError   one trial ends as failed; the study goes on
+"""
+
+from __future__ import annotations
+
+
+class TunerError(Exception):
+    """Root of everything that tuner raises on purpose."""
+
+
+class StudyError(TunerError):
+    """A mistake that a person can mend; the message names the place, the rule, the value and the fix."""
+
+
+class TrialError(TunerError):
+    """A trial can't go on; trying the same setting again would end the same way."""

@@ -1,0 +1,100 @@
+"""One event, its readers: everything that Tune tells about a study goes through here, into the journal first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray.exceptions
+from ray.tune import Callback
+
+from tuner.record import Journal, StudyRecord
+from tuner.search import StudySearch
+
+
+_LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for
+
+
+class Ledger(Callback):  # type: ignore[misc]
+    """Turns Tune's callbacks into events. `readers` are called with an event after the record has taken it."""
+
+    def __init__(self, record: StudyRecord, journal: Journal, readers: list[Callable[[dict[str, Any]], None]]):
+        self.record = record
+        self._journal = journal
+        self._readers = readers
+        self._search: StudySearch | None = None
+        self._ends: dict[int, dict[str, Any]] = {}
+        self._tune_trials: dict[int, Any] = {}
+        self.closed = False
+        """Set when the study is being stopped: what trials do from then on is not their end."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
+        return {}
+
+    def serve(self, search: StudySearch) -> None:
+        self._search = search
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Journal first, then the record, then whoever shows or uses it."""
+        line = {"event": event, "time": time.time(), **fields}
+        self._journal.append(line)
+        self.record.apply(line)
+        for reader in self._readers:
+            reader(line)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = trial.config["trial"]
+        self._tune_trials[number] = trial
+        self.write("start", trial=number, params=trial.config["params"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        number = trial.config["trial"]
+        if "end" in result:
+            self._ends[number] = result["end"]
+        elif result["epoch"] > self.record.trials[number].epoch:
+            # After a kill the last report may come again.
+            report = {key: value for key, value in result["report"].items() if value}
+            self.write("report", trial=number, epoch=result["epoch"], **report)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune drops a trial without a word if the slot that should take it doesn't answer."""
+        if self.closed or self._search is None:
+            return
+        for trial in trials[-_LATEST:]:
+            if trial.status == "ERROR" and self._search.expects(trial.trial_id):
+                self._search.requeue(trial.trial_id)
+
+    def stop_trial(self, number: int, reason: str) -> None:
+        """End a running trial as stopped; what it does from then on is not heard."""
+        self._ends[number] = {"state": "stopped", "reason": reason}
+        self.trial_ended(number)
+
+    def trial_ended(self, number: int) -> None:
+        """Tune is done with a trial, for whatever reason."""
+        tune_trial = self._tune_trials.pop(number, None)
+        if self.closed or number not in self.record.trials or not self.record.trials[number].open:
+            return
+        trial = self.record.trials[number]
+        end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial)
+        self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
+
+    def _unsaid_end(self, number: int, tune_trial: Any) -> dict[str, Any]:
+        """The trial didn't tell its end: its process died too often, or the scheduler stopped it."""
+        error = tune_trial.get_error() if tune_trial is not None else None
+        if error is not None:
+            return {"state": "failed", "reason": _why_it_died(error)}
+        epoch = self.record.trials[number].epoch
+        return {"state": "stopped", "reason": f"{self.record.spec.scheduler.name} stopped it at epoch {epoch}"}
+
+
+def _why_it_died(error: Exception) -> str:
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "this machine's memory ran out: set resources.max_concurrent_trials lower"
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its process died again and again; the logs of Ray say why"
+    lines = [line for line in str(error).strip().split("\n") if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

@@ -1,0 +1,166 @@
+"""What a person sees while a study runs: one live table on a terminal, one line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tuner.record import StudyRecord, TrialRecord
+
+_LIVE_ROWS = 12
+_STATE_STYLE = {
+    "running": "cyan",
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+    "interrupted": "magenta",
+}
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class Progress:
+    """Follows a study's record. `event` is called after the record has taken the event."""
+
+    def __init__(self, record: StudyRecord, console: Console, trouble: Callable[[], str | None]):
+        """trouble: why MLflow takes nothing at the moment, or None."""
+        self._record, self._console, self._trouble = record, console, trouble
+        self._started = time.time()
+        self._note = ""
+        self._live = (
+            Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Something that isn't about one trial."""
+        self._note = text
+        if not self._live:
+            self._line(text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if self._live:
+            return
+        line = self._sentence(event)
+        if line:
+            self._line(line)
+
+    def _line(self, text: str) -> None:
+        self._console.print(f"{_clock(time.time() - self._started)}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _sentence(self, event: dict[str, Any]) -> str | None:
+        if event["event"] not in ("start", "report", "end"):
+            return None
+        trial = self._record.trials[event["trial"]]
+        metric = self._record.spec.objective.metric
+        name = f"trial {trial.id:<3}"
+        if event["event"] == "start":
+            again = f" (again, from epoch {trial.epoch})" if trial.epoch else ""
+            return f"{name} starts{again}  {setting(trial.params)}"
+        if event["event"] == "report":
+            star = "  best so far of the study" if self._leads(trial) else ""
+            return f"{name} epoch {trial.epoch:<3} {metric} {trial.metrics[metric]:.4f}{star}"
+        best = f"  best {trial.value:.4f} at epoch {trial.best_epoch}" if trial.value is not None else ""
+        reason = f": {trial.reason}" if trial.reason else ""
+        done = len(self._record.ended)
+        return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
+
+    def _leads(self, trial: TrialRecord) -> bool:
+        others = [t.value for t in self._record.trials.values() if t.value is not None and t.id != trial.id]
+        better = self._record.spec.objective.better
+        return trial.best_epoch == trial.epoch and all(better(trial.value or 0.0, value) for value in others)
+
+    def _table(self) -> RenderableType:
+        record = self._record
+        running = [trial for trial in record.trials.values() if trial.state == "running"]
+        best = record.ranking()[: max(3, _LIVE_ROWS - len(running))]
+        parts: list[RenderableType] = [self._headline(len(running)), trial_table(record, [*running, *best])]
+        trouble = self._trouble()
+        if trouble:
+            parts.append(Text(f"MLflow takes nothing at the moment, all is kept: {trouble}", style="yellow"))
+        if self._note:
+            parts.append(Text(self._note, style="dim"))
+        return Group(*parts)
+
+    def _headline(self, running: int) -> Text:
+        record = self._record
+        ended = record.ended
+        failed = sum(trial.state == "failed" for trial in ended)
+        elapsed = time.time() - self._started
+        text = Text.assemble(
+            (record.spec.name, "bold"),
+            f"  {len(ended)} of {record.spec.budget.trials} trials, {running} running",
+        )
+        if failed:
+            text.append(f", {failed} failed", style="red")
+        text.append(f"  {_clock(elapsed)}", style="dim")
+        leaders = record.ranking()
+        if leaders and leaders[0].value is not None:
+            text.append(f"  best {record.spec.objective.metric} ")
+            text.append(f"{leaders[0].value:.4f}", style="bold green")
+            text.append(f" (trial {leaders[0].id})")
+        return text
+
+
+def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
+    """One row a trial: its setting, how far it is, its best value, and its curve."""
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
+    table.add_column("trial", justify="right")
+    table.add_column("state")
+    table.add_column("epoch", justify="right")
+    table.add_column(f"best {record.spec.objective.metric}", justify="right")
+    table.add_column("curve", no_wrap=True)
+    names = list(record.spec.space)
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("seconds", justify="right")
+    for trial in trials:
+        table.add_row(
+            str(trial.id),
+            Text(trial.state, style=_STATE_STYLE[trial.state]),
+            str(trial.epoch),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            sparkline([value for _, value in trial.curve]),
+            *(number(trial.params[name]) if name in trial.params else "" for name in names),
+            f"{trial.seconds():.0f}",
+        )
+    return table
+
+
+def sparkline(values: list[float], width: int = 16) -> str:
+    """The last `width` values as bars between their least and their greatest."""
+    values = values[-width:]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in values)
+
+
+def setting(params: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {number(value)}" for name, value in params.items())
+
+
+def number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"

@@ -1,0 +1,219 @@
+"""What happened in a study: events in the order they came, and the state they add up to.
+
+The events file is the only truth about a study. `show`, `resume`, `best`, tracking and progress all read the same
+events; nothing is known that is not in it. Each line is one JSON object with "event" and "time" (seconds since 1970):
+
+    run     {number, host, pid, versions, overrides, tracking_uri}        a run or resume of the study began
+    start   {trial, params, attempt}             a trial was handed to a slot
+    report  {trial, epoch, metrics, best?, startup_seconds?, images?}
+    end     {trial, state, reason, value, best_epoch}  state: finished, stopped or failed
+    stop    {state, reason}                      the run ended: finished, interrupted or failed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tuner.errors import StudyError
+from tuner.storage import Storage
+from tuner.study import StudySpec
+
+EVENTS = "events.jsonl"
+_UPLOAD_SECONDS = 5.0
+
+
+@dataclass
+class TrialRecord:
+    """One trial. States: running, finished, stopped (by the scheduler), failed, interrupted."""
+
+    id: int
+    params: dict[str, Any]
+    state: str = "running"
+    started: float = 0.0
+    ended: float | None = None
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    value: float | None = None
+    """The objective's best value so far."""
+    best_epoch: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(epoch, objective's value at that epoch)."""
+    startup_seconds: float | None = None
+    reason: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("running", "interrupted")
+
+    def seconds(self, now: float | None = None) -> float:
+        return (self.ended or now or time.time()) - self.started
+
+
+class StudyRecord:
+    """The state of a study: `apply` one event after the other."""
+
+    def __init__(self, spec: StudySpec):
+        self.spec = spec
+        self.trials: dict[int, TrialRecord] = {}
+        self.state = "created"
+        self.created = 0.0
+        self.runs = 0
+        self.reason: str | None = None
+        self.tracking_uri: str | None = None
+
+    def apply(self, event: dict[str, Any]) -> None:
+        getattr(self, f"_on_{event['event']}")(event)
+
+    def _on_run(self, event: dict[str, Any]) -> None:
+        self.runs, self.state, self.reason = event["number"], "running", None
+        self.created = self.created or event["time"]
+        self.tracking_uri = event["tracking_uri"]
+        for trial in self.trials.values():
+            if trial.state == "running":
+                trial.state = "interrupted"
+
+    def _on_start(self, event: dict[str, Any]) -> None:
+        trial = self.trials.setdefault(event["trial"], TrialRecord(event["trial"], event["params"]))
+        trial.state = "running"
+        trial.started = trial.started or event["time"]
+
+    def _on_report(self, event: dict[str, Any]) -> None:
+        trial = self.trials[event["trial"]]
+        trial.epoch, trial.metrics = event["epoch"], event["metrics"]
+        if trial.startup_seconds is None:
+            trial.startup_seconds = event.get("startup_seconds")
+        value = event["metrics"][self.spec.objective.metric]
+        trial.curve.append((trial.epoch, value))
+        if self.spec.objective.better(value, trial.value):
+            trial.value, trial.best_epoch, trial.best_metrics = value, trial.epoch, trial.metrics
+
+    def _on_end(self, event: dict[str, Any]) -> None:
+        trial = self.trials[event["trial"]]
+        trial.state, trial.reason, trial.ended = event["state"], event.get("reason"), event["time"]
+
+    def _on_stop(self, event: dict[str, Any]) -> None:
+        self.state, self.reason = event["state"], event.get("reason")
+        for trial in self.trials.values():
+            if trial.state == "running":
+                trial.state = "interrupted"
+
+    def ranking(self) -> list[TrialRecord]:
+        """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
+        scored = [t for t in self.trials.values() if t.value is not None and t.state in ("finished", "stopped")]
+        sign = -1.0 if self.spec.objective.direction == "maximize" else 1.0
+        return sorted(scored, key=lambda t: (sign * (t.value or 0.0), t.id))
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        return [trial for trial in self.trials.values() if not trial.open]
+
+
+class Journal:
+    """The events file, open for appending by the one process that runs the study.
+
+    A bucket can't be appended to: there the file grows beside, and is put whole every few seconds and when a trial ends.
+    """
+
+    def __init__(self, storage: Storage):
+        """storage: the study's folder. Raises StudyError if another process runs the study."""
+        self._storage = storage
+        self._spool = (
+            storage.local / EVENTS if storage.local else Path(f"/tmp/tuner-{os.getpid()}-{time.time_ns()}-{EVENTS}")
+        )
+        self._lock = _lock(storage.local) if storage.local else None
+        if not storage.local:
+            self._spool.write_text(storage.read_text(EVENTS) or "", encoding="utf-8")
+        self._file = self._spool.open("ab")
+        # A kill can leave half a line behind; the next event must not be glued to it.
+        self._file.truncate(_whole(self._spool.read_bytes()))
+        self._uploaded = 0.0
+
+    @property
+    def path(self) -> Path:
+        """Local file that a reader may follow."""
+        return self._spool
+
+    def append(self, event: dict[str, Any]) -> None:
+        self._file.write((json.dumps(event, allow_nan=False) + "\n").encode())
+        self._file.flush()
+        if event["event"] in ("end", "stop"):
+            os.fsync(self._file.fileno())
+        if not self._storage.local and (
+            event["event"] in ("run", "end", "stop") or time.monotonic() - self._uploaded > _UPLOAD_SECONDS
+        ):
+            self._storage.write_text(EVENTS, self._spool.read_text(encoding="utf-8"))
+            self._uploaded = time.monotonic()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        if not self._storage.local:
+            self._spool.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_events(text: str) -> Iterator[dict[str, Any]]:
+    """Every whole line; a half line at the end is one that is being written."""
+    for line in text.split("\n")[:-1]:
+        yield json.loads(line)
+
+
+def load_record(storage: Storage) -> StudyRecord:
+    """The state of the study in this folder. Raises StudyError if there is none."""
+    text = storage.read_text("study.json")
+    if text is None:
+        raise StudyError(f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is")
+    record = StudyRecord(StudySpec.model_validate_json(text))
+    for event in read_events(storage.read_text(EVENTS) or ""):
+        record.apply(event)
+    if record.state == "running" and storage.local and not is_running(storage.local):
+        # Killed: nobody was left to write the stop event.
+        record.apply({"event": "stop", "state": "interrupted", "reason": "its process is gone"})
+    return record
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the study's lock."""
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # A shared lock: two that ask at once don't take each other for the runner.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _whole(data: bytes) -> int:
+    return data.rfind(b"\n") + 1
+
+
+def _lock(folder: Path) -> int:
+    """Take the study's lock; the kernel gives it back when the process ends, however it ends."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise StudyError(
+            f"study {folder.name} is being run by another process; wait for it, or stop it with Ctrl-C there"
+        ) from None
+    return handle

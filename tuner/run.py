@@ -1,0 +1,285 @@
+"""Running a study: check, prepare, hand it to Ray Tune, and leave a record that can be gone on from."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.tune
+from rich.console import Console
+
+from tuner import __version__, cluster
+from tuner import workload as workloads
+from tuner.errors import StudyError
+from tuner.ledger import Ledger
+from tuner.progress import Progress
+from tuner.record import Journal, StudyRecord, load_record
+from tuner.retention import Retention
+from tuner.search import StudySearch, study_scheduler
+from tuner.slots import GroupSlot, tune_function
+from tuner.storage import Storage
+from tuner.study import StudySpec, first_config, override_study, to_json
+from tuner.tracking import Tracker, artifact_location, default_tracking_uri, without_password
+
+_LIBRARIES = ("ray", "torch", "optuna", "mlflow")
+_TRACKING_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where a study lies and runs: what the command line says beside the study file."""
+
+    storage: Storage
+    tracking_uri: str | None = None
+    address: str | None = None
+
+
+def prepare(spec: StudySpec) -> workloads.Prepared:
+    """Check what all trials share. Raises StudyError with the workload's own sentence."""
+    try:
+        prepared = workloads.load(spec.workload).prepare(first_config(spec))
+    except (ValueError, OSError) as error:
+        raise StudyError(str(error)) from None
+    metric = spec.objective.metric
+    if prepared.metrics and metric not in prepared.metrics:
+        raise StudyError(
+            f"objective.metric: {spec.workload} must report it, got {metric!r}; "
+            f"it reports {', '.join(prepared.metrics)}"
+        )
+    return prepared
+
+
+def run(spec: StudySpec, options: Options, overrides: list[str], console: Console) -> StudyRecord:
+    """Run a new study to its end. Raises StudyError before anything is written if it can't start."""
+    study = options.storage / spec.name
+    if study.read_text("study.json") is not None:
+        raise StudyError(
+            f"study {spec.name} exists in {options.storage.uri}; "
+            f"go on with `python -m tuner resume {spec.name}`, or give another --name"
+        )
+    options.storage.check_writable()
+    tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
+    return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
+
+
+def resume(name: str, options: Options, overrides: list[str], console: Console) -> StudyRecord:
+    """Go on with a study: interrupted trials from their newest checkpoint, then what the budget still allows.
+
+    overrides: changes to the study, a larger budget for example; its objective stays.
+    """
+    study = options.storage / name
+    record = load_record(study)
+    spec = record.spec
+    if overrides:
+        spec = override_study(spec, overrides)
+        if spec.objective != record.spec.objective:
+            raise StudyError("objective: stays what it was when the study began; start another study with --name")
+    tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
+    if "***" in tracking_uri:
+        raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
+    if record.state == "running":
+        raise StudyError(f"study {name} is being run by another process; wait for it, or stop it with Ctrl-C there")
+    if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
+        console.print(
+            f"{name} has all its {spec.budget.trials} trials; "
+            f"for more: python -m tuner resume {name} --set budget.trials={2 * spec.budget.trials}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        with Journal(study) as journal:
+            _finish_tracking(_tracker(spec, study, options.storage, journal, tracking_uri), name, console)
+        return record
+    record.spec = spec
+    return _start(record, spec, options, tracking_uri, overrides, console)
+
+
+def _start(
+    record: StudyRecord,
+    spec: StudySpec,
+    options: Options,
+    tracking_uri: str,
+    overrides: list[str],
+    console: Console,
+) -> StudyRecord:
+    """Check all that can be checked, then write and run."""
+    study = options.storage / spec.name
+    if options.address is None:
+        cluster.plan(spec.resources, *cluster.machine_capacity())
+    summary = prepare(spec).summary
+    with cluster.connected(options.address) as capacity:
+        plan = cluster.plan(spec.resources, *capacity)
+        say = f"{spec.name}: {summary}\n{spec.name}: {plan}"
+        console.print(say, highlight=False, soft_wrap=True)
+        study.write_text("study.json", to_json(spec))
+        with Journal(study) as journal:
+            tracker = _tracker(spec, study, options.storage, journal, tracking_uri)
+            _Run(record, study, journal, tracker, plan, console).fit(tracking_uri, overrides)
+            _finish_tracking(tracker, spec.name, console)
+    return record
+
+
+class _Run:
+    """One run of a study, from its first slot to its last event."""
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        study: Storage,
+        journal: Journal,
+        tracker: Tracker,
+        plan: cluster.Plan,
+        console: Console,
+    ):
+        self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
+        self._progress = Progress(record, console, lambda: tracker.trouble)
+        self._retention = Retention(record, study)
+        self._ledger = Ledger(record, journal, [self._progress.event, self._after])
+        self._stopping: tuple[str, str] | None = None
+        self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
+
+    def fit(self, tracking_uri: str, overrides: list[str]) -> None:
+        self._ledger.write(
+            "run",
+            number=self._record.runs + 1,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            versions={"tuner": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}},
+            overrides=overrides,
+            tracking_uri=without_password(tracking_uri),
+        )
+        self._tracker.start()
+        try:
+            with self._progress, self._signals(), _group_slots(self._record.spec, self._study, self._plan) as slots:
+                self._fit(slots)
+        except BaseException as error:
+            self._ledger.write("stop", state="failed", reason=f"{type(error).__name__}: {error}"[:500])
+            raise
+        state, reason = self._stopping or ("finished", None)
+        self._ledger.write("stop", state=state, reason=reason)
+
+    def _fit(self, slots: list[str | None]) -> None:
+        spec = self._record.spec
+        search = StudySearch(self._record, slots, self._ledger.trial_ended)
+        self._ledger.serve(search)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
+        with tempfile.TemporaryDirectory(prefix="tuner-tune-", ignore_cleanup_errors=True) as folder:
+            ray.tune.Tuner(
+                ray.tune.with_resources(tune_function(spec, self._study), self._plan.trial_request()),
+                tune_config=ray.tune.TuneConfig(
+                    search_alg=search,
+                    scheduler=study_scheduler(self._record),
+                    num_samples=-1,
+                    max_concurrent_trials=len(slots),
+                    reuse_actors=True,
+                ),
+                run_config=ray.tune.RunConfig(
+                    name="tune",
+                    storage_path=folder,
+                    verbose=0,
+                    stop=_Stop(self._should_stop),
+                    callbacks=[self._ledger],
+                    failure_config=ray.tune.FailureConfig(max_failures=spec.failures.max_retries),
+                ),
+            ).fit()
+
+    def _after(self, event: dict[str, Any]) -> None:
+        """What follows from an event."""
+        if event["event"] != "end":
+            return
+        self._retention.trial_ended(event["trial"])
+        ended = self._record.ended
+        if len(ended) >= self._record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
+            self._stopping = ("failed", f"the first {len(ended)} trials all failed, the last: {event['reason']}")
+
+    def _should_stop(self) -> bool:
+        if self._stopping is None and time.monotonic() > self._deadline:
+            budget = self._record.spec.budget.time_seconds
+            self._stopping = ("finished", f"its time budget of {budget:g} seconds is used up")
+            for trial in [t for t in self._record.trials.values() if t.state == "running"]:
+                self._ledger.stop_trial(trial.id, "the study's time budget is used up")
+        self._ledger.closed = self._stopping is not None
+        return self._ledger.closed
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the study in order; a second Ctrl-C stops it at once."""
+
+        def stop(number: int, frame: object) -> None:
+            if self._stopping is not None:
+                raise KeyboardInterrupt
+            self._stopping = ("interrupted", f"{signal.Signals(number).name}")
+            self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Stop(ray.tune.Stopper):  # type: ignore[misc]
+    """Asks the run whether the whole study is to stop."""
+
+    def __init__(self, should_stop: Callable[[], bool]):
+        self._should_stop = should_stop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._should_stop()
+
+
+@contextlib.contextmanager
+def _group_slots(spec: StudySpec, study: Storage, plan: cluster.Plan) -> Iterator[list[str | None]]:
+    """The names of the slots that trials run on. Group slots are owned here, so that they end with the study."""
+    if plan.workers == 1:
+        yield [None] * plan.slots
+        return
+    names = [f"{spec.name}-{uuid.uuid4().hex[:8]}-{index}" for index in range(plan.slots)]
+    resources = {"CPU": plan.cpus, "GPU": plan.gpus}
+    slots = [GroupSlot.options(name=name).remote(spec, study, resources, name) for name in names]
+    try:
+        yield list(names)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get([slot.close.remote() for slot in slots], timeout=15)
+        for slot in slots:
+            ray.kill(slot)
+
+
+def _tracker(spec: StudySpec, study: Storage, storage: Storage, journal: Journal, uri: str) -> Tracker:
+    return Tracker(spec, study, journal.path, uri, artifact_location(storage))
+
+
+def _finish_tracking(tracker: Tracker, name: str, console: Console) -> None:
+    """Give MLflow a minute for what is left, and say so if that isn't enough."""
+    if not tracker.is_alive():
+        tracker.start()
+    left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
+    if left:
+        console.print(
+            f"MLflow takes nothing ({tracker.trouble}): {left} events wait; "
+            f"`python -m tuner resume {name}` sends them",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )

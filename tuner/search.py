@@ -1,0 +1,174 @@
+"""A study's sampler and scheduler, as Ray Tune asks for them; both can be rebuilt from a study's record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from tuner.record import StudyRecord, TrialRecord
+from tuner.space import is_active, sample
+from tuner.study import StudySpec
+
+_NO_LAST_RUNG = 10**6  # epochs; a trial ends when its workload ends
+
+
+class StudySearch(Searcher):  # type: ignore[misc]
+    """Asks Optuna for settings and tells it what became of them.
+
+    Interrupted trials of an earlier run come first, with their own number and setting. A setting is only suggested when
+    one of `slots` is free, so the sampler knows every result that there is.
+    """
+
+    def __init__(self, record: StudyRecord, slots: list[str | None], ended: Callable[[int], None]):
+        """slots: a name for each group slot, None for each slot in a trial process of Tune's own.
+
+        ended: called with the number of a trial that has ended, before Optuna is told what became of it.
+        """
+        super().__init__(metric="best", mode=record.spec.mode)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._record = record
+        self._ended = ended
+        self._slots = slots
+        self._free = list(range(len(slots)))
+        self._waiting = [(trial.id, trial.params) for trial in record.trials.values() if trial.open]
+        self._next = 1 + max(record.trials, default=0)
+        self._tune_ids: dict[str, tuple[int, int]] = {}
+        self._asked: dict[int, optuna.Trial] = {}
+        self._study = _optuna_study(record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
+        if not self._waiting and self._next > self._record.spec.budget.trials:
+            return str(Searcher.FINISHED)
+        if not self._free:
+            return None
+        slot = self._free.pop(0)
+        suggested_at = time.time()
+        number, params = self._ask()
+        self._tune_ids[trial_id] = (number, slot)
+        return {"trial": number, "params": params, "suggested_at": suggested_at, "slot": self._slots[slot]}
+
+    def _ask(self) -> tuple[int, dict[str, Any]]:
+        if self._waiting:
+            number, params = self._waiting.pop(0)
+            self._study.enqueue_trial(params)
+            self._asked[number] = self._study.ask()
+            sample(self._record.spec.space, self._asked[number])
+            return number, params
+        number, self._next = self._next, self._next + 1
+        firsts = self._record.spec.first_trials
+        if number <= len(firsts):
+            self._study.enqueue_trial(firsts[number - 1])
+        self._asked[number] = self._study.ask()
+        return number, sample(self._record.spec.space, self._asked[number])
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The record has it already."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        del result, error
+        if trial_id not in self._tune_ids:
+            return
+        number, slot = self._tune_ids.pop(trial_id)
+        self._free.append(slot)
+        self._free.sort()
+        self._ended(number)
+        asked = self._asked.pop(number)
+        value = _told_value(self._record, self._record.trials.get(number))
+        # Optuna leaves failed trials out of account and would propose their like again and again.
+        self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
+
+    def expects(self, trial_id: str) -> bool:
+        """Whether this trial's end has not come yet."""
+        return trial_id in self._tune_ids
+
+    def requeue(self, trial_id: str) -> None:
+        """Tune gave up on a trial before it began, because its slot couldn't be used: run it on another."""
+        number, slot = self._tune_ids.pop(trial_id)
+        self._free.append(slot)
+        asked = self._asked.pop(number)
+        self._study.tell(asked, state=TrialState.FAIL)
+        self._waiting.append((number, asked.params))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save beside the study's events."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a study is rebuilt from its record, never restored by Tune")
+
+
+def study_scheduler(record: StudyRecord) -> TrialScheduler:
+    """ASHA on the best value so far, its rungs as the record's trials left them; or none.
+
+    The best so far, not the last: road IoU dips for an epoch and recovers, and a stop on a dip loses winners.
+    """
+    table = record.spec.scheduler
+    if table.name == "none":
+        return FIFOScheduler()
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric="best",
+        mode=record.spec.mode,
+        max_t=max(_NO_LAST_RUNG, table.grace_epochs),
+        grace_period=table.grace_epochs,
+        reduction_factor=table.reduction_factor,
+    )
+    for trial in record.ended:
+        past = SimpleNamespace(trial_id=f"earlier-{trial.id}")
+        scheduler.on_trial_add(None, past)
+        best: float | None = None
+        for epoch, value in trial.curve:
+            best = value if record.spec.objective.better(value, best) else best
+            scheduler.on_trial_result(None, past, {"epoch": epoch, "best": best})
+        scheduler.on_trial_remove(None, past)
+    return scheduler
+
+
+def _optuna_study(record: StudyRecord) -> optuna.Study:
+    """An Optuna study in memory that knows every ended trial of the record."""
+    spec = record.spec
+    study = optuna.create_study(direction=spec.objective.direction, sampler=_sampler(spec, len(record.trials)))
+    for trial in record.ended:
+        value = _told_value(record, trial)
+        if value is None:
+            continue
+        active = {name: d for name, d in spec.space.items() if name in trial.params and is_active(d, trial.params)}
+        params = {name: trial.params[name] for name in active}
+        # A resumed study may have another space; Optuna refuses what doesn't fit.
+        if all(d.contains(params[name]) for name, d in active.items()):
+            distributions = {name: d.distribution() for name, d in active.items()}
+            study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=distributions))
+    return study
+
+
+def _sampler(spec: StudySpec, known: int) -> optuna.samplers.BaseSampler:
+    """known: how many trials went before; a resumed study must not draw its first settings again."""
+    seed = spec.search.seed + 7919 * known
+    if spec.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    conditional = any(dimension.when for dimension in spec.space.values())
+    return optuna.samplers.TPESampler(seed=seed, group=conditional)
+
+
+def _told_value(record: StudyRecord, trial: TrialRecord | None) -> float | None:
+    """What Optuna learns of a trial: its best value, or for a failed one the worst that any trial had.
+
+    None where nothing is known yet that a failure could be measured by.
+    """
+    if trial is not None and trial.state != "failed" and trial.value is not None:
+        return trial.value
+    values = [value for other in record.trials.values() for _, value in other.curve if math.isfinite(value)]
+    if not values:
+        return None
+    return min(values) if record.spec.objective.direction == "maximize" else max(values)

@@ -1,0 +1,110 @@
+"""What `list` and `show` say of a study: for programs as JSON with stable keys, for a person as a screen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from tuner.errors import StudyError
+from tuner.progress import number, trial_table
+from tuner.record import StudyRecord, TrialRecord, load_record
+from tuner.storage import Storage
+
+
+def studies(storage: Storage) -> list[StudyRecord]:
+    """Every study of a storage, oldest first."""
+    records = [
+        load_record(storage / name) for name in storage.names() if (storage / name).read_text("study.json") is not None
+    ]
+    return sorted(records, key=lambda record: (record.created, record.spec.name))
+
+
+def find(storage: Storage, name: str | None) -> StudyRecord:
+    """The study of that name, or the newest. Raises StudyError if there is none."""
+    if name is not None:
+        return load_record(storage / name)
+    found = studies(storage)
+    if not found:
+        raise StudyError(
+            f"--storage {storage.uri}: a study is needed there, got none; start one with `python -m tuner run STUDY_FILE`"
+        )
+    return found[-1]
+
+
+def study_json(record: StudyRecord) -> dict[str, Any]:
+    """Keys: name, state, created (ISO 8601, UTC)."""
+    created = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
+    return {"name": record.spec.name, "state": record.state, "created": created}
+
+
+def record_json(record: StudyRecord) -> dict[str, Any]:
+    """Keys: name, state, reason, objective, direction, best, trials. A value that isn't there is null."""
+    ranking = record.ranking()
+    best = ranking[0] if ranking else None
+    return {
+        "name": record.spec.name,
+        "state": record.state,
+        "reason": record.reason,
+        "objective": record.spec.objective.metric,
+        "direction": record.spec.objective.direction,
+        "best": best
+        and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
+        "trials": [_trial_json(trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
+    }
+
+
+def _trial_json(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "id": trial.id,
+        "state": trial.state,
+        "params": trial.params,
+        "value": trial.value,
+        "epochs": trial.epoch,
+        "startup_seconds": trial.startup_seconds,
+        "seconds": round(trial.seconds(), 3),
+        "reason": trial.reason,
+    }
+
+
+def print_studies(records: list[StudyRecord], console: Console) -> None:
+    for record in records:
+        created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
+        done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
+        ranking = record.ranking()
+        best = f"  best {record.spec.objective.metric} {ranking[0].value:.4f}" if ranking else ""
+        console.print(
+            f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}", highlight=False, soft_wrap=True
+        )
+
+
+def print_record(record: StudyRecord, console: Console, rows: int | None = None) -> None:
+    """The ranking, then what didn't make it. rows: at most that many trials, or all."""
+    reason = f" ({record.reason})" if record.reason else ""
+    objective = record.spec.objective
+    console.print(
+        f"[bold]{record.spec.name}[/bold]  {record.state}{reason}  "
+        f"{len(record.ended)} of {record.spec.budget.trials} trials, to {objective.direction} {objective.metric}",
+        highlight=False,
+    )
+    ranking = record.ranking()
+    ranked = {trial.id for trial in ranking}
+    rest = [trial for trial in record.trials.values() if trial.id not in ranked]
+    console.print(trial_table(record, [*ranking, *rest][:rows]))
+    hidden = len(record.trials) - (rows or len(record.trials))
+    if hidden > 0:
+        console.print(f"… and {hidden} more: python -m tuner show {record.spec.name}", style="dim", highlight=False)
+    for trial in rest:
+        if trial.reason:
+            console.print(f"trial {trial.id} {trial.state}: {trial.reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def best_line(record: StudyRecord) -> str | None:
+    """The winner in a sentence, or None if no trial can win."""
+    ranking = record.ranking()
+    if not ranking:
+        return None
+    best = ranking[0]
+    params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
+    return f"best: trial {best.id}, {record.spec.objective.metric} {best.value:.4f} at epoch {best.best_epoch}, with {params}"

@@ -1,0 +1,229 @@
+"""Slots: where trials run, kept warm between them.
+
+A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and hands the next setting:
+`tune_function`. A trial of N workers runs on a Ray Train worker group that outlives it: a GroupSlot actor holds the
+group, the study's runner holds the slot, and the trial's process only passes messages between Tune and the slot.
+
+    runner ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers, each in `_serve`
+    tune_function:  slot.submit(assignment) -> for each slot.next_event(): tune.report(...), slot.answer(go on or stop)
+    each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import ray
+import ray.train
+import ray.train.torch
+import ray.tune
+
+from tuner.storage import Storage
+from tuner.study import StudySpec
+from tuner.trial import Assignment, run_trial
+
+NAMESPACE = "tuner"
+_GRACE_SECONDS = 10.0
+
+Verdict = Literal["go on", "stop", "leave"]
+"""What a report is answered: train on, end this trial, or end the worker process with its group."""
+
+
+def tune_function(spec: StudySpec, study: Storage) -> Callable[[dict[str, Any]], None]:
+    """The function that Ray Tune calls once a trial, in a process that it keeps."""
+
+    def trial(config: dict[str, Any]) -> None:
+        assignment = Assignment(config["trial"], config["params"], config["suggested_at"])
+        if config["slot"] is None:
+            _run_here(assignment, spec, study)
+        else:
+            _run_on_group(assignment, config["slot"])
+
+    return trial
+
+
+def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
+    """Ray Train's local mode: the training loop runs in this process, on the device that Ray gave it."""
+
+    def loop() -> None:
+        device = ray.train.torch.get_device()
+        run_trial(assignment, spec, study, device=device, rank=0, tell=ray.tune.report)
+
+    trainer = ray.train.torch.TorchTrainer(
+        loop, scaling_config=ray.train.ScalingConfig(num_workers=0), run_config=_quiet_run(f"trial-{assignment.trial}")
+    )
+    trainer.fit()
+
+
+def _run_on_group(assignment: Assignment, slot_name: str) -> None:
+    """Pass one trial's messages between its slot and Tune."""
+    slot = ray.get_actor(slot_name, namespace=NAMESPACE)
+    ray.get(slot.submit.remote(assignment))
+    while True:
+        event = ray.get(slot.next_event.remote())
+        try:
+            ray.tune.report(event)
+        except SystemExit:
+            ray.get(slot.answer.remote("stop"))
+            raise
+        ray.get(slot.answer.remote("go on"))
+        if "end" in event:
+            return
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class GroupSlot:
+    """One worker group and the trial that is on it, if any. All methods run on one event loop."""
+
+    def __init__(self, spec: StudySpec, study: Storage, resources: dict[str, float], name: str):
+        self._spec, self._study, self._resources, self._name = spec, study, resources, name
+        self._changed = asyncio.Condition()
+        self._thread: threading.Thread | None = None
+        self._groups = 0
+        self._serial = 0
+        self._assignment: Assignment | None = None
+        self._event: dict[str, Any] | None = None
+        self._asked: set[int] = set()
+        self._verdict: Verdict | None = None
+        self._broken = False
+        self._death: str | None = None
+        self._closing = False
+
+    async def submit(self, assignment: Assignment) -> None:
+        """Give the group its next trial; starts the group, or starts it again if it died."""
+        if self._broken and self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+        async with self._changed:
+            self._serial += 1
+            self._assignment, self._event, self._verdict, self._death = assignment, None, None, None
+            self._asked.clear()
+            if self._thread is None or not self._thread.is_alive():
+                self._broken = False
+                self._groups += 1
+                self._thread = threading.Thread(
+                    target=self._hold_group, args=(asyncio.get_running_loop(),), daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    async def next_event(self) -> dict[str, Any]:
+        """The trial's next report or end, when every rank has asked. Raises RuntimeError if the group died."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._death or self._all_asked() or self._failed())
+            if self._failed() and not self._all_asked():
+                # The other ranks may wait for the failed one in a collective, for ever: give them a moment, then
+                # take the group down.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._changed.wait_for(lambda: self._death or self._all_asked()), _GRACE_SECONDS
+                    )
+                self._broken = not self._all_asked()
+            if self._event is None:
+                raise RuntimeError(f"the worker group died: {self._death}")
+            return self._event
+
+    async def answer(self, verdict: Verdict) -> None:
+        """Tell every rank, together, whether to go on."""
+        async with self._changed:
+            if verdict == "stop" or (self._event is not None and "end" in self._event):
+                self._assignment = None
+            self._verdict = "leave" if self._broken else verdict
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: not self._asked or self._death)
+            self._event, self._verdict = None, None
+            self._changed.notify_all()
+
+    async def next_assignment(self, done: int) -> tuple[int, Assignment] | None:
+        """A worker asks for the trial after the one with serial number `done`; None: the group is to end."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._closing or (self._assignment is not None and self._serial > done)
+            )
+            return None if self._closing or self._assignment is None else (self._serial, self._assignment)
+
+    async def tell(self, rank: int, event: dict[str, Any]) -> Verdict:
+        """A rank's report. Returns the same verdict to all ranks, when all have told."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._verdict is None)
+            if rank == 0 or _is_failure(event):
+                self._event = event
+            self._asked.add(rank)
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._verdict is not None)
+            verdict = self._verdict or "leave"
+            self._asked.discard(rank)
+            self._changed.notify_all()
+            return verdict
+
+    async def close(self) -> None:
+        """End the group: its workers leave their loop, and its placement group goes with the TorchTrainer."""
+        async with self._changed:
+            self._closing = True
+            self._verdict = "leave" if self._asked else None
+            self._changed.notify_all()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def _all_asked(self) -> bool:
+        return self._event is not None and len(self._asked) == self._spec.resources.workers
+
+    def _failed(self) -> bool:
+        return self._event is not None and _is_failure(self._event)
+
+    def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one worker group to its end, and say how it ended."""
+        trainer = ray.train.torch.TorchTrainer(
+            _serve,
+            train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._spec.resources.workers,
+                use_gpu=self._resources["GPU"] > 0,
+                resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
+            ),
+            run_config=_quiet_run(f"{self._name}-{self._groups}"),
+        )
+        death = "it was told to end"
+        try:
+            trainer.fit()
+        except Exception as error:
+            death = str(error).strip().split("\n")[-1]
+        asyncio.run_coroutine_threadsafe(self._group_ended(death), loop).result()
+
+    async def _group_ended(self, death: str) -> None:
+        async with self._changed:
+            self._death = death
+            self._asked.clear()
+            self._changed.notify_all()
+
+
+def _is_failure(event: dict[str, Any]) -> bool:
+    return "end" in event and event["end"]["state"] == "failed"
+
+
+def _serve(config: dict[str, Any]) -> None:
+    """One worker of a group: trial after trial, until its slot says to end."""
+    slot = ray.get_actor(config["slot"], namespace=NAMESPACE)
+    rank = ray.train.get_context().get_world_rank()
+    device = ray.train.torch.get_device()
+
+    def tell(event: dict[str, Any]) -> None:
+        verdict = ray.get(slot.tell.remote(rank, event))
+        if verdict == "leave":
+            raise RuntimeError("a rank failed while others waited for it: the group must start anew")
+        if verdict == "stop":
+            raise SystemExit
+
+    done = 0
+    while (task := ray.get(slot.next_assignment.remote(done))) is not None:
+        done, assignment = task
+        with contextlib.suppress(SystemExit):
+            run_trial(assignment, config["spec"], config["study"], device=device, rank=rank, tell=tell)
+
+
+def _quiet_run(name: str) -> ray.train.RunConfig:
+    """Ray Train's own storage stays unused: checkpoints go to the study's storage."""
+    return ray.train.RunConfig(name=name, failure_config=ray.train.FailureConfig(max_failures=0))

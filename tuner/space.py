@@ -1,0 +1,154 @@
+"""The search space: what a study file says about each sampled setting, and what Optuna is told."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Scalar = bool | int | float | str
+
+
+class _Dimension(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict)
+    """Sampled only in trials where each named choice has one of these values."""
+
+
+class _Range(_Dimension):
+    """The rules that float and int ranges share."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Range:
+        if not self.low < self.high:
+            raise ValueError(f"low < high must hold, got low={self.low}, high={self.high}; swap them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range needs low > 0, got low={self.low}; raise low or drop log")
+        if self.log and self.step is not None:
+            raise ValueError(f"a log range takes no step, got step={self.step}; drop one of the two")
+        return self
+
+    @property
+    def endpoints(self) -> tuple[Scalar, ...]:
+        return (self.low, self.high)
+
+    def contains(self, value: Scalar) -> bool:
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and self.low <= value <= self.high
+        )
+
+    def __str__(self) -> str:
+        kind = ", log" if self.log else f", step {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{kind}"
+
+
+class Float(_Range):
+    """A real number from low to high, both included."""
+
+    type: Literal["float"]
+
+    def distribution(self) -> BaseDistribution:
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> float:
+        return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+
+class Int(_Range):
+    """A whole number from low to high, both included."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    step: int | None = Field(default=None, gt=0)
+
+    def contains(self, value: Scalar) -> bool:
+        return super().contains(value) and value == int(value)
+
+    def distribution(self) -> BaseDistribution:
+        return IntDistribution(self.low, self.high, log=self.log, step=self.step or 1)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> int:
+        return trial.suggest_int(name, self.low, self.high, log=self.log, step=self.step or 1)
+
+
+class Choice(_Dimension):
+    """One of a list of values, with no order between them."""
+
+    type: Literal["choice"]
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Choice:
+        seen = [(type(choice), choice) for choice in self.choices]
+        if len(set(seen)) != len(seen):
+            raise ValueError(f"choices must differ, got {list(self.choices)}; drop the double")
+        return self
+
+    @property
+    def endpoints(self) -> tuple[Scalar, ...]:
+        return self.choices
+
+    def contains(self, value: Scalar) -> bool:
+        return value in self.choices
+
+    def distribution(self) -> BaseDistribution:
+        return CategoricalDistribution(self.choices)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
+        return cast(Scalar, trial.suggest_categorical(name, self.choices))
+
+    def __str__(self) -> str:
+        return " | ".join(str(choice) for choice in self.choices)
+
+
+Dimension = Annotated[Float | Int | Choice, Field(discriminator="type")]
+
+
+def ordered(space: dict[str, Dimension]) -> list[str]:
+    """Names with every condition's parent before its child, else in the file's order.
+
+    Raises ValueError if conditions form a circle.
+    """
+    names: list[str] = []
+    waiting = list(space)
+    while waiting:
+        ready = [name for name in waiting if all(parent in names for parent in space[name].when)]
+        if not ready:
+            raise ValueError(f"conditions must not form a circle, got {', '.join(waiting)}")
+        names += ready
+        waiting = [name for name in waiting if name not in ready]
+    return names
+
+
+def is_active(dimension: Dimension, params: dict[str, Any]) -> bool:
+    """Whether a dimension is sampled in a trial whose parents have these values."""
+    return all(
+        parent in params and params[parent] in allowed for parent, allowed in dimension.when.items()
+    )
+
+
+def sample(space: dict[str, Dimension], trial: optuna.Trial) -> dict[str, Scalar]:
+    """Ask Optuna for every active setting of one trial, parents first."""
+    params: dict[str, Scalar] = {}
+    for name in ordered(space):
+        if is_active(space[name], params):
+            params[name] = space[name].suggest(trial, name)
+    return params

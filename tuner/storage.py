@@ -1,0 +1,126 @@
+"""Where studies lie: a folder of this machine or a bucket, through one small interface.
+
+STORAGE/NAME/study.json              the study as it was checked
+STORAGE/NAME/events.jsonl            all that happened, one line an event (tuner/record.py)
+STORAGE/NAME/trials/7/epoch-000012/  a checkpoint; report.json in it is written last and makes it valid
+STORAGE/NAME/trials/7/images/…       pictures of the epochs that were the trial's best so far
+STORAGE/NAME/trials/7/error.txt      traceback of a failed trial
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pyarrow
+import pyarrow.fs
+
+from tuner.errors import StudyError
+
+
+class Storage:
+    """A folder or bucket. Paths are relative, with '/' between their parts."""
+
+    def __init__(self, uri: str):
+        """uri: a path, or a URI that pyarrow knows (file, s3, gs, hdfs). Raises StudyError if it is neither."""
+        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+        try:
+            self._fs, root = pyarrow.fs.FileSystem.from_uri(self.uri)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise StudyError(
+                f"--storage: a path or a URI such as s3://bucket/folder is needed, got {uri!r}: {error}"
+            ) from None
+        self._root = root.rstrip("/")
+        self.local: Path | None = Path(root) if isinstance(self._fs, pyarrow.fs.LocalFileSystem) else None
+
+    def __truediv__(self, path: str) -> Storage:
+        child = object.__new__(Storage)
+        child.uri, child._fs = f"{self.uri}/{path}", self._fs
+        child._root = f"{self._root}/{path}"
+        child.local = self.local / path if self.local else None
+        return child
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.uri,)
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def read_text(self, path: str) -> str | None:
+        """A file's text, or None if there is none."""
+        try:
+            with self._fs.open_input_stream(self._path(path)) as stream:
+                return bytes(stream.read()).decode()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write_text(self, path: str, text: str) -> None:
+        """Replace a file whole. Raises StudyError if the storage can't be written."""
+        try:
+            if self.local:
+                target = self.local / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}")
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(target)
+            else:
+                with self._fs.open_output_stream(self._path(path)) as stream:
+                    stream.write(text.encode())
+        except OSError as error:
+            raise self._not_writable(error.strerror or str(error)) from None
+
+    def check_writable(self) -> None:
+        """Raises StudyError if a local storage can't be made or written; a bucket tells when it is written."""
+        if self.local is None:
+            return
+        place = self.local
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise self._not_writable("a file" if place.is_file() else "no right to write")
+
+    def _not_writable(self, got: str) -> StudyError:
+        return StudyError(
+            f"--storage {self.uri}: must be a folder that can be written, got {got}; "
+            "give another folder, or make room or rights in this one"
+        )
+
+    def names(self, path: str = "") -> list[str]:
+        """Names of what lies in a folder, sorted; none if it isn't there."""
+        selector = pyarrow.fs.FileSelector(self._path(path), allow_not_found=True)
+        return sorted(info.base_name for info in self._fs.get_file_info(selector))
+
+    def delete(self, path: str) -> None:
+        """Delete a folder with all in it; one that isn't there is no mistake."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_dir(self._path(path))
+
+    def put(self, folder: Path, path: str, last: str | None = None) -> None:
+        """Bring a local folder to `path`, moving it where that is possible; the file named `last` arrives last."""
+        if self.local:
+            target = self.local / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            # Into the storage's own file system first: the rename at the end is then atomic.
+            staged = Path(shutil.move(folder, tempfile.mkdtemp(prefix=".incoming-", dir=target.parent)))
+            staged.rename(target)
+            staged.parent.rmdir()
+            return
+        files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
+        for file in files:
+            with self._fs.open_output_stream(f"{self._path(path)}/{file.relative_to(folder).as_posix()}") as stream:
+                with file.open("rb") as source:
+                    shutil.copyfileobj(source, stream, 8 << 20)
+
+    def get(self, path: str, folder: Path) -> Path:
+        """A local folder with what lies at `path`: the thing itself where the storage is local, else a copy in `folder`."""
+        if self.local:
+            return self.local / path
+        pyarrow.fs.copy_files(
+            self._path(path), str(folder), source_filesystem=self._fs, destination_filesystem=pyarrow.fs.LocalFileSystem()
+        )
+        return folder

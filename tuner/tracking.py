@@ -1,0 +1,227 @@
+"""The only writer to MLflow while a study runs.
+
+Tracking follows the study's events file in a thread of its own, from where it got to last time, so training never waits
+for MLflow and an outage loses nothing: what couldn't be written is read again later. Writing an event twice does no
+harm: runs are found by their tags before one is made, and MLflow drops a metric that it has.
+
+One parent run a study, one child a trial; pictures of a trial's best epochs are images of its run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from PIL import Image
+
+from tuner.errors import StudyError
+from tuner.storage import Storage
+from tuner.study import StudySpec
+
+# MLflow's own patience is minutes a call; here an outage is met by reading the events again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+
+_STATE = "tracking.json"
+_METRICS_A_CALL = 1000
+_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def default_tracking_uri(storage: Storage) -> str:
+    """An SQLite file in the storage. Raises StudyError if the storage is a bucket."""
+    if storage.local is None:
+        raise StudyError(
+            f"--tracking-uri: a storage in a bucket ({storage.uri}) can't hold MLflow's database; "
+            "give the address of an MLflow server"
+        )
+    return f"sqlite:///{storage.local / 'mlflow.db'}"
+
+
+def artifact_location(storage: Storage) -> str | None:
+    """Where a study's pictures lie; None leaves it to the MLflow server."""
+    return (storage.local / "artifacts").as_uri() if storage.local else None
+
+
+def without_password(uri: str) -> str:
+    """The address as it may be written down: a password in it becomes ***."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+class Tracker(threading.Thread):
+    """Writes a study's events to MLflow until told to finish."""
+
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str, artifacts: str | None):
+        """study: the study's folder. events: its events file. artifacts: where a new experiment keeps its files."""
+        super().__init__(name="tracking", daemon=True)
+        self._spec, self._study, self._events, self._uri, self._artifacts = spec, study, events, uri, artifacts
+        state = json.loads(study.read_text(_STATE) or "{}")
+        self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
+        self._runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
+        self._experiment: str | None = None
+        self._client: Any = None
+        self._ending = threading.Event()
+        self._woken = threading.Event()
+        self.trouble: str | None = None
+        """Why MLflow takes nothing at the moment, or None."""
+
+    def run(self) -> None:
+        pause = 0.5
+        while True:
+            try:
+                busy = self._step()
+                self.trouble, pause = None, 0.5
+                if self._ending.is_set() and not busy:
+                    return
+            except Exception as error:  # whatever MLflow, its database or the network raise
+                self.trouble = str(error).strip().split("\n")[0][:200] or type(error).__name__
+                if self._ending.is_set():
+                    pause = min(pause, 1.0)
+                busy = False
+            if not busy:
+                self._woken.wait(pause)
+                self._woken.clear()
+            if self.trouble:
+                pause = min(pause * 2, 30.0)
+
+    def finish(self, patience_seconds: float) -> int:
+        """Write what is left, for at most that long. Returns how many events wait for a later run."""
+        self._ending.set()
+        self._woken.set()
+        self.join(patience_seconds)
+        return len(self._pending()[0]) if self.is_alive() or self.trouble else 0
+
+    def _pending(self) -> tuple[list[dict[str, Any]], int]:
+        with self._events.open("rb") as stream:
+            stream.seek(self._offset)
+            data = stream.read(4 << 20)
+        whole = data.rfind(b"\n") + 1
+        return [json.loads(line) for line in data[:whole].splitlines()], self._offset + whole
+
+    def _step(self) -> bool:
+        """Write the events that have come since the last step. Returns whether there were any."""
+        events, offset = self._pending()
+        if not events:
+            return False
+        if self._client is None:
+            self._connect()
+        metrics: dict[str, list[Any]] = {}
+        for event in events:
+            getattr(self, f"_on_{event['event']}")(event, metrics)
+        self._log(metrics)
+        self._offset = offset
+        self._study.write_text(_STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self._runs}))
+        return True
+
+    def _connect(self) -> None:
+        # Imported here: MLflow takes seconds, which the first trials need not wait for.
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self._uri)
+        experiment = client.get_experiment_by_name(self._spec.name)
+        self._experiment = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(self._spec.name, artifact_location=self._artifacts)
+        )
+        self._client = client
+
+    def _run_id(self, trial: int | None, started: float) -> str:
+        """The MLflow run of a trial, or the parent run for None; made if there is none."""
+        key = "study" if trial is None else str(trial)
+        if key not in self._runs:
+            same = f"tags.`tuner.trial` = '{key}' and tags.`tuner.storage` = '{self._study.uri}'"
+            found = self._client.search_runs([self._experiment], filter_string=same)
+            self._runs[key] = found[0].info.run_id if found else self._make_run(key, started)
+        return self._runs[key]
+
+    def _make_run(self, key: str, started: float) -> str:
+        name = self._spec.name if key == "study" else f"trial {key}"
+        tags = {"tuner.trial": key, "tuner.study": self._spec.name, "tuner.storage": self._study.uri}
+        if key != "study":
+            tags["mlflow.parentRunId"] = self._run_id(None, started)
+        run = self._client.create_run(self._experiment, start_time=_ms(started), tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _on_run(self, event: dict[str, Any], _: dict[str, list[Any]]) -> None:
+        run = self._run_id(None, event["time"])
+        self._client.update_run(run, status="RUNNING")
+        objective = self._spec.objective
+        self._log_params(run, {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed})
+        for name, version in event["versions"].items():
+            self._client.set_tag(run, f"tuner.version.{name}", version)
+
+    def _on_start(self, event: dict[str, Any], _: dict[str, list[Any]]) -> None:
+        run = self._run_id(event["trial"], event["time"])
+        self._client.update_run(run, status="RUNNING")
+        self._log_params(run, event["params"])
+
+    def _on_report(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
+        from mlflow.entities import Metric
+
+        run = self._run_id(event["trial"], event["time"])
+        epoch, at = event["epoch"], _ms(event["time"])
+        metrics.setdefault(run, []).extend(
+            Metric(name, value, at, epoch) for name, value in event["metrics"].items() if name != "epoch"
+        )
+        for path in event.get("images", ()):
+            self._log_image(run, event["trial"], path, epoch)
+
+    def _on_end(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
+        self._log(metrics)
+        run = self._run_id(event["trial"], event["time"])
+        self._client.set_tag(run, "tuner.state", event["state"])
+        if event.get("reason"):
+            self._client.set_tag(run, "tuner.reason", event["reason"][:4000])
+        if event.get("value") is not None:
+            # The run's own metric ends on its last epoch; a comparison of runs wants their best.
+            best = f"best/{self._spec.objective.metric.removeprefix('best/')}"
+            self._client.log_metric(run, best, event["value"], _ms(event["time"]), event["best_epoch"])
+            parent = self._run_id(None, event["time"])
+            self._client.log_metric(parent, best, event["value"], _ms(event["time"]), event["trial"])
+        self._client.set_terminated(run, _STATUS[event["state"]], _ms(event["time"]))
+
+    def _on_stop(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
+        self._log(metrics)
+        run = self._run_id(None, event["time"])
+        self._client.set_terminated(run, _STATUS[event["state"]], _ms(event["time"]))
+
+    def _log(self, metrics: dict[str, list[Any]]) -> None:
+        for run, values in metrics.items():
+            for start in range(0, len(values), _METRICS_A_CALL):
+                self._client.log_batch(run, metrics=values[start : start + _METRICS_A_CALL])
+        metrics.clear()
+
+    def _log_params(self, run: str, params: dict[str, Any]) -> None:
+        """Parameters can't change in MLflow: what is there stays, which a resume relies on."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(run).data.params
+        fresh = [Param(name, str(value)) for name, value in params.items() if name not in known]
+        if fresh:
+            self._client.log_batch(run, params=fresh)
+
+    def _log_image(self, run: str, trial: int, path: str, epoch: int) -> None:
+        import tempfile
+
+        folder, name = path.rsplit("/", 1)
+        with tempfile.TemporaryDirectory() as scratch:
+            local = self._study.get(f"trials/{trial}/{folder}", Path(scratch)) / name
+            if not local.is_file():
+                return
+            with Image.open(local) as image:
+                image.load()
+                self._client.log_image(run, image, key=Path(name).stem, step=epoch)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,101 @@
+"""The contract with the trainer that is tuned, and loading a trainer by its package name.
+
+A workload is a Python package with four names (docs/workloads.md shows a complete small one):
+
+    Config                                          pydantic model of every hyperparameter
+    prepare(config) -> Prepared                     checks and readies what all trials share; raises ValueError
+    train(config, *, report, resume_from, device)   trains; calls report(metrics, checkpoint) after each epoch
+    export(checkpoint_dir, output_dir) -> Exported  files for use elsewhere, checked, with the score they reach
+
+`report` takes plain numbers, "epoch" among them, and the path of a checkpoint directory or None; it may move the
+directory away, and it may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks
+every rank calls it, rank 0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and
+`images/*.png` the pictures to show; the rest is what `export` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import BaseModel
+
+from tuner.errors import StudyError
+
+_NAMES = ("Config", "prepare", "train", "export")
+
+
+class Report(Protocol):
+    """Called by every rank after each epoch; a barrier; may raise SystemExit to end the trial."""
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, /) -> None: ...
+
+
+class Prepared(Protocol):
+    """What `prepare` found out."""
+
+    @property
+    def summary(self) -> str:
+        """One line that a person reads."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names that `train` will report."""
+
+
+class Format(Protocol):
+    """One file of an export."""
+
+    @property
+    def file(self) -> str:
+        """Its path inside the output directory."""
+
+    @property
+    def parity(self) -> float:
+        """Largest difference between its outputs and the checkpoint's."""
+
+
+class Exported(Protocol):
+    """What `export` wrote and what it scored."""
+
+    @property
+    def formats(self) -> Mapping[str, Format]: ...
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Scored again on the validation split, under the names that `train` reports."""
+
+    @property
+    def test_metrics(self) -> Mapping[str, float]:
+        """Scored once on the test split; empty where there is none."""
+
+
+class Workload(Protocol):
+    """A package that can be tuned."""
+
+    Config: type[BaseModel]
+
+    def prepare(self, config: Any) -> Prepared: ...
+    def train(self, config: Any, *, report: Report, resume_from: Path | None, device: Any) -> None: ...
+    def export(self, checkpoint_dir: Path, output_dir: Path) -> Exported: ...
+
+
+def load(package: str) -> Workload:
+    """Import a workload. Raises StudyError if there is none of that name or it lacks a part of the contract."""
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (package == error.name or package.startswith(error.name + ".")):
+            raise
+        raise StudyError(
+            f"workload: a Python package that can be imported is needed, got {package!r}; "
+            "start the command in the folder that holds it, or install it"
+        ) from None
+    missing = [name for name in _NAMES if not hasattr(module, name)]
+    if missing:
+        raise StudyError(
+            f"workload: {package} must define {', '.join(_NAMES)}, but lacks {', '.join(missing)}; "
+            "docs/workloads.md shows a complete one"
+        )
+    return cast(Workload, module)
