@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcn.config import Config
     from fcn.errors import InputError, TrainingError
-    from fcn.export import Exported, Format, export
-    from fcn.train import Prepared, Report, prepare, train
+    from fcn.exporting import Exported, Format, export
+    from fcn.training import Prepared, Report, prepare, train
 
 __all__ = [
     "Config",
@@ -32,13 +32,13 @@ _HOME = {
     "Config": "fcn.config",
     "InputError": "fcn.errors",
     "TrainingError": "fcn.errors",
-    "Prepared": "fcn.train",
-    "Report": "fcn.train",
-    "prepare": "fcn.train",
-    "train": "fcn.train",
-    "Exported": "fcn.export",
-    "Format": "fcn.export",
-    "export": "fcn.export",
+    "Prepared": "fcn.training",
+    "Report": "fcn.training",
+    "prepare": "fcn.training",
+    "train": "fcn.training",
+    "Exported": "fcn.exporting",
+    "Format": "fcn.exporting",
+    "export": "fcn.exporting",
 }
 
 

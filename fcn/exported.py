@@ -1,6 +1,6 @@
 """An export opened again: what export.json says of it, and each of its formats as a function.
 
-Needs numpy, Pillow and, by format, torch with safetensors, or onnxruntime; nothing that only training needs.
+Needs numpy and, by format, torch with safetensors, or onnxruntime; nothing that only training needs.
 Nothing is unpickled but by "pt2", which is opened only where the file was written a moment ago.
 N images, C classes, H W pixels.
 """
@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fcn.errors import InputError
 
@@ -98,19 +97,6 @@ def open_network(export: Export, format: FormatName = "safetensors", device: str
     if format == "onnx":
         return _open_onnx(path)
     return _open_pt2(path, device) if format == "pt2" else _open_weights(export, path, device)
-
-
-def probabilities(logits_CHW: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Probability of each class, (C, H, W) at the (height, width) of the frame; they add up to one."""
-    shifted = np.exp(logits_CHW - logits_CHW.max(axis=0, keepdims=True))
-    share: npt.NDArray[np.float32] = shifted / shifted.sum(axis=0, keepdims=True)
-    if share.shape[1:] == size:
-        return share
-    # Probabilities, not logits or classes: edges stay where they were, and are smooth.
-    target = (size[1], size[0])
-    return np.stack(
-        [np.asarray(Image.fromarray(plane).resize(target, Image.Resampling.BILINEAR)) for plane in share]
-    )
 
 
 def _open_weights(export: Export, path: Path, device: str) -> Network:

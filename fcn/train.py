@@ -1,192 +1,238 @@
-"""Training: one run from its settings to its last epoch, on one device or on all ranks of torch.distributed.
+"""python -m fcn.train: one run in one folder, with no tuner.
 
-`python -m fcn.train --set dataset=scenes --output DIR` is command.py; a tuner calls prepare() and train().
+DIR/last/          the newest checkpoint, with what going on needs
+DIR/best/          the one of the best val/mean_iou, without it
+DIR/metrics.jsonl  the measures of each epoch, a line an epoch
+DIR/curves.png     drawn at the end
+
+A command, imported by nobody: as an imported module it would take the place of the function of its name in fcn.
 """
 
-import math
+import json
+import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
+from typing import Annotated, Any
 
 import torch
-from PIL import Image
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from torch import distributed
 
 from fcn import checkpoint
-from fcn.batches import Batches
-from fcn.cache import Cache, open_cache
-from fcn.config import Config
-from fcn.epoch import EpochTrainer
-from fcn.errors import TrainingError
-from fcn.masks import side_by_side
-from fcn.model import FCN8s
-from fcn.precision import autocast as autocast
-from fcn.ranks import rank
-from fcn.scoring import evaluate as evaluate
-from fcn.scoring import measure_names, predicted_classes
-from fcn.state import RunState
-from fcn.weights import fetch_weights, normalisation
+from fcn.config import Config, validation_sentences
+from fcn.curves import draw_curves
+from fcn.errors import InputError, TrainingError
+from fcn.ranks import rank, world
+from fcn.training import default_device, prepare, train
 
-# Measures of an epoch by name, and on rank 0 the checkpoint of that epoch. Called by every rank.
-# It may move the checkpoint away, and may raise SystemExit to end the run.
-Report = Callable[[dict[str, float], Path | None], None]
+_RULE = "val/mean_iou"
 
-_EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
-_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "evaluation_seconds", "checkpoint_seconds")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    summary: str  # one line: frames, size, classes, split
-    metrics: tuple[str, ...]  # what train will report
+def main() -> None:
+    app(prog_name="python -m fcn.train")
 
 
-def prepare(config: Config, progress: Callable[[int, int], None] | None = None) -> Prepared:
-    """Everything that can go wrong before training goes wrong here: reads every file, fetches the weights.
-
-    progress: called with (frames done, frames in all) while pixels are decoded. Raises InputError.
-    """
-    fetch_weights(config)
-    dataset = open_cache(config, progress).dataset
-    height, width = config.image_size
-    splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
-    summary = (
-        f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
-        f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
-    )
-    measures = [f"val/{name}" for name in measure_names(dataset)]
-    times = [f"time/{name}" for name in _TIMES]
-    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times))
-
-
-def train(
-    config: Config,
-    *,
-    report: Report,
-    resume_from: Path | None = None,
-    device: torch.device | None = None,
-    scratch_dir: Path | None = None,
+@app.command()
+def run(
+    output: Annotated[Path, typer.Option(help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of fcn.Config, as in TOML. Repeatable."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings; --set goes before it.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
 ) -> None:
-    """Trains to config.epochs, until config.early_stop_epochs bring no better val/mean_iou, or report ends it.
-
-    resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
-    scratch_dir: where checkpoints are written before report gets them; None: a temporary folder.
-    Leaves nothing behind in the process: no random state, no setting of torch.
-    Raises InputError before the first step; then TrainingError: loss not finite, out of memory, disk full.
-    """
-    device = device or default_device()
-    cache = open_cache(config)
-    classes = cache.dataset.classes
-    if resume_from is None:
-        state = RunState.start(config, classes, device)
-    else:
-        state = RunState.resume(config, classes, device, resume_from)
-    trainer = EpochTrainer(state, cache, config, device)
-    with _scratch(scratch_dir) as scratch, torch.enable_grad():
-        while state.epoch < config.epochs:
-            metrics = trainer.run()
-            metrics |= _validate(state, cache, config, device)
-            started = time.perf_counter()
-            directory = _save(state, metrics, cache, config, device, scratch) if rank() == 0 else None
-            metrics["time/checkpoint_seconds"] = time.perf_counter() - started
-            report(metrics, directory)
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
-            if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:
-                break
-
-
-def default_device() -> torch.device:
-    """This process's GPU, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
-
-
-def _validate(state: RunState, cache: Cache, config: Config, device: torch.device) -> dict[str, float]:
-    started = time.perf_counter()
-    state.model.eval()
+    """Trains FCN-8s once; under torchrun, on every rank."""
+    console = Console(highlight=False, soft_wrap=True)
     try:
-        with autocast(config, device):
-            metrics = evaluate(
-                state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch
-            )
+        with _ranks(device) as chosen:
+            _train(output, settings or [], config, resume, chosen, console)
+    except ValidationError as error:
+        for sentence in validation_sentences(error):
+            typer.echo(f"error: {sentence}", err=True)
+        raise typer.Exit(2) from None
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     except TrainingError as error:
-        raise TrainingError(f"epoch {state.epoch}: {error}; try a lower learning_rate") from None
-    finally:
-        state.model.train()
-    # Best so far, not last: road IoU dips for an epoch and recovers.
-    state.note_score(metrics.get("val/mean_iou", -math.inf))
-    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}
+        typer.echo(f"error: {error}; the last good checkpoint is in {output / 'last'}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; go on with: python -m fcn.train --output {output} --resume", err=True)
+        raise typer.Exit(130) from None
 
 
-def _save(
-    state: RunState,
-    metrics: dict[str, float],
-    cache: Cache,
-    config: Config,
-    device: torch.device,
-    scratch: Path,
-) -> Path:
-    dataset = cache.dataset
-    directory = scratch / f"epoch-{state.epoch:06d}"
-    checkpoint.save(
-        directory,
-        model=state.model,
-        config=config,
-        epoch=state.epoch,
-        metrics=metrics,
-        classes=dataset.classes,
-        normalisation=normalisation(config),
-        sequences={
-            split: tuple(dict.fromkeys(dataset.frames[index].sequence for index in frames))
-            for split, frames in dataset.splits.items()
-        },
-        trainer_state=state.trainer_state(config),
-        images=_overlays(state.model, cache, config, device),
-    )
-    return directory
+def _train(
+    output: Path, settings: list[str], file: Path | None, resume: bool, device: torch.device, console: Console
+) -> None:
+    folder = RunFolder(output)
+    if rank() == 0:
+        folder.tidy()
+    if world() > 1:
+        distributed.barrier()
+    start = folder.last if folder.last.exists() else None
+    if start is not None and not resume:
+        raise InputError(f"{output} holds a run already: add --resume to go on with it, or choose another")
+    config = _config(settings, file, start)
+    with _waiting(console, "reading the data set"):
+        prepared = prepare(config)
+    if rank() == 0:
+        console.print(prepared.summary)
+        folder.forget_after(0 if start is None else checkpoint.load(start).epoch)
 
+    with _waiting(console, "training"):
 
-@torch.no_grad()
-def _overlays(model: FCN8s, cache: Cache, config: Config, device: torch.device) -> dict[str, Image.Image]:
-    """Pictures of the same validation frames in every epoch, spread evenly over the split."""
-    frames = cache.dataset.splits["val"]
-    count = min(config.masks, len(frames))
-    chosen = [frames[(2 * place + 1) * len(frames) // (2 * count)] for place in range(count)]
-    batches = Batches(cache, chosen, config, device)
-    model.eval()
-    with autocast(config, device):
-        masks = [
-            mask
-            for images_NCHW, _ in batches.epoch(0, train=False)
-            for mask in predicted_classes(model(images_NCHW)).cpu().numpy()
-        ]
-    model.train()
-    return {
-        cache.dataset.frames[index].name.replace("/", "_"): side_by_side(
-            cache.images[index], mask, cache.labels[index], cache.dataset.classes
+        def report(measures: dict[str, float], directory: Path | None) -> None:
+            if directory is not None:
+                folder.keep(measures, directory)
+                console.print(epoch_line(measures, config.epochs))
+
+        train(config, report=report, resume_from=start, device=device, scratch_dir=output)
+    if rank() == 0:
+        folder.draw()
+        best = checkpoint.load(folder.best)
+        console.print(
+            f"best: epoch {best.epoch}, {_RULE} {best.metrics[_RULE]:.4f}, in {folder.best}\n"
+            f"curves: {folder.curves}\n"
+            f"next: python -m fcn.export {folder.best} --output EXPORT_DIR"
         )
-        for index, mask in zip(chosen, masks, strict=True)
-    }
+
+
+class RunFolder:
+    """What a run leaves behind, whole after a kill at any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last, self.best = path / "last", path / "best"
+        self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
+
+    def tidy(self) -> None:
+        """Makes the folder; ends or removes what a killed run was writing. Raises InputError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            checkpoint.recover(self.last)
+            checkpoint.recover(self.best)
+            for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
+                shutil.rmtree(left)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} can't be written ({error.strerror}): choose another --output"
+            ) from error
+
+    def keep(self, measures: dict[str, float], directory: Path) -> None:
+        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(measures) + "\n")
+        best = checkpoint.load(self.best).metrics.get(_RULE, 0.0) if self.best.exists() else -1.0
+        if measures.get(_RULE, 0.0) > best:
+            checkpoint.copy_weights(directory, self.best)
+        checkpoint.replace(directory, self.last)
+
+    def forget_after(self, epoch: int) -> None:
+        """Drops the measures of epochs that will be run again."""
+        lines = self.measures()
+        kept = [json.dumps(measures) + "\n" for measures in lines if measures["epoch"] <= epoch]
+        partial = self.history.with_name(".metrics.jsonl.new")
+        partial.write_text("".join(kept), "utf-8")
+        partial.replace(self.history)
+
+    def measures(self) -> list[dict[str, float]]:
+        if not self.history.exists():
+            return []
+        found = []
+        for line in self.history.read_text("utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                # The line that a kill cut off.
+                break
+        return found
+
+    def draw(self) -> None:
+        draw_curves(self.measures(), self.curves)
+
+
+def epoch_line(measures: dict[str, float], epochs: int) -> str:
+    """What a person reads of an epoch."""
+    parts = [
+        f"epoch {measures['epoch']:{len(str(epochs))}.0f}/{epochs}",
+        f"loss {measures['train/loss']:.4f}",
+        f"val {measures['val/loss']:.4f}" if "val/loss" in measures else "",
+        f"mean IoU {measures['val/mean_iou']:.3f}" if "val/mean_iou" in measures else "",
+    ]
+    ious = {name.removeprefix("val/iou_"): value for name, value in measures.items() if "/iou_" in name}
+    if "val/max_f1" in measures:
+        road = next((name for name in ious if name != "background"), None)
+        parts.append(f"{road} IoU {ious[road]:.3f}" if road else "")
+        parts.append(f"MaxF {measures['val/max_f1']:.3f} at {measures['val/max_f1_threshold']:.2f}")
+    parts.append(f"{measures['time/images_per_second']:.1f} images/s")
+    seconds = sum(value for name, value in measures.items() if name.endswith("_seconds"))
+    return "  ".join(part for part in [*parts, f"{seconds:.1f} s"] if part)
+
+
+def _config(settings: list[str], file: Path | None, start: Path | None) -> Config:
+    values: dict[str, Any] = {} if start is None else checkpoint.load(start).config.model_dump()
+    if file is not None:
+        try:
+            values |= tomllib.loads(file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} can't be read as TOML ({error}): mend it or choose another") from error
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: must be KEY=VALUE, as in --set learning_rate=0.001")
+        values[key.strip()] = _value(text)
+    return Config.model_validate(values)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        # --set dataset=scenes: quotes would have to be quoted again for the shell.
+        return text
 
 
 @contextmanager
-def _scratch(parent: Path | None) -> Iterator[Path]:
-    """A folder of this run alone; what is left in it goes with it."""
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix=".fcn-", dir=parent))
+def _ranks(device: str | None) -> Iterator[torch.device]:
+    """Joins the other ranks under torchrun. Yields this rank's device."""
     try:
-        yield folder
+        chosen = torch.device(device) if device else default_device()
+    except RuntimeError as error:
+        raise InputError(f"--device {device}: must be cpu, cuda or cuda:NUMBER") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: there is no GPU here; leave it out")
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield chosen
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _waiting(console: Console, what: str) -> Iterator[None]:
+    if rank() == 0 and console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield
 
 
 if __name__ == "__main__":
-    from fcn.command import main
-
     main()
