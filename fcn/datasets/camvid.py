@@ -4,9 +4,10 @@ Two layouts are read: images/ and labels/ with frames of the same name, and SegN
 trainannot/, val/, valannot/, test/, testannot/. Labels are class indices, 11 is void. A frame's name
 begins with its drive: 0001TP, 0006R0, 0016E5, Seq05VD.
 
-The published split puts one drive (0016E5) into both training and validation, and ranks models wrongly
-for the test frames; it is read from SegNet's folders, or from train.txt, val.txt and test.txt: names
-alone don't tell it.
+The published split comes from SegNet's folders, from train.txt, val.txt and test.txt where they lie beside
+images/, or else from the frames' names: val is 0016E5 from 07959 to 08159, as SegNet's val.txt lists it; test
+is Seq05VD and 0001TP from 008550 on; train is the rest. It tears 0016E5 and 0001TP apart, and its validation
+score ranks models wrongly for the test frames.
 
 Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; Badrinarayanan, Kendall, Cipolla,
 SegNet.
@@ -40,10 +41,13 @@ def open_camvid(config: Config) -> Dataset:
     if config.split == "sequence":
         splits, warnings = split_by_sequence("camvid", frames, config)
     elif part_of:
-        splits = _by_folder(frames, part_of)
+        splits = _by_part(frames, part_of)
         warnings = published_warnings("camvid", frames, splits)
-    else:
+    elif any((config.data_dir / f"{part}.txt").is_file() for part in PARTS):
         splits, warnings = split_by_lists("camvid", config.data_dir, frames)
+    else:
+        splits = _by_part(frames, {frame.name: _published_part(frame.name) for frame in frames})
+        warnings = published_warnings("camvid", frames, splits)
 
     def decode(frame: Frame) -> tuple[Pixels, Pixels]:
         assert frame.image is not None
@@ -80,5 +84,14 @@ def _list(folder: Path) -> tuple[list[Frame], dict[str, str]]:
     return sorted(frames, key=lambda frame: frame.name), part_of
 
 
-def _by_folder(frames: list[Frame], part_of: dict[str, str]) -> Splits:
+def _published_part(name: str) -> str:
+    sequence, _, number = name.partition("_")
+    if sequence == "0016E5" and number.isdigit() and 7959 <= int(number) <= 8159:
+        return "val"
+    if sequence == "Seq05VD" or (sequence == "0001TP" and number.isdigit() and int(number) >= 8550):
+        return "test"
+    return "train"
+
+
+def _by_part(frames: list[Frame], part_of: dict[str, str]) -> Splits:
     return {part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part) for part in PARTS}

@@ -14,7 +14,7 @@ from pathlib import Path
 from fcn.config import Config
 from fcn.datasets.frames import Dataset, Frame, Pixels, thin
 from fcn.datasets.pictures import check_sizes, read_image, read_indices
-from fcn.datasets.splits import split_by_sequence
+from fcn.datasets.splits import published_warnings, split_by_sequence
 from fcn.datasets.task import make_task
 from fcn.errors import InputError
 
@@ -42,7 +42,6 @@ def open_cityscapes(config: Config) -> Dataset:
             frames.append(Frame(name, image.parent.name, image, label))
             part_of[name] = part
     frames = thin(sorted(frames, key=lambda frame: frame.name), config.frames)
-    warnings: list[str] = []
     if config.split == "sequence":
         splits, warnings = split_by_sequence("cityscapes", frames, config)
     else:
@@ -50,6 +49,7 @@ def open_cityscapes(config: Config) -> Dataset:
             part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part)
             for part in (*PARTS, "test")
         }
+        warnings = published_warnings("cityscapes", frames, splits)
 
     def decode(frame: Frame) -> tuple[Pixels, Pixels]:
         assert frame.image is not None

@@ -148,7 +148,16 @@ def split_by_lists(dataset: str, folder: Path, frames: Sequence[Frame]) -> tuple
 
 
 def published_warnings(dataset: str, frames: Sequence[Frame], splits: Splits) -> list[str]:
-    """A sentence for each pair of splits that share a sequence. Raises InputError if they share a frame."""
+    """A sentence for each pair of splits that share a sequence.
+
+    Raises InputError if they share a frame, or if train or val is empty.
+    """
+    for split in ("train", "val"):
+        if not splits[split]:
+            raise InputError(
+                f"{dataset}: none of the {len(frames)} frames is of the published {split} part: "
+                "add them, or set split = sequence"
+            )
     warnings = []
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         if frame := set(splits[first]) & set(splits[second]):
