@@ -1,0 +1,134 @@
+"""Pictures and videos through a network: read ahead of it, written behind it, in batches of mixed sizes."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fcn.datasets.pictures import read_image
+from fcn.errors import InputError
+from fcn.prediction import Pixels, Predictor
+from fcn.sources import Job
+
+# Decoding and writing PNGs costs more than a slim network does.
+THREADS = 4
+BATCHES_AHEAD = 2
+# An eighth larger than at zlib's usual level, and written in a third of the time.
+PNG_LEVEL = 1
+
+Done = Callable[[], None]  # called for each image that was written
+Failed = Callable[[str], None]  # called with a sentence that names the file
+
+
+def predict_pictures(
+    jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed
+) -> None:
+    """Writes a PNG for each picture; one that can't be read is named and skipped.
+
+    Pictures are read ahead of the network and written behind it; memory does not grow with their number.
+    Raises InputError if a file can't be written.
+    """
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for batch in _read_ahead(pool, jobs, batch_size, failed):
+            logits_NCHW = predictor.logits([frame for _, frame in batch])
+            for (job, frame), logits_CHW in zip(batch, logits_NCHW, strict=True):
+                writing.append(pool.submit(_write, predictor, frame, logits_CHW, job.target))
+            while len(writing) > BATCHES_AHEAD * batch_size:
+                writing.popleft().result()
+                done()
+        while writing:
+            writing.popleft().result()
+            done()
+
+
+def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, failed: Failed) -> bool:
+    """Writes a video's overlays as MP4, or its masks or probabilities as a folder of PNGs; all or nothing.
+
+    A video that can't be read to its end is named and skipped: False.
+    Raises InputError if the output can't be written.
+    """
+    if job.target.is_dir() and any(job.target.iterdir()):
+        failed(f"{job.target}: is taken, and its pictures could be of another video: remove it")
+        return False
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".fcn-", dir=job.target.parent) as scratch:
+            partial = Path(scratch) / job.target.name
+            _write_video(job, predictor, batch_size, partial, done)
+            partial.replace(job.target)
+    except InputError as error:
+        failed(str(error))
+        return False
+    except OSError as error:
+        raise _cannot_write(job.target, error) from error
+    return True
+
+
+def _write_video(job: Job, predictor: Predictor, batch_size: int, target: Path, done: Done) -> None:
+    # Late: pictures need no PyAV.
+    from fcn.video import VideoReader, VideoWriter
+
+    with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
+        pictures = _pictures_of(reader, predictor, batch_size, pool)
+        if target.suffix:
+            with VideoWriter(target, reader.rate) as writer:
+                for picture in pictures:
+                    writer.write(np.asarray(picture))
+                    done()
+        else:
+            target.mkdir()
+            for number, picture in enumerate(pictures, 1):
+                picture.save(target / f"{number:06d}.png", compress_level=PNG_LEVEL)
+                done()
+
+
+def _pictures_of(
+    frames: Iterable[Pixels], predictor: Predictor, batch_size: int, pool: Executor
+) -> Iterator[Image.Image]:
+    remaining = iter(frames)
+    while batch := list(islice(remaining, batch_size)):
+        yield from pool.map(predictor.picture, batch, predictor.logits(batch))
+
+
+def _read_ahead(
+    pool: Executor, jobs: Iterable[Job], batch_size: int, failed: Failed
+) -> Iterator[list[tuple[Job, Pixels]]]:
+    """Batches of what can be read; the next ones are being decoded while one is out."""
+    remaining = iter(jobs)
+    ahead: deque[list[tuple[Job, Future[Pixels]]]] = deque()
+    while True:
+        while len(ahead) < BATCHES_AHEAD and (batch := list(islice(remaining, batch_size))):
+            ahead.append([(job, pool.submit(read_image, job.source)) for job in batch])
+        if not ahead:
+            return
+        readable = []
+        for job, reading in ahead.popleft():
+            try:
+                readable.append((job, reading.result()))
+            except InputError as error:
+                failed(str(error))
+        if readable:
+            yield readable
+
+
+def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float32], target: Path) -> None:
+    # A reader never sees half a picture, and a full disk leaves none.
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        predictor.picture(frame, logits_CHW).save(partial, format="PNG", compress_level=PNG_LEVEL)
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _cannot_write(target, error) from error
+
+
+def _cannot_write(target: Path, error: OSError) -> InputError:
+    return InputError(f"{target}: can't be written ({error.strerror or error}): choose another --output")

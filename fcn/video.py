@@ -1,0 +1,105 @@
+"""Video files as frames and back, with PyAV. Frames are uint8 RGB (H, W, 3). Sound is left out."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from fcn.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+FALLBACK_RATE = 25  # frames a second, where a file does not say
+
+
+class VideoReader:
+    """Frames of a video in order, decoded as they are asked for.
+
+    Raises InputError when opened, if the file is damaged or holds no video, and while it is read, if it is
+    damaged further on or has no frame at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._container = av.open(str(path))
+        except (av.error.FFmpegError, OSError) as error:
+            raise InputError(
+                f"{path}: damaged, or no video ({_reason(error)}); fetch the file again"
+            ) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise InputError(f"{path}: must hold a video stream, got none: give a video or a picture")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second."""
+        return self._stream.average_rate or Fraction(FALLBACK_RATE)
+
+    @property
+    def count(self) -> int | None:
+        """Frames that the file says it has; None where it does not say."""
+        return self._stream.frames or None
+
+    def __iter__(self) -> Iterator[Pixels]:
+        number = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                number += 1
+                yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+        except av.error.FFmpegError as error:
+            raise InputError(
+                f"{self.path}: damaged after frame {number} ({_reason(error)}); fetch the file again"
+            ) from error
+        if number == 0:
+            raise InputError(f"{self.path}: a video must have frames, got none: record or fetch it again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+
+class VideoWriter:
+    """An MP4 of frames of one size, H.264 where PyAV has it; its size is set by the first frame."""
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self._container = av.open(str(path), "w", format="mp4")
+        if "libx264" in av.codecs_available:
+            self._stream = self._container.add_stream("libx264", rate=rate)
+            self._stream.options = {"crf": "18", "preset": "veryfast"}
+        else:
+            self._stream = self._container.add_stream("mpeg4", rate=rate)
+        self._started = False
+
+    def write(self, frame_HW3: Pixels) -> None:
+        if not self._started:
+            height, width = frame_HW3.shape[:2]
+            self._stream.height, self._stream.width = height, width
+            # Colour at half the resolution plays everywhere, but needs even sides.
+            self._stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
+            self._started = True
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame_HW3, format="rgb24")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started and kind is None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
