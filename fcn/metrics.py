@@ -74,7 +74,8 @@ class ThresholdCounts:
             level = probability_NHW.long()
         else:
             # Exact in float64 (24 + 8 bits), so that a pixel lies on the right side of each threshold.
-            level = (probability_NHW.double() * (THRESHOLDS - 1)).long()
+            # Outputs that are not finite end the run by their loss, not here by an index out of bounds.
+            level = (probability_NHW.double().nan_to_num() * (THRESHOLDS - 1)).long()
         row = 2 * categories_N.view(-1, 1, 1) + target_NHW
         self._counts.add(row * THRESHOLDS + level, target_NHW != VOID)
 

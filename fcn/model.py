@@ -164,6 +164,9 @@ def initialise(
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or f"{name}.weight" in given:
             continue
+        if layer.weight.is_meta:
+            # There is nothing to draw, and drawing it would import torch's compiler: two seconds.
+            continue
         assert layer.bias is not None
         nn.init.zeros_(layer.bias)
         if layer not in decoder:

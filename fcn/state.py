@@ -49,7 +49,7 @@ class RunState:
         _check_same_network(loaded, config, classes)
         model = checkpoint.build(replace(loaded, config=config))
         model.freeze(config.freeze)
-        model = _on_device(model, device)
+        model = _on_device(model, device).train()
         saved = checkpoint.load_trainer_state(directory, device)
         if saved["rule"] != config.optimizer:
             raise InputError(

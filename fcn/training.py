@@ -1,6 +1,6 @@
 """Training: one run from its settings to its last epoch, on one device or on all ranks of torch.distributed.
 
-`python -m fcn.train --set dataset=scenes --output DIR` is train.py; a tuner calls prepare() and train().
+`python -m fcn.train` is train.py; a tuner calls prepare() and train() here.
 """
 
 import math
@@ -23,10 +23,9 @@ from fcn.epoch import EpochTrainer
 from fcn.errors import TrainingError
 from fcn.masks import side_by_side
 from fcn.model import FCN8s
-from fcn.precision import autocast as autocast
+from fcn.precision import autocast
 from fcn.ranks import rank
-from fcn.scoring import evaluate as evaluate
-from fcn.scoring import measure_names, predicted_classes
+from fcn.scoring import evaluate, measure_names, predicted_classes
 from fcn.state import RunState
 from fcn.weights import fetch_weights, normalisation
 
@@ -184,4 +183,3 @@ def _scratch(parent: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-

@@ -1,0 +1,116 @@
+"""A checkpoint is whole or isn't there, says what it is, and shares its large files."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fcn import checkpoint
+from fcn.config import Config
+from fcn.errors import InputError, TrainingError
+from fcn.model import FCN8s
+from fcn.weights import PLAIN
+
+CONFIG = Config(dataset="scenes", weights="none", width=1 / 32, fc_width=8)
+CPU = torch.device("cpu")
+
+
+def model() -> FCN8s:
+    return FCN8s(2, width=CONFIG.width, fc_width=CONFIG.fc_width)
+
+
+def save(directory: Path, network: FCN8s, epoch: int = 3) -> None:
+    checkpoint.save(
+        directory,
+        model=network,
+        config=CONFIG,
+        epoch=epoch,
+        metrics={"val/mean_iou": 0.5},
+        classes=("background", "road"),
+        normalisation=PLAIN,
+        sequences={"train": ("a", "b"), "val": ("c",)},
+        trainer_state={"optimizer": {"fc6.weight": {"exp_avg": torch.ones(3)}}, "best_score": float("-inf")},
+        images={"frame": Image.new("RGB", (4, 2))},
+    )
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    network = model()
+    save(tmp_path / "one", network)
+    loaded = checkpoint.load(tmp_path / "one")
+    assert (loaded.config, loaded.epoch, loaded.metrics) == (CONFIG, 3, {"val/mean_iou": 0.5})
+    assert (loaded.classes, loaded.normalisation) == (("background", "road"), PLAIN)
+    assert loaded.sequences == {"train": ("a", "b"), "val": ("c",)}
+    assert loaded.scored_on["device"] == "cpu"
+    built = checkpoint.build(loaded)
+    assert not built.training
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(tensor, network.state_dict()[name]), name
+    state = checkpoint.load_trainer_state(tmp_path / "one", CPU)
+    assert torch.equal(state["optimizer"]["fc6.weight"]["exp_avg"], torch.ones(3))
+    with Image.open(tmp_path / "one" / "images" / "frame.png") as picture:
+        assert picture.size == (4, 2)
+
+
+def test_using_a_checkpoint_needs_no_resume_folder(tmp_path: Path) -> None:
+    save(tmp_path / "one", model())
+    checkpoint.copy_weights(tmp_path / "one", tmp_path / "two")
+    assert not (tmp_path / "two" / "resume").exists()
+    checkpoint.build(checkpoint.load(tmp_path / "two"))
+    with pytest.raises(InputError, match="can't be resumed"):
+        checkpoint.load_trainer_state(tmp_path / "two", CPU)
+
+
+def test_a_copy_of_the_weights_takes_no_room_of_its_own(tmp_path: Path) -> None:
+    save(tmp_path / "one", model())
+    checkpoint.copy_weights(tmp_path / "one", tmp_path / "two")
+    one, two = (tmp_path / name / "weights.safetensors" for name in ("one", "two"))
+    assert one.stat().st_ino == two.stat().st_ino
+
+
+def test_a_full_disk_leaves_nothing_and_says_how_much_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    network = model()
+    needed = 4 * sum(parameter.numel() for parameter in network.parameters()) + 12
+    with pytest.raises(TrainingError, match=rf"the disk is full.* needs {needed:,} bytes"):
+        save(tmp_path / "one", network)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_while_a_checkpoint_takes_anothers_place_loses_neither(tmp_path: Path) -> None:
+    target = tmp_path / "last"
+    save(target, model(), epoch=1)
+    # Killed between the two renames.
+    target.rename(tmp_path / "last.old")
+    checkpoint.recover(target)
+    assert checkpoint.load(target).epoch == 1
+    save(tmp_path / "new", model(), epoch=2)
+    checkpoint.replace(tmp_path / "new", target)
+    assert checkpoint.load(target).epoch == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no checkpoint"):
+        checkpoint.load(tmp_path)
+    save(tmp_path / "one", model())
+    description = tmp_path / "one" / "config.json"
+    found = json.loads(description.read_text())
+    description.write_text(json.dumps(found | {"format_version": 99}))
+    with pytest.raises(InputError, match="format_version must be 1, got 99"):
+        checkpoint.load(tmp_path / "one")
+    description.write_text(description.read_text()[:40])
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        checkpoint.load(tmp_path / "one")
+    (tmp_path / "one" / "weights.safetensors").write_bytes(b"torn")
+    description.write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"weights\.safetensors can't be read"):
+        checkpoint.build(checkpoint.load(tmp_path / "one"))
