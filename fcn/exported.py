@@ -41,6 +41,7 @@ class Export:
     network: dict[str, Any]  # arguments of FCN8s
     config: dict[str, Any]  # settings of the run
     sequences: dict[str, tuple[str, ...]]  # of each split
+    frames: dict[str, int]  # of each split
     metrics: dict[str, float]  # logged in training
 
     @property
@@ -72,6 +73,7 @@ def read_export(directory: Path) -> Export:
             network=dict(found["network"]),
             config=dict(found["config"]),
             sequences={split: tuple(names) for split, names in found["sequences"].items()},
+            frames={split: int(count) for split, count in found["frames"].items()},
             metrics={name: float(value) for name, value in found["metrics"].items()},
         )
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -13,10 +13,9 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from fcn.exported import (
     open_network,
     read_export,
 )
+from fcn.fresh_directory import fresh_directory, must_be_free
 from fcn.masks import VOID, side_by_side
 from fcn.model_card import model_card
 from fcn.parity import (
@@ -46,7 +46,8 @@ from fcn.parity import (
     must_agree,
     must_repeat,
     reference_logits,
-    scorer,
+    score,
+    with_normalisation_of,
 )
 from fcn.pixels import FromPixels
 from fcn.training import default_device
@@ -84,23 +85,16 @@ def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | Non
     ExportError where a format differs from the checkpoint by more than a rounding.
     """
     device = device or default_device()
-    _must_be_free(output_dir)
+    must_be_free(output_dir)
     checkpoint = checkpoints.load(checkpoint_dir)
     cache = open_cache(checkpoint.config)
-    partial = _beside(output_dir)
     try:
-        exported = _write(checkpoint, cache, partial, device)
-        partial.chmod(0o755)
-        partial.rename(output_dir)
-    except ExportError:
-        raise
+        with fresh_directory(output_dir) as partial:
+            return _write(checkpoint, cache, partial, device)
     except (OSError, RuntimeError) as error:
-        if not _disk_is_full(error, partial):
+        if isinstance(error, ExportError) or not _disk_is_full(error, output_dir.absolute().parent):
             raise
         raise InputError(_no_room(output_dir, checkpoint)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return exported
 
 
 def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.device) -> Exported:
@@ -108,6 +102,7 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     _write_graphs(checkpoint, directory)
     description = _description(checkpoint, cache)
     _describe(directory, description)
+    config = with_normalisation_of(checkpoint.directory, checkpoint.config)
     opened = read_export(directory)
     frames = _sample_frames(cache)
     pixels_NHWC = np.ascontiguousarray(cache.images[frames])
@@ -118,13 +113,13 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     for name, file in FILES.items():
         network = open_network(opened, name)
         formats[name] = Format(file, logits_parity(name, network, pixels_NHWC, reference))
-        scores[name] = _scored(opened, name, network, checkpoint, cache, device)("val")
+        network = _on(device, opened, name, network)
+        scores[name] = score(network, opened, cache, "val", config, device)
         must_agree(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
-    must_repeat(checkpoint, cache, device, scores["safetensors"])
+    must_repeat(checkpoint, cache, config, device, scores["safetensors"])
     test: dict[str, float] = {}
     if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
-        network = open_network(opened)
-        test = _scored(opened, "safetensors", network, checkpoint, cache, device)("test")
+        test = score(open_network(opened, device=str(device)), opened, cache, "test", config, device)
 
     description["formats"] = {name: asdict(formats[name]) | {"scores": scores[name]} for name in formats}
     description["test_metrics"] = test
@@ -134,17 +129,9 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     return Exported(formats, scores["safetensors"], test)
 
 
-def _scored(
-    opened: Export,
-    name: FormatName,
-    network: Network,
-    checkpoint: Checkpoint,
-    cache: Cache,
-    device: torch.device,
-) -> Callable[[str], dict[str, float]]:
-    if device.type != "cpu" and name != "onnx":  # onnxruntime finds a GPU by itself
-        network = open_network(opened, name, str(device))
-    return scorer(checkpoint, cache, network, device)
+def _on(device: torch.device, opened: Export, name: FormatName, network: Network) -> Network:
+    # onnxruntime finds a GPU by itself.
+    return network if device.type == "cpu" or name == "onnx" else open_network(opened, name, str(device))
 
 
 def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
@@ -243,27 +230,6 @@ def _describe(directory: Path, description: Mapping[str, Any]) -> None:
     (directory / DESCRIPTION).write_text(text + "\n", "utf-8")
 
 
-def _must_be_free(output_dir: Path) -> None:
-    if output_dir.is_dir() and not any(output_dir.iterdir()):
-        return
-    if output_dir.exists() or output_dir.is_symlink():
-        raise InputError(
-            f"{output_dir} must be new or empty, got one with something in it: choose another --output"
-        )
-
-
-def _beside(output_dir: Path) -> Path:
-    """A temporary directory on the same file system, so that the last step is a rename."""
-    try:
-        parent = output_dir.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(mkdtemp(prefix=f".{output_dir.name}.", suffix=".partial", dir=parent))
-    except OSError as error:
-        raise InputError(
-            f"{output_dir} can't be written ({error.strerror}): choose another --output"
-        ) from error
-
-
 def _disk_is_full(error: Exception, place: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -278,4 +244,3 @@ def _no_room(output_dir: Path, checkpoint: Checkpoint) -> str:
         f"{output_dir}: the disk is full; an export needs about {3 * weights + 10_000_000:,} bytes, "
         f"{free:,} are free: make room or choose another --output"
     )
-

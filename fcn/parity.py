@@ -4,7 +4,8 @@ N images, C classes, H W pixels.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +15,10 @@ from torch import Tensor
 from fcn import checkpoint as checkpoints
 from fcn.cache import Cache
 from fcn.checkpoint import Checkpoint
-from fcn.exported import FILES, FormatName, Network
+from fcn.config import Config
+from fcn.exported import FILES, Export, FormatName, Network
 from fcn.pixels import to_pixels
-from fcn.precision import autocast
+from fcn.precision import autocast, precision_of
 from fcn.scoring import evaluate
 
 # Of the logits' range: above the rounding of another library's convolutions, far below what moves a mask.
@@ -66,40 +68,56 @@ def logits_parity(
     return parity
 
 
-def scorer(
-    checkpoint: Checkpoint, cache: Cache, network: Network, device: torch.device
-) -> Callable[[str], dict[str, float]]:
-    """A function that scores one format, in float32, on the split that it is given the name of."""
-    height, width = checkpoint.config.image_size
-    step = max(1, PIXELS_AT_ONCE // (height * width))
-    mean, std = checkpoint.normalisation.mean, checkpoint.normalisation.std
+def score(
+    network: Network, export: Export, cache: Cache, split: str, config: Config, device: torch.device
+) -> dict[str, float]:
+    """Measures of an opened format on a split, in float32, named "SPLIT/..." as training names them.
+
+    config: from with_normalisation_of().
+    """
+    height, width = export.image_size
 
     def predict(images_NCHW: Tensor) -> Tensor:
-        return torch.from_numpy(network(to_pixels(images_NCHW, mean, std).cpu().numpy())).to(device)
+        pixels_NHWC = to_pixels(images_NCHW, export.mean, export.std)
+        return torch.from_numpy(network(pixels_NHWC.cpu().numpy())).to(device)
 
-    return lambda split: evaluate(
-        predict, cache, split, checkpoint.config, device, f"{split}/", micro_batch=step
-    )
+    at_once = max(1, PIXELS_AT_ONCE // (height * width))
+    return evaluate(predict, cache, split, config, device, f"{split}/", micro_batch=at_once)
+
+
+def with_normalisation_of(directory: Path, config: Config) -> Config:
+    """config for scoring what lies in a checkpoint or an export: its own normalisation holds.
+
+    What the run's weights started from may be gone by now.
+    """
+    return config.model_copy(update={"weights": str(directory)})
 
 
 def must_repeat(
-    checkpoint: Checkpoint, cache: Cache, device: torch.device, float32_score: Mapping[str, float]
+    checkpoint: Checkpoint,
+    cache: Cache,
+    config: Config,
+    device: torch.device,
+    float32_score: Mapping[str, float],
 ) -> None:
     """The checkpoint, scored as the run scored it, must give the logged score.
 
     Raises ExportError where it doesn't: the checkpoint or the data set is not what it was.
     """
-    scored_on: dict[str, str] | None = getattr(checkpoint, "scored_on", None)
-    if scored_on is None or scored_on["device"] != device.type:
+    scored_on = checkpoint.scored_on
+    if scored_on["device"] != device.type or scored_on["precision"] not in (
+        "float32",
+        precision_of(config, device),
+    ):
         return  # another kind of device rounds in another way; SCORE_TOLERANCE holds all the same
-    score = float32_score
+    found = float32_score
     if scored_on["precision"] != "float32":
         network = checkpoints.build(checkpoint, device)
-        with torch.inference_mode(), autocast(checkpoint.config, device):
-            score = evaluate(network, cache, "val", checkpoint.config, device, "val/")
+        with torch.inference_mode(), autocast(config, device):
+            found = evaluate(network, cache, "val", config, device, "val/", micro_batch=config.micro_batch)
     must_agree(
         f"the checkpoint, scored again in {scored_on['precision']}",
-        score,
+        found,
         checkpoint.metrics,
         SAME_PRECISION_TOLERANCE,
     )

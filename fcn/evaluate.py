@@ -1,0 +1,207 @@
+"""python -m fcn.evaluate: how well an export does on labelled frames, and pictures for the KITTI server.
+
+python -m fcn.evaluate EXPORT DIR --split test                at the network's size, as training scores
+python -m fcn.evaluate EXPORT DIR --split test --own-size     at the frames' size, as KITTI's devkit scores
+python -m fcn.evaluate EXPORT DIR --split test --bev          from above, as KITTI's server scores
+python -m fcn.evaluate EXPORT DIR --submission OUT            DIR/testing, for the server
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from fcn.cache import open_cache
+from fcn.config import Config, validation_sentences
+from fcn.datasets import Dataset, open_dataset
+from fcn.errors import InputError, TrainingError
+from fcn.exported import Export, Network, open_network, read_export
+from fcn.own_size import score_at_own_size
+from fcn.parity import score, with_normalisation_of
+from fcn.prediction import Predictor
+from fcn.submission import write_submission
+
+Split = Literal["val", "test", "train", "all"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    app(prog_name="python -m fcn.evaluate")
+
+
+@app.command()
+def run(
+    export: Annotated[Path, typer.Argument(help="Directory that fcn.export or tuner.best wrote.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder of the data set that it was trained on; scenes need none.")
+    ] = None,
+    split: Annotated[
+        Split, typer.Option(help="The run's own split of the data set; all: every frame, trained on or not.")
+    ] = "test",
+    own_size: Annotated[
+        bool, typer.Option("--own-size", help="At the frames' own size, as KITTI's devkit scores.")
+    ] = False,
+    bev: Annotated[
+        bool, typer.Option("--bev", help="From above, by the calibration files, as KITTI's server scores.")
+    ] = False,
+    submission: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score nothing: write what the KITTI server takes of DIR/testing into this folder."
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")
+    ] = "safetensors",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
+) -> None:
+    """Scores an export, or writes a submission for the KITTI server."""
+    console = Console(highlight=False, stderr=as_json)
+    try:
+        chosen = _device(device)
+        opened = read_export(export)
+        network = open_network(opened, format, str(chosen))
+        predictor = Predictor(opened, network, "overlay")
+        if submission is not None:
+            result = _submit(opened, predictor, data, submission, console)
+        else:
+            result = _score(opened, network, predictor, data, split, own_size, bev, chosen, console)
+    except ValidationError as error:
+        for sentence in validation_sentences(error):
+            typer.echo(f"error: {export}: {sentence}", err=True)
+        raise typer.Exit(2) from None
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except TrainingError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(result) if as_json else _for_people(result))
+
+
+def _submit(
+    opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console
+) -> dict[str, Any]:
+    if data is None:
+        raise InputError("--submission needs DIR, KITTI Road's folder with testing/image_2 and testing/calib")
+    with _counting(console, "predicting") as progress:
+        count = write_submission(opened, predictor, data, output, progress)
+    return {"export": str(opened.directory), "data": str(data), "submission": str(output), "frames": count}
+
+
+def _score(
+    opened: Export,
+    network: Network,
+    predictor: Predictor,
+    data: Path | None,
+    split: Split,
+    own_size: bool,
+    bev: bool,
+    device: torch.device,
+    console: Console,
+) -> dict[str, Any]:
+    config = config_for(opened, data)
+    view = "bev" if bev else "own size" if own_size else "network size"
+    dataset = _whole(open_dataset(config), split)
+    _warn(dataset, opened, split)
+    with _counting(console, "scoring") as progress:
+        if bev or own_size:
+            found = score_at_own_size(
+                opened, predictor, dataset, dataset.splits[split], from_above=bev, progress=progress
+            )
+            metrics = {f"{split}/{name}": value for name, value in found.items()}
+        else:
+            cache = replace(open_cache(config), dataset=dataset)
+            metrics = score(network, opened, cache, split, config, device)
+    return {
+        "export": str(opened.directory),
+        "data": None if data is None else str(data),
+        "split": split,
+        "frames": len(dataset.splits[split]),
+        "view": view,
+        "image_size": list(opened.image_size),
+        "metrics": metrics,
+    }
+
+
+def config_for(opened: Export, data: Path | None) -> Config:
+    """The run's settings with the data set at `data`, split as the run split it: by the sequences it noted.
+
+    Raises InputError or pydantic's ValidationError where the export's settings are none.
+    """
+    settings = opened.config | {"data_dir": None if data is None else str(data)}
+    if settings.get("split") == "sequence" and opened.sequences.get("val"):
+        # Frames that were added since would move the seeded split, and training frames into test.
+        settings["val_sequences"] = opened.sequences["val"]
+        settings["test_sequences"] = opened.sequences.get("test", ())
+    if settings.get("weights") not in ("imagenet", "none"):
+        settings["weights"] = "none"
+    return with_normalisation_of(opened.directory, Config.model_validate(settings))
+
+
+def _whole(dataset: Dataset, split: Split) -> Dataset:
+    if split != "all":
+        return dataset
+    return replace(dataset, splits=dataset.splits | {"all": tuple(range(len(dataset.frames)))})
+
+
+def _warn(dataset: Dataset, opened: Export, split: Split) -> None:
+    """Raises InputError for an empty split; says what a person must know of any other."""
+    found, before = len(dataset.splits[split]), opened.frames.get(split)
+    if not found:
+        raise InputError(f"{dataset.name}: the run has no {split} split: choose another --split")
+    for warning in dataset.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    if before is not None and before != found:
+        typer.echo(f"note: {split} had {before} frames in the run and has {found} here", err=True)
+
+
+def _device(wanted: str | None) -> torch.device:
+    try:
+        chosen = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise InputError(f"--device must be cpu, cuda or cuda:NUMBER, got {wanted}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {wanted}: there is no GPU here; leave it out")
+    return chosen
+
+
+@contextmanager
+def _counting(console: Console, what: str) -> Iterator[Callable[[], None]]:
+    frames = 0
+    with console.status(what) as status:
+
+        def progress() -> None:
+            nonlocal frames
+            frames += 1
+            status.update(f"{what}: {frames} frames")
+
+        yield progress
+
+
+def _for_people(result: dict[str, Any]) -> str:
+    if "submission" in result:
+        return f"{result['frames']} pictures in {result['submission']}: zip them for the KITTI Road server"
+    height, width = result["image_size"]
+    where = {
+        "network size": f"at the network's {height} x {width} pixels",
+        "own size": "at the frames' own size",
+        "bev": "from above, 800 x 400 cells of 0.05 m",
+    }[result["view"]]
+    lines = [f"{result['split']}: {result['frames']} frames, {where}"]
+    length = max(len(name) for name in result["metrics"])
+    lines += [f"  {name:{length}}  {value:.4f}" for name, value in result["metrics"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

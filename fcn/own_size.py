@@ -1,0 +1,93 @@
+"""Measures at the frames' own size, in the image or from above, as KITTI Road's devkit and server take them.
+
+Training scores at the size that the network sees; these figures compare with published ones.
+H W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from fcn.bev import birds_eye, calibration_path, read_calibration
+from fcn.datasets import VOID, Dataset, Frame
+from fcn.datasets.frames import refuse
+from fcn.errors import InputError
+from fcn.exported import Export
+from fcn.metrics import Confusion, ThresholdCounts
+from fcn.prediction import Pixels, Predictor, class_mask, levels, probability
+
+
+def score_at_own_size(
+    export: Export,
+    predictor: Predictor,
+    dataset: Dataset,
+    indices: Sequence[int],
+    *,
+    from_above: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Measures as training names them, without prefix, and "CATEGORY/max_f1" ... for each category of frames.
+
+    from_above: in the bird's-eye view of each frame's calibration file; for the one-class task.
+    Counts are kept, no frames: memory does not grow with their number.
+    Raises InputError where there are no frames, a file is damaged, or a calibration is missing or wrong.
+    """
+    if not indices:
+        raise InputError(f"{dataset.name}: must have frames to score, got none in this split: choose another")
+    frames = [dataset.frames[index] for index in indices]
+    if from_above:
+        check_calibrations(frames, export)
+    categories = tuple(sorted({frame.category or "" for frame in frames}))
+    cpu = torch.device("cpu")
+    confusion = Confusion(dataset.classes, cpu)
+    thresholds = ThresholdCounts(categories, cpu)
+    for index, frame in zip(indices, frames, strict=True):
+        image, label = dataset.read(index)
+        (logits_CHW,) = predictor.logits([image])
+        planes = [class_mask(logits_CHW, label.shape), label]
+        if export.positive is not None:
+            planes.append(levels(probability(logits_CHW, export.positive, label.shape)))
+        if from_above:
+            planes = _from_above(frame, planes)
+        mask_1HW, label_1HW, *level_1HW = (torch.from_numpy(plane.astype(np.int64))[None] for plane in planes)
+        confusion.update(mask_1HW, label_1HW)
+        if level_1HW:
+            of_class_1HW = (label_1HW == export.positive).to(torch.int64).masked_fill(label_1HW == VOID, VOID)
+            place = torch.tensor([categories.index(frame.category or "")])
+            thresholds.update(level_1HW[0].to(torch.uint8), of_class_1HW, place)
+        progress()
+    results = confusion.results() | thresholds.results()
+    for category in categories if len(categories) > 1 else ():
+        results |= {f"{category}/{name}": value for name, value in thresholds.results(category).items()}
+    return results
+
+
+def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
+    """Raises one InputError for every frame without a sound calibration file, before anything is computed."""
+    if export.positive is None:
+        raise InputError(
+            f"a bird's-eye view scores one class against the rest, got an export of {len(export.classes)} "
+            "classes: train with classes = road"
+        )
+    if any(frame.image is None for frame in frames):
+        raise InputError(
+            "a bird's-eye view needs calibration files, which drawn frames have not: take kitti_road"
+        )
+    problems = []
+    for frame in frames:
+        assert frame.image is not None
+        try:
+            read_calibration(calibration_path(frame.image))
+        except InputError as error:
+            problems.append(str(error))
+    refuse(problems)
+
+
+def _from_above(frame: Frame, planes: Sequence[Pixels]) -> list[Pixels]:
+    """Class mask, label and level, if there is one; what no pixel shows is background, void, nought."""
+    assert frame.image is not None
+    calibration = read_calibration(calibration_path(frame.image))
+    return [
+        birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (0, VOID, 0), strict=False)
+    ]
