@@ -190,7 +190,8 @@ def run_app(application: typer.Typer) -> None:
 
 
 def _console() -> Console:
-    return Console(stderr=False, emoji=False)
+    """Where no terminal sets the width, a table gets room enough for every column."""
+    return Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _say_what_next(record: object, storage: str, console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -118,31 +118,28 @@ class Progress:
 
 
 def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
-    """One row a trial: its setting, how far it is, its best value, and its curve."""
-    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False)
-    table.add_column("trial", justify="right")
-    table.add_column("state")
-    table.add_column("epoch", justify="right")
-    table.add_column(f"best {record.spec.objective.metric}", justify="right")
-    table.add_column("curve", no_wrap=True)
+    """One row a trial: how far it is, its best value, its curve, its setting."""
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("seconds", justify="right")
+    for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
+        # Headers may wrap between words, values never: eighty columns hold a usual study.
+        justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
+        table.add_column(title.replace("_", " "), justify=justify, no_wrap=False)
     for trial in trials:
-        table.add_row(
+        cells = [
             str(trial.id),
-            Text(trial.state, style=_STATE_STYLE[trial.state]),
+            Text(trial.state, style=_STATE_STYLE[trial.state], no_wrap=True),
             str(trial.epoch),
             "" if trial.value is None else f"{trial.value:.4f}",
             sparkline([value for _, value in trial.curve]),
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
-            f"{trial.seconds():.0f}",
-        )
+            _clock(trial.seconds(time.time())),
+        ]
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell, no_wrap=True) for cell in cells))
     return table
 
 
-def sparkline(values: list[float], width: int = 16) -> str:
+def sparkline(values: list[float], width: int = 12) -> str:
     """The last `width` values as bars between their least and their greatest."""
     values = values[-width:]
     if not values:

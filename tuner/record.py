@@ -4,7 +4,7 @@ The events file is the only truth about a study. `show`, `resume`, `best`, track
 events; nothing is known that is not in it. Each line is one JSON object with "event" and "time" (seconds since 1970):
 
     run     {number, host, pid, versions, overrides, tracking_uri}        a run or resume of the study began
-    start   {trial, params, attempt}             a trial was handed to a slot
+    start   {trial, params}                      a trial was handed to a slot
     report  {trial, epoch, metrics, best?, startup_seconds?, images?}
     end     {trial, state, reason, value, best_epoch}  state: finished, stopped or failed
     stop    {state, reason}                      the run ended: finished, interrupted or failed
@@ -36,8 +36,11 @@ class TrialRecord:
     id: int
     params: dict[str, Any]
     state: str = "running"
-    started: float = 0.0
-    ended: float | None = None
+    began: float | None = None
+    """When its present attempt began, in seconds since 1970; None while it doesn't run."""
+    last_seen: float = 0.0
+    earlier_seconds: float = 0.0
+    """What its attempts before the present one took."""
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     value: float | None = None
@@ -53,8 +56,12 @@ class TrialRecord:
     def open(self) -> bool:
         return self.state in ("running", "interrupted")
 
-    def seconds(self, now: float | None = None) -> float:
-        return (self.ended or now or time.time()) - self.started
+    def seconds(self, now: float) -> float:
+        """How long it has run, without the time between its attempts."""
+        return self.earlier_seconds + (now - self.began if self.began is not None else 0.0)
+
+    def pause(self, at: float) -> None:
+        self.earlier_seconds, self.began = self.seconds(at), None
 
 
 class StudyRecord:
@@ -76,18 +83,17 @@ class StudyRecord:
         self.runs, self.state, self.reason = event["number"], "running", None
         self.created = self.created or event["time"]
         self.tracking_uri = event["tracking_uri"]
-        for trial in self.trials.values():
-            if trial.state == "running":
-                trial.state = "interrupted"
+        self._interrupt()
 
     def _on_start(self, event: dict[str, Any]) -> None:
         trial = self.trials.setdefault(event["trial"], TrialRecord(event["trial"], event["params"]))
-        trial.state = "running"
-        trial.started = trial.started or event["time"]
+        if trial.began is not None:
+            trial.pause(event["time"])
+        trial.state, trial.began, trial.last_seen = "running", event["time"], event["time"]
 
     def _on_report(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
-        trial.epoch, trial.metrics = event["epoch"], event["metrics"]
+        trial.epoch, trial.metrics, trial.last_seen = event["epoch"], event["metrics"], event["time"]
         if trial.startup_seconds is None:
             trial.startup_seconds = event.get("startup_seconds")
         value = event["metrics"][self.spec.objective.metric]
@@ -97,13 +103,18 @@ class StudyRecord:
 
     def _on_end(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
-        trial.state, trial.reason, trial.ended = event["state"], event.get("reason"), event["time"]
+        trial.state, trial.reason = event["state"], event.get("reason")
+        trial.pause(event["time"])
 
     def _on_stop(self, event: dict[str, Any]) -> None:
         self.state, self.reason = event["state"], event.get("reason")
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         for trial in self.trials.values():
             if trial.state == "running":
                 trial.state = "interrupted"
+                trial.pause(trial.last_seen)
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""

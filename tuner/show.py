@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -63,7 +64,7 @@ def _trial_json(trial: TrialRecord) -> dict[str, Any]:
         "value": trial.value,
         "epochs": trial.epoch,
         "startup_seconds": trial.startup_seconds,
-        "seconds": round(trial.seconds(), 3),
+        "seconds": round(trial.seconds(time.time()), 3),
         "reason": trial.reason,
     }
 

@@ -1,0 +1,48 @@
+# make demo   a small study on drawn scenes, from nothing to an exported model
+# make test   the checks, then every test that this machine can run
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test check format clean
+
+demo: .venv/installed
+	@rm -rf $(DEMO)
+	@$(BIN)/python -m tuner run search_spaces/demo.toml --storage $(DEMO)/studies
+	@echo
+	@$(BIN)/python -m tuner.best demo --storage $(DEMO)/studies --output $(DEMO)/export
+	@echo
+	@echo "studies and MLflow's database   $(DEMO)/studies"
+	@echo "the winner, exported            $(DEMO)/export"
+	@echo "masks of validation frames      $(DEMO)/export/samples"
+	@echo
+	@echo "  . $(BIN)/activate"
+	@echo "  python -m tuner show demo --storage $(DEMO)/studies"
+	@echo "  python -m tuner ui --storage $(DEMO)/studies"
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -m slow --timeout 300
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv $(DEMO)
+
+# The file is written last: an installation that was broken off is done again.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  "error: Python 3.11, 3.12 or 3.13 is needed, got %d.%d; name one: make PYTHON=python3.12 …" % v[:2])'
+	@$(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes, several GB: PyTorch brings CUDA) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	@touch $@
