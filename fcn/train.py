@@ -5,7 +5,7 @@ DIR/best/          the one of the best val/mean_iou, without it
 DIR/metrics.jsonl  the measures of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
 
-A command, imported by nobody: as an imported module it would take the place of the function of its name in fcn.
+A command, imported by nobody: as a module it would take the place of the function of its name in fcn.
 """
 
 import json
@@ -88,6 +88,8 @@ def _train(
         prepared = prepare(config)
     if rank() == 0:
         console.print(prepared.summary)
+        for warning in prepared.warnings:
+            console.print(f"warning: {warning}")
         folder.forget_after(0 if start is None else checkpoint.load(start).epoch)
 
     with _waiting(console, "training"):

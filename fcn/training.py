@@ -41,6 +41,7 @@ _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "evaluation_se
 class Prepared:
     summary: str  # one line: frames, size, classes, split
     metrics: tuple[str, ...]  # what train will report
+    warnings: tuple[str, ...] = ()  # what a person should know of the data
 
 
 def prepare(config: Config, progress: Callable[[int, int], None] | None = None) -> Prepared:
@@ -58,7 +59,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     )
     measures = [f"val/{name}" for name in measure_names(dataset)]
     times = [f"time/{name}" for name in _TIMES]
-    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times))
+    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times), dataset.warnings)
 
 
 def train(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 from urllib.error import URLError
 
 import pytest
@@ -15,7 +16,7 @@ from fcn.errors import InputError
 from fcn.model import FCN8s, bilinear_kernel, build_model
 from fcn.weights import IMAGENET, PLAIN, fetch_weights, normalisation
 
-SLIM = {"width": 1 / 32, "fc_width": 8}
+SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
 
 
 def slim_config(**settings: object) -> Config:
@@ -71,10 +72,10 @@ def plain_fcn8s(
 
 @pytest.mark.parametrize(("skip_scaling", "scales"), [("none", (1.0, 1.0)), ("at_once", (0.01, 0.0001))])
 def test_the_forward_pass_agrees_with_a_plainly_written_one(
-    skip_scaling: str, scales: tuple[float, float]
+    skip_scaling: Literal["none", "at_once"], scales: tuple[float, float]
 ) -> None:
     torch.manual_seed(0)
-    model = FCN8s(3, **SLIM, skip_scaling=skip_scaling).double().eval()  # type: ignore[arg-type]
+    model = FCN8s(3, **SLIM, skip_scaling=skip_scaling).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     images_NCHW = torch.randn(2, 3, 64, 96, dtype=torch.float64)

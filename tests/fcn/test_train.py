@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 import fcn
@@ -444,7 +445,7 @@ def test_two_ranks_report_the_same_metrics_as_one(config: Config, tmp_path: Path
     alone.mkdir()
     together.mkdir()
     reports, weights = run(config, alone)
-    multiprocessing.spawn(_rank, (2, config, together), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_rank, (2, config, together), nprocs=2)  # type: ignore[no-untyped-call]
     found = [json.loads((together / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert found[0] == found[1]
     for one, two in zip(measured(reports), found[0], strict=True):
