@@ -1,0 +1,37 @@
+"""The study files that ship, and the page that documents their keys."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from tuner.space import Choice, Float, Int
+from tuner.study import StudySpec, read_study
+
+FOLDER = Path(__file__).parent.parent / "search_spaces"
+FILES = sorted(FOLDER.glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_study_file_has_no_mistake(path: Path) -> None:
+    spec = read_study(path)
+    assert spec.name == path.stem
+
+
+def test_the_readme_names_every_key_of_a_study_file() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    tables = [StudySpec, *(t for f in StudySpec.model_fields.values() if isinstance(t := f.annotation, type))]
+    keys = {key for t in [*tables, Float, Int, Choice] if issubclass(t, BaseModel) for key in t.model_fields}
+    missing = {key for key in keys if f"`{key}`" not in page and f"[{key}]" not in page}
+    assert not missing
+
+
+def test_the_readme_names_every_study_file() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in FILES if path.name not in page] == []
+
+
+def test_the_kitti_study_starts_from_nine_published_settings() -> None:
+    firsts = read_study(FOLDER / "fcn8s_kitti.toml").first_trials
+    assert len(firsts) == 9
+    assert {"learning_rate": 9e-4, "batch_size": 5, "dropout": 0.5, "l2": 1e-3} in firsts
