@@ -1,6 +1,6 @@
 """python -m fcn.export: a checkpoint of fcn.train or of a tuner as files that others can run.
 
-A command, imported by nobody: as an imported module it would take the place of the function of its name in fcn.
+A command, imported by nobody: as a module it would take the place of the function of its name in fcn.
 """
 
 import json

@@ -99,7 +99,6 @@ def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | Non
 
 def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.device) -> Exported:
     shutil.copyfile(checkpoint.directory / FILES["safetensors"], directory / FILES["safetensors"])
-    _write_graphs(checkpoint, directory)
     description = _description(checkpoint, cache)
     _describe(directory, description)
     config = with_normalisation_of(checkpoint.directory, checkpoint.config)
@@ -111,6 +110,8 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     formats: dict[str, Format] = {}
     scores: dict[str, dict[str, float]] = {}
     for name, file in FILES.items():
+        if name == "pt2":  # after the weights are proved: tracing is the slow part
+            _write_graphs(checkpoint, directory)
         network = open_network(opened, name)
         formats[name] = Format(file, logits_parity(name, network, pixels_NHWC, reference))
         network = _on(device, opened, name, network)

@@ -38,24 +38,25 @@ def score_at_own_size(
     frames = [dataset.frames[index] for index in indices]
     if from_above:
         check_calibrations(frames, export)
+    positive = export.positive
     categories = tuple(sorted({frame.category or "" for frame in frames}))
-    cpu = torch.device("cpu")
-    confusion = Confusion(dataset.classes, cpu)
-    thresholds = ThresholdCounts(categories, cpu)
+    confusion = Confusion(dataset.classes, torch.device("cpu"))
+    thresholds = ThresholdCounts(categories, torch.device("cpu"))
     for index, frame in zip(indices, frames, strict=True):
         image, label = dataset.read(index)
         (logits_CHW,) = predictor.logits([image])
-        planes = [class_mask(logits_CHW, label.shape), label]
-        if export.positive is not None:
-            planes.append(levels(probability(logits_CHW, export.positive, label.shape)))
+        planes = [label, class_mask(logits_CHW, label.shape)]
+        if positive is not None:
+            planes.append(levels(probability(logits_CHW, positive, label.shape)))
         if from_above:
             planes = _from_above(frame, planes)
-        mask_1HW, label_1HW, *level_1HW = (torch.from_numpy(plane.astype(np.int64))[None] for plane in planes)
+        label_1HW, mask_1HW = (torch.from_numpy(plane.astype(np.int64))[None] for plane in planes[:2])
         confusion.update(mask_1HW, label_1HW)
-        if level_1HW:
-            of_class_1HW = (label_1HW == export.positive).to(torch.int64).masked_fill(label_1HW == VOID, VOID)
+        if positive is not None:
+            level_1HW = torch.from_numpy(np.ascontiguousarray(planes[2]))[None]
+            of_class_1HW = label_1HW.eq(positive).long().masked_fill(label_1HW.eq(VOID), VOID)
             place = torch.tensor([categories.index(frame.category or "")])
-            thresholds.update(level_1HW[0].to(torch.uint8), of_class_1HW, place)
+            thresholds.update(level_1HW, of_class_1HW, place)
         progress()
     results = confusion.results() | thresholds.results()
     for category in categories if len(categories) > 1 else ():
@@ -85,9 +86,9 @@ def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
 
 
 def _from_above(frame: Frame, planes: Sequence[Pixels]) -> list[Pixels]:
-    """Class mask, label and level, if there is one; what no pixel shows is background, void, nought."""
+    """Label, class mask and level; what no pixel shows is void, background, nought."""
     assert frame.image is not None
     calibration = read_calibration(calibration_path(frame.image))
     return [
-        birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (0, VOID, 0), strict=False)
+        birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (VOID, 0, 0), strict=True)
     ]

@@ -51,7 +51,7 @@ def write_submission(
 
 
 def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
-    """Category and number of each frame, all with sound calibration files. Raises InputError for those without."""
+    """Category and number of each frame, all with sound calibration files. Raises InputError."""
     folder = data / "testing" if (data / "testing" / "image_2").is_dir() else data
     frames = {}
     problems = []

@@ -27,6 +27,8 @@ class VideoReader:
         self.path = path
         try:
             self._container = av.open(str(path))
+        except av.error.EOFError as error:
+            raise InputError(self._no_frames()) from error
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(
                 f"{path}: damaged, or no video ({_reason(error)}); fetch the file again"
@@ -54,11 +56,15 @@ class VideoReader:
                 number += 1
                 yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
         except av.error.FFmpegError as error:
+            where = f"after frame {number}" if number else "before its first frame"
             raise InputError(
-                f"{self.path}: damaged after frame {number} ({_reason(error)}); fetch the file again"
+                f"{self.path}: damaged {where} ({_reason(error)}); fetch the file again"
             ) from error
         if number == 0:
-            raise InputError(f"{self.path}: a video must have frames, got none: record or fetch it again")
+            raise InputError(self._no_frames())
+
+    def _no_frames(self) -> str:
+        return f"{self.path}: a video must have frames, got none: record or fetch it again"
 
     def __enter__(self) -> Self:
         return self

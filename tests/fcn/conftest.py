@@ -1,0 +1,88 @@
+"""A small network trained for seconds on drawn scenes: its checkpoint and its export, made once a session."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fcn import checkpoint
+from fcn.batches import Batches
+from fcn.cache import open_cache
+from fcn.config import Config
+from fcn.exporting import Exported, export
+from fcn.model import build_model
+from fcn.precision import autocast
+from fcn.scoring import evaluate
+from fcn.weights import normalisation
+
+CPU = torch.device("cpu")
+STEPS = 40
+
+MakeCheckpoint = Callable[..., Path]
+
+
+def _make_checkpoint(directory: Path, **settings: object) -> Path:
+    """A checkpoint of a few steps on scenes; settings: more of fcn.Config."""
+    config = Config.model_validate(
+        {
+            "dataset": "scenes",
+            "weights": "none",
+            "width": 0.0625,
+            "fc_width": 16,
+            "init": "bilinear",
+            "image_size": (32, 96),
+            "frames": 24,
+            "batch_size": 4,
+            "precision": "float32",
+            "cache_dir": directory.parent / "cache",
+        }
+        | settings
+    )
+    cache = open_cache(config)
+    dataset = cache.dataset
+    model = build_model(config, len(dataset.classes))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batches = Batches(cache, dataset.splits["train"], config, CPU)
+    for epoch in range(STEPS // len(batches)):
+        for images_NCHW, target_NHW in batches.epoch(epoch, train=True):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(images_NCHW), target_NHW, ignore_index=255)
+            torch.autograd.backward(loss)
+            optimizer.step()
+    model.eval()
+    with autocast(config, CPU):
+        metrics = evaluate(model, cache, "val", config, CPU, "val/")
+    checkpoint.save(
+        directory,
+        model=model,
+        config=config,
+        epoch=STEPS // len(batches),
+        metrics=metrics,
+        classes=dataset.classes,
+        normalisation=normalisation(config),
+        sequences={split: dataset.sequences(split) for split in dataset.splits},
+        trainer_state=None,
+        images={},
+    )
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint() -> MakeCheckpoint:
+    """make_checkpoint(directory, **settings of fcn.Config) -> directory"""
+    return _make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Road against the rest, 32x96; its cache lies beside it."""
+    return _make_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint: Path) -> tuple[Path, Exported]:
+    """The export of tiny_checkpoint, and what export() said of it."""
+    directory = tiny_checkpoint.parent / "export"
+    return directory, export(tiny_checkpoint, directory, device=CPU)
