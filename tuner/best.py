@@ -19,6 +19,7 @@ from tuner import workload as workloads
 from tuner.checkpoints import TrialCheckpoints, trial_folder
 from tuner.cli import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
 from tuner.errors import StudyError
+from tuner.progress import measure
 from tuner.record import StudyRecord, TrialRecord
 from tuner.storage import Storage
 
@@ -90,7 +91,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
         shutil.rmtree(output, ignore_errors=True)
         raise StudyError(
             f"study {study}: the export must score what trial {winner.id} logged, got "
-            f"{record.spec.objective.metric} {best.rescored:.4f} for {winner.value:.4f}; nothing was exported: "
+            f"{record.spec.objective.metric} {measure(best.rescored)} for {measure(winner.value)}; nothing was exported: "
             "have the data or the library versions changed since?"
         )
     (output / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -126,7 +127,7 @@ def _print(best: Best, console: Console) -> None:
     metric = best.record.spec.objective.metric
     console.print(
         f"[bold]{best.record.spec.name}[/bold]  trial {best.trial.id}, epoch {best.trial.best_epoch}: {metric} "
-        f"{best.trial.value:.4f} logged, {best.rescored:.4f} scored again",
+        f"{measure(best.trial.value or 0.0)} logged, {measure(best.rescored)} scored again",
         highlight=False,
         soft_wrap=True,
     )
@@ -139,10 +140,17 @@ def _print(best: Best, console: Console) -> None:
     console.print(table)
     test_metric = metric.replace("val/", "test/", 1)
     if test_metric in best.exported.test_metrics:
-        console.print(f"{test_metric} {best.exported.test_metrics[test_metric]:.4f}", highlight=False)
-    predict = f"{best.record.spec.workload}.predict"
-    if importlib.util.find_spec(predict) is not None:
-        console.print(f"  python -m {predict} {best.output} IMAGES... --output masks", highlight=False, soft_wrap=True)
+        console.print(f"{test_metric} {measure(best.exported.test_metrics[test_metric])}", highlight=False)
+    workload = best.record.spec.workload
+    if _has_command(workload, "predict"):
+        say = f"  python -m {workload}.predict {best.output} IMAGES... --output masks"
+        console.print(say, highlight=False, soft_wrap=True)
+
+
+def _has_command(package: str, name: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec else None
+    return any((Path(folder) / f"{name}.py").is_file() for folder in folders or ())
 
 
 if __name__ == "__main__":

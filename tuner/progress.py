@@ -74,8 +74,8 @@ class Progress:
             return f"{name} starts{again}  {setting(trial.params)}"
         if event["event"] == "report":
             star = "  best so far of the study" if self._leads(trial) else ""
-            return f"{name} epoch {trial.epoch:<3} {metric} {trial.metrics[metric]:.4f}{star}"
-        best = f"  best {trial.value:.4f} at epoch {trial.best_epoch}" if trial.value is not None else ""
+            return f"{name} epoch {trial.epoch:<3} {metric} {measure(trial.metrics[metric])}{star}"
+        best = f"  best {measure(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
         reason = f": {trial.reason}" if trial.reason else ""
         done = len(self._record.ended)
         return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
@@ -112,7 +112,7 @@ class Progress:
         leaders = record.ranking()
         if leaders and leaders[0].value is not None:
             text.append(f"  best {record.spec.objective.metric} ")
-            text.append(f"{leaders[0].value:.4f}", style="bold green")
+            text.append(measure(leaders[0].value), style="bold green")
             text.append(f" (trial {leaders[0].id})")
         return text
 
@@ -130,7 +130,7 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             str(trial.id),
             Text(trial.state, style=_STATE_STYLE[trial.state], no_wrap=True),
             str(trial.epoch),
-            "" if trial.value is None else f"{trial.value:.4f}",
+            "" if trial.value is None else measure(trial.value),
             sparkline([value for _, value in trial.curve]),
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
@@ -151,6 +151,11 @@ def sparkline(values: list[float], width: int = 12) -> str:
 
 def setting(params: dict[str, Any]) -> str:
     return "  ".join(f"{name} {number(value)}" for name, value in params.items())
+
+
+def measure(value: float) -> str:
+    """Four places where they say something, else scientific."""
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3e}"
 
 
 def number(value: Any) -> str:

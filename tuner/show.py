@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from tuner.errors import StudyError
-from tuner.progress import number, trial_table
+from tuner.progress import measure, number, trial_table
 from tuner.record import StudyRecord, TrialRecord, load_record
 from tuner.storage import Storage
 
@@ -74,7 +74,7 @@ def print_studies(records: list[StudyRecord], console: Console) -> None:
         created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
         done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
         ranking = record.ranking()
-        best = f"  best {record.spec.objective.metric} {ranking[0].value:.4f}" if ranking else ""
+        best = f"  best {record.spec.objective.metric} {measure(ranking[0].value or 0.0)}" if ranking else ""
         console.print(
             f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}", highlight=False, soft_wrap=True
         )
@@ -108,4 +108,4 @@ def best_line(record: StudyRecord) -> str | None:
         return None
     best = ranking[0]
     params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
-    return f"best: trial {best.id}, {record.spec.objective.metric} {best.value:.4f} at epoch {best.best_epoch}, with {params}"
+    return f"best: trial {best.id}, {record.spec.objective.metric} {measure(best.value or 0.0)} at epoch {best.best_epoch}, with {params}"
