@@ -89,7 +89,11 @@ class Progress:
         record = self._record
         running = [trial for trial in record.trials.values() if trial.state == "running"]
         best = record.ranking()[: max(3, _LIVE_ROWS - len(running))]
-        parts: list[RenderableType] = [self._headline(len(running)), trial_table(record, [*running, *best])]
+        parts: list[RenderableType] = [self._headline(len(running))]
+        if running or best:
+            parts.append(trial_table(record, [*running, *best]))
+        else:
+            parts.append(Text("the first slots are starting: torch is imported once in each", style="dim"))
         trouble = self._trouble()
         if trouble:
             parts.append(Text(f"MLflow takes nothing at the moment, all is kept: {trouble}", style="yellow"))

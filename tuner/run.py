@@ -117,11 +117,14 @@ def _start(
     study = options.storage / spec.name
     if options.address is None:
         cluster.plan(spec.resources, *cluster.machine_capacity())
-    summary = prepare(spec).summary
-    with cluster.connected(options.address) as capacity:
+    with console.status("reading the data, and decoding what isn't decoded yet …"):
+        summary = prepare(spec).summary
+    console.print(f"{spec.name}: {summary}", highlight=False, soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        with console.status("starting Ray …"):
+            capacity = stack.enter_context(cluster.connected(options.address))
         plan = cluster.plan(spec.resources, *capacity)
-        say = f"{spec.name}: {summary}\n{spec.name}: {plan}"
-        console.print(say, highlight=False, soft_wrap=True)
+        console.print(f"{spec.name}: {plan}", highlight=False, soft_wrap=True)
         study.write_text("study.json", to_json(spec))
         with Journal(study) as journal:
             tracker = _tracker(spec, study, options.storage, journal, tracking_uri)
