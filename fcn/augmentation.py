@@ -39,19 +39,40 @@ class Augmentation:
     def __call__(
         self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Changed images and labels.
+        """Changed images (uint8 or float32, 0..255) and labels (uint8) from uint8 ones.
 
         draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
         """
         mirrored = draws[:, 0] < self._flip
-        if self._scale:
-            images_NCHW, labels_NHW = self._resample(images_NCHW, labels_NHW, mirrored, draws[:, 1:4], fill)
-        elif self._flip:
+        if self._flip and not self._scale:
             images_NCHW = torch.where(mirrored[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
             labels_NHW = torch.where(mirrored[:, None, None], labels_NHW.flip(-1), labels_NHW)
         if self._gamma or self._brightness or self._contrast or self._colour:
             images_NCHW = self._relight(images_NCHW, draws[:, 4:8])
+        if self._scale:
+            images_NCHW, labels_NHW = self._resample(images_NCHW, labels_NHW, mirrored, draws[:, 1:4], fill)
         return images_NCHW, labels_NHW
+
+    def _relight(self, images_NCHW: Tensor, draws: Tensor) -> Tensor:
+        """Gamma, brightness, contrast about the image's mean grey, colour about each pixel's grey."""
+
+        def around_one(column: int, jitter: float) -> Tensor:
+            return (1 + jitter * (2 * draws[:, column] - 1))[:, None]
+
+        # There are only 256 levels: one power each instead of one a pixel.
+        levels = torch.linspace(0, 1, 256, device=images_NCHW.device).expand(len(draws), 256)
+        levels = 255 * around_one(1, self._brightness) * levels ** around_one(0, self._gamma)
+        lit = torch.gather(levels, 1, images_NCHW.flatten(1).long()).view(images_NCHW.shape)
+        if self._contrast or self._colour:
+            contrast = around_one(2, self._contrast)[..., None, None]
+            colour = around_one(3, self._colour)[..., None, None]
+            red, green, blue = LUMA
+            grey = (red * lit[:, 0] + green * lit[:, 1] + blue * lit[:, 2])[:, None]
+            middle = grey.mean(dim=(2, 3), keepdim=True)
+            # middle + (x - middle) * contrast, then grey + (x - grey) * colour, in one pass.
+            offset = grey * (contrast * (1 - colour)) + middle * (1 - contrast)
+            lit = lit.mul_(contrast * colour).add_(offset)
+        return lit.clamp_(0, 255)
 
     def _resample(
         self, images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor, draws: Tensor, fill: Tensor
@@ -74,25 +95,3 @@ class Augmentation:
         shifted = labels_NHW[:, None].float() - VOID
         labels_NHW = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + VOID
         return images_NCHW, labels_NHW.round().to(torch.uint8)
-
-    def _relight(self, images_NCHW: Tensor, draws: Tensor) -> Tensor:
-        def around_one(column: int, jitter: float) -> Tensor:
-            return (1 + jitter * (2 * draws[:, column] - 1))[:, None, None, None]
-
-        light = images_NCHW / 255
-        if self._gamma:
-            light = light.clamp(0, 1) ** around_one(0, self._gamma)
-        if self._brightness:
-            light = light * around_one(1, self._brightness)
-        if self._contrast:
-            middle = _grey(light).mean(dim=(1, 2, 3), keepdim=True)
-            light = middle + (light - middle) * around_one(2, self._contrast)
-        if self._colour:
-            grey = _grey(light)
-            light = grey + (light - grey) * around_one(3, self._colour)
-        return light.clamp(0, 1) * 255
-
-
-def _grey(images_NCHW: Tensor) -> Tensor:
-    weights = torch.tensor(LUMA, device=images_NCHW.device, dtype=images_NCHW.dtype).view(1, 3, 1, 1)
-    return (images_NCHW * weights).sum(dim=1, keepdim=True)

@@ -56,6 +56,7 @@ class Batches:
         std = torch.tensor(norm.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         # (pixel / 255 - mean) / std as one multiplication and one addition.
         self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._fill = 255 * mean  # zero after normalising
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -84,16 +85,14 @@ class Batches:
         ]
         pixels = self._source.stream([self._indices[order[positions]] for positions in shares])
         for positions, (images_NHWC, labels_NHW) in zip(shares, pixels, strict=True):
-            images_NCHW = images_NHWC.permute(0, 3, 1, 2).float()
-            if draws is None or not len(positions):
-                yield images_NCHW.mul_(self._scale).add_(self._shift).contiguous(), labels_NHW.long()
-                continue
-            # positions are evenly spaced, so a slice takes them without sending indices to the device.
-            rows = draws[positions[0] : positions[-1] + 1 : self._world]
-            images_NCHW, labels_NHW = self._augmentation(
-                images_NCHW, labels_NHW, rows, fill=-self._shift / self._scale
-            )
-            yield (images_NCHW * self._scale + self._shift).contiguous(), labels_NHW.long()
+            images_NCHW = images_NHWC.permute(0, 3, 1, 2)
+            if draws is not None and len(positions):
+                # positions are evenly spaced, so a slice takes them without sending indices to the device.
+                rows = draws[positions[0] : positions[-1] + 1 : self._world]
+                images_NCHW, labels_NHW = self._augmentation(images_NCHW, labels_NHW, rows, self._fill)
+            # The copy to float is also the one to contiguous memory.
+            floats_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            yield floats_NCHW.mul_(self._scale).add_(self._shift), labels_NHW.long()
 
 
 class _Resident:

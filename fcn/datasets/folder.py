@@ -48,7 +48,7 @@ def open_folder(config: Config) -> Dataset:
     if config.data_dir is None:
         raise InputError("data_dir: folder is read from files, got none: set data_dir to your folder")
     legend = read_legend(config.data_dir / "classes.toml")
-    task = make_task("classes.toml", legend.names, (VOID,), config.classes)
+    task = make_task(str(legend.path), legend.names, (VOID,), config.classes)
     frames = thin(_list(config.data_dir, legend), config.frames)
     if config.split == "published":
         splits, warnings = split_by_lists("folder", config.data_dir, frames)

@@ -40,12 +40,13 @@ class View:
         """Metres from the camera's axis to the centre line, right positive, each STATION_STEP ahead of
         the camera.
 
-        The camera looks along the street where it stands, so the course is the curvature ahead, summed
-        twice.
+        The course is the curvature ahead, summed twice, from the direction that the camera has to the
+        street.
         """
         start = round(self.station / STATION_STEP)
         heading = np.cumsum(self.street.curvature[start:]) * STATION_STEP
-        return np.asarray(np.cumsum(heading) * STATION_STEP - self.street.wander, dtype=np.float32)
+        bend = np.cumsum(heading + self.street.camera.yaw) * STATION_STEP
+        return np.asarray(bend - self.street.wander, dtype=np.float32)
 
 
 @lru_cache(maxsize=3)
@@ -194,7 +195,7 @@ def _paint(surface: Surface, station: Floats, side: Floats, stain: Floats) -> Fl
     if surface.crossing is not None:
         to_crossing = station - np.float32(surface.crossing)
         paint &= np.abs(to_crossing) > 5.5
-        paint |= (np.abs(to_crossing + np.float32(5.8)) < 0.3) & (side > 0)
+        paint |= (np.abs(to_crossing + np.float32(5.8)) < 0.3) & (side * surface.drives_on > 0)
     if surface.zebra is not None:
         stripes = np.mod(side + 60, 1) < 0.5
         paint = np.where(np.abs(station - np.float32(surface.zebra)) < 1.7, stripes, paint)

@@ -24,7 +24,7 @@ from fcn.errors import InputError
 FRAMES = 160  # drawn unless config.frames says otherwise
 FRAMES_A_SEQUENCE = 3
 SEED = 20_180_402  # config.seed must not change the data: trials of one study compare on the same frames
-DRAWING = "scenes 3"  # changed with every change of the pixels that are drawn
+DRAWING = "scenes 5"  # changed with every change of the pixels that are drawn
 
 
 def open_scenes(config: Config) -> Dataset:

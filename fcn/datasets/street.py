@@ -26,6 +26,7 @@ class Camera:
     horizon: float  # in image heights from the top
     height: float  # metres above the ground
     roll: float  # slope of the horizon
+    yaw: float  # how far the street turns right of the camera's axis, a metre ahead
     vignette: float
     grain: float  # standard deviation of the sensor's noise, of 255
 
@@ -54,6 +55,7 @@ class Surface:
     verge_colour: Colour
     verge_is_paved: tuple[bool, bool]  # a yard of road-like colour instead of grass
     lanes: int
+    drives_on: int  # side that traffic keeps to: -1 left, 1 right
     edge_lines: bool
     double_line: bool
     paint: float  # 0: worn off, 1: new
@@ -82,7 +84,7 @@ class Thing:
 @dataclass(frozen=True)
 class Street:
     curvature: Floats  # 1/m by station, one entry every STATION_STEP metres
-    wander: float  # metres the camera sits right of the centre line
+    wander: float  # metres that the camera is right of the centre line
     step: float  # metres between two frames
     surface: Surface
     light: Light
@@ -99,15 +101,16 @@ def draw_street(seed: int, number: int, frames: int) -> Street:
     lane = surface.half_width * (0.5 if surface.lanes > 1 else 0.15)
     return Street(
         curvature=_curvature(rng, length),
-        wander=float(lane * rng.uniform(0.6, 1.1)),
+        wander=float(surface.drives_on * lane * rng.uniform(0.6, 1.2)),
         step=step,
         surface=surface,
         light=_light(rng),
         camera=Camera(
             focal=float(rng.uniform(0.5, 0.68)),
-            horizon=float(rng.uniform(0.38, 0.46)),
+            horizon=float(rng.uniform(0.34, 0.5)),
             height=float(rng.uniform(1.3, 1.8)),
-            roll=float(rng.normal(0, 0.012)),
+            roll=float(rng.normal(0, 0.015)),
+            yaw=float(rng.uniform(-0.16, 0.16)),
             vignette=float(rng.uniform(0.0, 0.35)),
             grain=float(rng.uniform(1.0, 4.0)),
         ),
@@ -117,7 +120,7 @@ def draw_street(seed: int, number: int, frames: int) -> Street:
 
 def _curvature(rng: np.random.Generator, length: float) -> Floats:
     station = np.arange(0.0, length + 2 * STATION_STEP, STATION_STEP)
-    bend = rng.normal(0, 0.0035) + rng.normal(0, 0.006) * np.sin(
+    bend = rng.normal(0, 0.005) + rng.normal(0, 0.007) * np.sin(
         station / rng.uniform(18, 45) + rng.uniform(0, 6.3)
     )
     return np.asarray(bend, dtype=np.float32)
@@ -130,7 +133,7 @@ def _grey(rng: np.random.Generator, low: float, high: float, tint: float) -> Col
 
 
 def _surface(rng: np.random.Generator, length: float) -> Surface:
-    half_width = float(rng.uniform(2.8, 5.8))
+    half_width = float(rng.uniform(2.5, 6.0))
     road = _grey(rng, 0.27, 0.44, 0.025)
     town = rng.random() < 0.7
     # Pavement of nearly the road's own colour: what tells them apart is the kerb, the place and the light.
@@ -161,6 +164,7 @@ def _surface(rng: np.random.Generator, length: float) -> Surface:
         verge_colour=grass,
         verge_is_paved=(bool(town and rng.random() < 0.2), bool(town and rng.random() < 0.2)),
         lanes=int(1 if half_width < 3.2 else rng.choice([2, 2, 3, 4] if half_width > 4.6 else [2])),
+        drives_on=int(rng.choice([-1, 1])),
         edge_lines=bool(rng.random() < (0.35 if town else 0.8)),
         double_line=bool(rng.random() < 0.2),
         paint=float(rng.uniform(0.25, 1.0)),
@@ -304,7 +308,7 @@ def _kerbside(
 
 
 def _traffic(rng: np.random.Generator, surface: Surface, length: float) -> list[Thing]:
-    lane = surface.half_width * 0.5
+    lane = surface.half_width * 0.5 * surface.drives_on
     cars = []
     if rng.random() < 0.55:
         cars.append(_car(rng, float(rng.uniform(9, 40)), lane * 0.8, float(rng.uniform(6, 12))))

@@ -255,7 +255,8 @@ def _car(canvas: _Canvas, thing: Thing, ahead: float) -> None:
         canvas.point(left + inset + 0.1, roof - 0.12, ahead + deep),
     ]
     canvas.polygon(pane, canvas.fill((0.13, 0.16, 0.2), 1.0, ahead), CAR)
-    lamp: Colour = (0.75, 0.08, 0.06) if thing.side > 0 else (0.95, 0.95, 0.85)
+    tail = thing.side * canvas.view.street.surface.drives_on > 0
+    lamp: Colour = (0.75, 0.08, 0.06) if tail else (0.95, 0.95, 0.85)
     for start in (left + 0.06, right - 0.36):
         light = canvas.wall((start, start + 0.3), (waist - 0.28, waist - 0.1), (ahead, ahead))
         canvas.polygon(light, canvas.fill(lamp, 1.0, ahead), CAR)
