@@ -148,8 +148,9 @@ class _Streamed:
             images, labels = pinned[step % 2]
             count = len(batches[step])
             copied[step % 2].synchronize()  # the copy before the last out of this buffer
-            np.take(self.cache.images, batches[step], axis=0, out=images.numpy()[:count])
-            np.take(self.cache.labels, batches[step], axis=0, out=labels.numpy()[:count])
+            # Any mode but the default writes straight into `out`; all indices are in range.
+            np.take(self.cache.images, batches[step], axis=0, out=images.numpy()[:count], mode="clip")
+            np.take(self.cache.labels, batches[step], axis=0, out=labels.numpy()[:count], mode="clip")
             with torch.cuda.stream(side):
                 sent = (
                     images[:count].to(self.device, non_blocking=True),

@@ -115,9 +115,16 @@ def _content_key(dataset: Dataset, config: Config) -> str:
         digest.update(frame.name.encode() + b"\0")
         for path in (frame.image, frame.label):
             if path is not None:
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                digest.update(_file_digest(path))
     return f"{dataset.name}-{digest.hexdigest()[:24]}"
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
 
 
 def _find_or_build(

@@ -26,6 +26,12 @@ def open_cityscapes(config: Config) -> Dataset:
     """Cityscapes in config.data_dir. Raises InputError that names what is missing or unknown."""
     if config.data_dir is None:
         raise InputError("data_dir: cityscapes is read from files, got none: set data_dir to its folder")
+    for place in (config.data_dir / kind / part for part in PARTS for kind in ("leftImg8bit", "gtFine")):
+        if not any(place.glob("*/*.png")):
+            raise InputError(
+                f"{place}: must hold a folder of PNGs for each city, got none: unpack "
+                "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of cityscapes-dataset.com there"
+            )
     # Late: torchvision's import is slow, and no other data set needs it.
     from torchvision.datasets import Cityscapes
 
@@ -62,13 +68,6 @@ def open_cityscapes(config: Config) -> Dataset:
 
 
 def _list(loader: type, folder: Path, part: str) -> list[tuple[Path, Path]]:
-    for place in (folder / "leftImg8bit" / part, folder / "gtFine" / part):
-        if not any(place.glob("*/*.png")):
-            raise InputError(
-                f"{place}: must hold a folder of PNGs for each city, got none: unpack "
-                "leftImg8bit_trainvaltest.zip and "
-                "gtFine_trainvaltest.zip of cityscapes-dataset.com there"
-            )
     listed = loader(str(folder), split=part, mode="fine", target_type="semantic")
     pairs = [
         (Path(image), Path(target[0])) for image, target in zip(listed.images, listed.targets, strict=True)

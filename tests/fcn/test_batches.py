@@ -42,7 +42,7 @@ def make_cache(count: int = 11, size: tuple[int, int] = (16, 24)) -> Cache:
     labels[:, -1] = VOID
     frames = tuple(Frame(f"f{i}", f"s{i}", None, None) for i in range(count))
     dataset = Dataset("noise", ("background", "road"), frames, {}, (), 1, lambda _: (images[0], labels[0]))
-    return Cache(dataset, images, labels, Path("/nowhere"))
+    return Cache(dataset, images, labels, Path(f"/nowhere/{count}x{size[0]}x{size[1]}"))
 
 
 def to_pixels(images_NCHW: Tensor, config: Config) -> Tensor:

@@ -247,7 +247,7 @@ def end(*processes: subprocess.Popen[str]) -> None:
 
 
 def test_of_two_processes_at_once_one_builds_and_the_other_waits_for_it(config: Config) -> None:
-    first = start(config, pause=0.05)
+    first = start(config, pause=0.2)
     assert read_line(first) == "building"
     second = start(config)
     answers = [read_line(first), read_line(second)]
