@@ -65,7 +65,9 @@ def run(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except TrainingError as error:
-        typer.echo(f"error: {error}; the last good checkpoint is in {output / 'last'}", err=True)
+        last = output / "last"
+        kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+        typer.echo(f"error: {error}{kept}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo(f"stopped; go on with: python -m fcn.train --output {output} --resume", err=True)
@@ -90,21 +92,23 @@ def _train(
         console.print(prepared.summary)
         for warning in prepared.warnings:
             console.print(f"warning: {warning}")
-        folder.forget_after(0 if start is None else checkpoint.load(start).epoch)
+        folder.open(0 if start is None else checkpoint.load(start).epoch)
 
-    with _waiting(console, "training"):
+    def report(measures: dict[str, float], directory: Path | None) -> None:
+        if directory is not None:
+            folder.keep(measures, directory)
+            console.print(epoch_line(measures, config.epochs))
 
-        def report(measures: dict[str, float], directory: Path | None) -> None:
-            if directory is not None:
-                folder.keep(measures, directory)
-                console.print(epoch_line(measures, config.epochs))
-
-        train(config, report=report, resume_from=start, device=device, scratch_dir=output)
+    try:
+        with _waiting(console, "training"):
+            train(config, report=report, resume_from=start, device=device, scratch_dir=output)
+    finally:
+        if rank() == 0 and folder.measures():
+            folder.draw()
     if rank() == 0:
-        folder.draw()
         best = checkpoint.load(folder.best)
         console.print(
-            f"best: epoch {best.epoch}, {_RULE} {best.metrics[_RULE]:.4f}, in {folder.best}\n"
+            f"best: epoch {best.epoch}, {_RULE} {best.metrics.get(_RULE, 0.0):.4f}, in {folder.best}\n"
             f"curves: {folder.curves}\n"
             f"next: python -m fcn.export {folder.best} --output EXPORT_DIR"
         )
@@ -119,9 +123,8 @@ class RunFolder:
         self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
 
     def tidy(self) -> None:
-        """Makes the folder; ends or removes what a killed run was writing. Raises InputError."""
+        """Ends or removes what a killed run was writing. Raises InputError."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             checkpoint.recover(self.last)
             checkpoint.recover(self.best)
             for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
@@ -140,8 +143,17 @@ class RunFolder:
             checkpoint.copy_weights(directory, self.best)
         checkpoint.replace(directory, self.last)
 
-    def forget_after(self, epoch: int) -> None:
-        """Drops the measures of epochs that will be run again."""
+    def open(self, epoch: int) -> None:
+        """Makes the folder of a run that goes on after this epoch, and drops the measures of later ones.
+
+        Raises InputError where it can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.path} can't be made ({error.strerror}): choose another --output"
+            ) from error
         lines = self.measures()
         kept = [json.dumps(measures) + "\n" for measures in lines if measures["epoch"] <= epoch]
         partial = self.history.with_name(".metrics.jsonl.new")

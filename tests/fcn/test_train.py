@@ -25,7 +25,7 @@ import fcn
 from fcn import Config, InputError, TrainingError, checkpoint
 from fcn.cache import Cache, open_cache
 from fcn.epoch import EpochTrainer, balanced_weights
-from fcn.gradient import BatchGradient
+from fcn.gradient import BatchGradient, is_out_of_memory
 from fcn.model import FCN8s
 from fcn.optimiser import build_optimizer, learning_rate
 from fcn.precision import autocast
@@ -177,6 +177,12 @@ def test_one_image_that_does_not_fit_ends_the_run_with_a_sentence(config: Config
     gradient = BatchGradient(model, SmallMemory(model, 0), config, CPU, None, 5)
     with pytest.raises(TrainingError, match="with one image of 32x64 at a time"):
         gradient.take(*batch_of(6), list(range(6)))
+
+
+def test_a_cpu_that_has_no_room_counts_as_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 55)
+    assert is_out_of_memory(caught.value)
 
 
 def test_balanced_weights_are_the_inverse_of_each_classs_share(config: Config) -> None:
@@ -440,7 +446,9 @@ def _rank(rank: int, world: int, config: Config, folder: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_report_the_same_metrics_as_one(config: Config, tmp_path: Path) -> None:
     # A last batch of one image: the second rank's share of it is empty.
-    config = changed(config, batch_size=len(open_cache(config).dataset.splits["train"]) - 1)
+    size = len(open_cache(config).dataset.splits["train"]) - 1
+    # SGD: Adam's first steps turn the rounding of a gradient near zero into a step of full length.
+    config = changed(config, batch_size=size, optimizer="sgd", learning_rate=0.01)
     alone, together = tmp_path / "alone", tmp_path / "together"
     alone.mkdir()
     together.mkdir()
@@ -453,7 +461,7 @@ def test_two_ranks_report_the_same_metrics_as_one(config: Config, tmp_path: Path
     two_weights = load_file(together / "2" / "weights.safetensors")
     for name, tensor in weights.items():
         distance = float((tensor - two_weights[name]).norm() / (tensor.norm() + 1e-3))
-        assert distance < 1e-4, (name, distance)
+        assert distance < 1e-5, (name, distance)
 
 
 # The package and its command
@@ -532,6 +540,7 @@ def test_the_command_names_every_wrong_setting_and_starts_nothing(invoke: Invoke
     assert "did you mean learning_rate?" in text
     assert "dropout: input should be less than 1, got 2" in text
     assert "Traceback" not in text
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_trains_into_a_folder_and_refuses_to_train_over_it(
