@@ -6,6 +6,7 @@ last, so a folder without it is what a kill left behind, and is never read.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuner.errors import TrialError
 from tuner.storage import Storage
 
 _REPORT = "report.json"
@@ -50,16 +52,30 @@ class TrialCheckpoints:
         """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
 
         Returns the paths of its pictures, under the trial's folder, if this epoch is the best so far.
-        Disk full raises OSError and leaves the checkpoints before it as they were.
+        Disk full raises TrialError and leaves the checkpoints before it as they were.
         """
         name = folder_of(progress.epoch)
-        (directory / _REPORT).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        pictures = self._publish_pictures(directory, name) if progress.best_epoch == progress.epoch else []
-        self._storage.put(directory, name, last=_REPORT)
+        needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        try:
+            (directory / _REPORT).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+            pictures = self._publish_pictures(directory, name) if progress.best_epoch == progress.epoch else []
+            self._storage.put(directory, name, last=_REPORT)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrialError(
+                f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
+                "and the disk is full; make room, or set checkpoints.keep lower"
+            ) from error
         for older in self._names():
             if older < name:
                 self._drop(older, keep_weights=progress.best_epoch == int(older.removeprefix("epoch-")))
         return pictures
+
+    def pictures(self, epoch: int) -> list[str]:
+        """Paths of an epoch's pictures, under the trial's folder."""
+        folder = f"images/{folder_of(epoch)}"
+        return [f"{folder}/{name}" for name in self._storage.names(folder)]
 
     def strip(self, best_epoch: int | None) -> None:
         """The trial has ended: keep the best checkpoint's weights, or nothing if best_epoch is None."""

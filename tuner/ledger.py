@@ -12,7 +12,6 @@ from ray.tune import Callback
 from tuner.record import Journal, StudyRecord
 from tuner.search import StudySearch
 
-
 _LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for
 
 
@@ -73,25 +72,30 @@ class Ledger(Callback):  # type: ignore[misc]
         self._ends[number] = {"state": "stopped", "reason": reason}
         self.trial_ended(number)
 
-    def trial_ended(self, number: int) -> None:
-        """Tune is done with a trial, for whatever reason."""
+    def trial_ended(self, number: int, given_up: bool = False) -> None:
+        """Tune is done with a trial. given_up: because it failed more often than it is retried."""
         tune_trial = self._tune_trials.pop(number, None)
         if self.closed or number not in self.record.trials or not self.record.trials[number].open:
             return
         trial = self.record.trials[number]
-        end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial)
+        end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
         self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
 
-    def _unsaid_end(self, number: int, tune_trial: Any) -> dict[str, Any]:
-        """The trial didn't tell its end: its process died too often, or the scheduler stopped it."""
-        error = tune_trial.get_error() if tune_trial is not None else None
-        if error is not None:
-            return {"state": "failed", "reason": _why_it_died(error)}
+    def _unsaid_end(self, number: int, given_up: Any) -> dict[str, Any]:
+        """The trial didn't tell its end: its process died too often, or the scheduler stopped it.
+
+        given_up: Tune's trial, if it gave up on it. A trial that was retried with success still has its error.
+        """
+        if given_up is not None:
+            return {"state": "failed", "reason": _why_it_died(given_up.get_pickled_error() or given_up.get_error())}
         epoch = self.record.trials[number].epoch
-        return {"state": "stopped", "reason": f"{self.record.spec.scheduler.name} stopped it at epoch {epoch}"}
+        return {
+            "state": "stopped",
+            "reason": f"{self.record.spec.scheduler.name} stopped it at epoch {epoch}",
+        }
 
 
-def _why_it_died(error: Exception) -> str:
+def _why_it_died(error: Exception | str | None) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "this machine's memory ran out: set resources.max_concurrent_trials lower"
     if isinstance(error, ray.exceptions.RayActorError):

@@ -27,10 +27,11 @@ class StudySearch(Searcher):  # type: ignore[misc]
     one of `slots` is free, so the sampler knows every result that there is.
     """
 
-    def __init__(self, record: StudyRecord, slots: list[str | None], ended: Callable[[int], None]):
+    def __init__(self, record: StudyRecord, slots: list[str | None], ended: Callable[[int, bool], None]):
         """slots: a name for each group slot, None for each slot in a trial process of Tune's own.
 
-        ended: called with the number of a trial that has ended, before Optuna is told what became of it.
+        ended: called with the number of a trial that has ended, and whether Tune gave it up, before Optuna is told what
+        became of it.
         """
         super().__init__(metric="best", mode=record.spec.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -39,7 +40,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._slots = slots
         self._free = list(range(len(slots)))
         self._waiting = [(trial.id, trial.params) for trial in record.trials.values() if trial.open]
-        self._next = 1 + max(record.trials, default=0)
+        # A kill can leave a gap: a later trial's process may have been up before an earlier one's.
+        self._fresh = [number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials]
         self._tune_ids: dict[str, tuple[int, int]] = {}
         self._asked: dict[int, optuna.Trial] = {}
         self._study = _optuna_study(record)
@@ -48,9 +50,10 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None | str:
-        if not self._waiting and self._next > self._record.spec.budget.trials:
-            return str(Searcher.FINISHED)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if not self._waiting and not self._fresh:
+            # A trial that runs may be handed back (`requeue`), and a search that has finished is never asked again.
+            return None if self._tune_ids else str(Searcher.FINISHED)
         if not self._free:
             return None
         slot = self._free.pop(0)
@@ -62,28 +65,33 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def _ask(self) -> tuple[int, dict[str, Any]]:
         if self._waiting:
             number, params = self._waiting.pop(0)
-            self._study.enqueue_trial(params)
+            self._enqueue(params)
             self._asked[number] = self._study.ask()
             sample(self._record.spec.space, self._asked[number])
             return number, params
-        number, self._next = self._next, self._next + 1
+        number = self._fresh.pop(0)
         firsts = self._record.spec.first_trials
         if number <= len(firsts):
-            self._study.enqueue_trial(firsts[number - 1])
+            self._enqueue(firsts[number - 1])
         self._asked[number] = self._study.ask()
         return number, sample(self._record.spec.space, self._asked[number])
+
+    def _enqueue(self, params: dict[str, Any]) -> None:
+        """Have Optuna propose this setting, as far as the space knows it: a resumed study may have another space."""
+        space = self._record.spec.space
+        self._study.enqueue_trial({k: v for k, v in params.items() if k in space and space[k].contains(v)})
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The record has it already."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        del result, error
+        del result
         if trial_id not in self._tune_ids:
             return
         number, slot = self._tune_ids.pop(trial_id)
         self._free.append(slot)
         self._free.sort()
-        self._ended(number)
+        self._ended(number, error)
         asked = self._asked.pop(number)
         value = _told_value(self._record, self._record.trials.get(number))
         # Optuna leaves failed trials out of account and would propose their like again and again.
@@ -116,7 +124,7 @@ def study_scheduler(record: StudyRecord) -> TrialScheduler:
     table = record.spec.scheduler
     if table.name == "none":
         return FIFOScheduler()
-    scheduler = AsyncHyperBandScheduler(
+    scheduler = _StudyAsha(
         time_attr="epoch",
         metric="best",
         mode=record.spec.mode,
@@ -124,8 +132,8 @@ def study_scheduler(record: StudyRecord) -> TrialScheduler:
         grace_period=table.grace_epochs,
         reduction_factor=table.reduction_factor,
     )
-    for trial in record.ended:
-        past = SimpleNamespace(trial_id=f"earlier-{trial.id}")
+    for trial in record.trials.values():
+        past: Any = SimpleNamespace(config={"trial": trial.id})
         scheduler.on_trial_add(None, past)
         best: float | None = None
         for epoch, value in trial.curve:
@@ -133,6 +141,27 @@ def study_scheduler(record: StudyRecord) -> TrialScheduler:
             scheduler.on_trial_result(None, past, {"epoch": epoch, "best": best})
         scheduler.on_trial_remove(None, past)
     return scheduler
+
+
+class _StudyAsha(AsyncHyperBandScheduler):
+    """ASHA that knows a trial by its number in the study, so that one that goes on finds what it left on the rungs."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, _numbered(trial))
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(super().on_trial_result(tune_controller, _numbered(trial), result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _numbered(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_remove(tune_controller, _numbered(trial))
+
+
+def _numbered(trial: Any) -> Any:
+    """All that ASHA asks a trial is who it is."""
+    return SimpleNamespace(trial_id=str(trial.config["trial"]))
 
 
 def _optuna_study(record: StudyRecord) -> optuna.Study:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
@@ -54,7 +55,9 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
         run_trial(assignment, spec, study, device=device, rank=0, tell=ray.tune.report)
 
     trainer = ray.train.torch.TorchTrainer(
-        loop, scaling_config=ray.train.ScalingConfig(num_workers=0), run_config=_quiet_run(f"trial-{assignment.trial}")
+        loop,
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=_quiet_run(f"trial-{assignment.trial}", tempfile.gettempdir()),
     )
     trainer.fit()
 
@@ -88,19 +91,25 @@ class GroupSlot:
         self._assignment: Assignment | None = None
         self._event: dict[str, Any] | None = None
         self._asked: set[int] = set()
+        self._failed: set[int] = set()
         self._verdict: Verdict | None = None
         self._broken = False
         self._death: str | None = None
         self._closing = False
 
     async def submit(self, assignment: Assignment) -> None:
-        """Give the group its next trial; starts the group, or starts it again if it died."""
-        if self._broken and self._thread is not None:
+        """Give the group its next trial; starts the group, or starts it again if it died.
+
+        A trial that is still on the group is one whose passer died: its ranks are told to stop.
+        """
+        if self._thread is not None and (self._broken or self._death is not None):
             await asyncio.to_thread(self._thread.join)
         async with self._changed:
+            await self._changed.wait_for(lambda: self._verdict is None or self._death)
             self._serial += 1
             self._assignment, self._event, self._verdict, self._death = assignment, None, None, None
             self._asked.clear()
+            self._failed.clear()
             if self._thread is None or not self._thread.is_alive():
                 self._broken = False
                 self._groups += 1
@@ -113,15 +122,15 @@ class GroupSlot:
     async def next_event(self) -> dict[str, Any]:
         """The trial's next report or end, when every rank has asked. Raises RuntimeError if the group died."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._death or self._all_asked() or self._failed())
-            if self._failed() and not self._all_asked():
-                # The other ranks may wait for the failed one in a collective, for ever: give them a moment, then
-                # take the group down.
+            await self._changed.wait_for(lambda: self._death or self._all_asked() or self._failed)
+            if self._failed:
+                # The other ranks may wait for the failed one in a collective, for ever: give them a moment. Unless all
+                # failed alike, the ranks are out of step, and the group is taken down.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
                         self._changed.wait_for(lambda: self._death or self._all_asked()), _GRACE_SECONDS
                     )
-                self._broken = not self._all_asked()
+                self._broken = len(self._failed) < self._spec.resources.workers
             if self._event is None:
                 raise RuntimeError(f"the worker group died: {self._death}")
             return self._event
@@ -129,7 +138,9 @@ class GroupSlot:
     async def answer(self, verdict: Verdict) -> None:
         """Tell every rank, together, whether to go on."""
         async with self._changed:
-            if verdict == "stop" or (self._event is not None and "end" in self._event):
+            if self._event is not None and "end" in self._event:
+                verdict = "stop"
+            if verdict == "stop":
                 self._assignment = None
             self._verdict = "leave" if self._broken else verdict
             self._changed.notify_all()
@@ -145,15 +156,21 @@ class GroupSlot:
             )
             return None if self._closing or self._assignment is None else (self._serial, self._assignment)
 
-    async def tell(self, rank: int, event: dict[str, Any]) -> Verdict:
-        """A rank's report. Returns the same verdict to all ranks, when all have told."""
+    async def tell(self, rank: int, serial: int, event: dict[str, Any]) -> Verdict:
+        """A rank's report on the trial of this serial number. Returns the same verdict to all ranks, when all have told."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._verdict is None)
-            if rank == 0 or _is_failure(event):
-                self._event = event
-            self._asked.add(rank)
-            self._changed.notify_all()
-            await self._changed.wait_for(lambda: self._verdict is not None)
+            await self._changed.wait_for(lambda: self._verdict is None or self._past(serial))
+            if not self._past(serial):
+                # A failure outweighs what the other ranks tell, and the first one is the cause.
+                if not self._failed and (rank == 0 or _is_failure(event)):
+                    self._event = event
+                if _is_failure(event):
+                    self._failed.add(rank)
+                self._asked.add(rank)
+                self._changed.notify_all()
+                await self._changed.wait_for(lambda: self._verdict is not None or self._past(serial))
+            if self._past(serial):
+                return "leave" if self._closing else "stop"
             verdict = self._verdict or "leave"
             self._asked.discard(rank)
             self._changed.notify_all()
@@ -163,7 +180,6 @@ class GroupSlot:
         """End the group: its workers leave their loop, and its placement group goes with the TorchTrainer."""
         async with self._changed:
             self._closing = True
-            self._verdict = "leave" if self._asked else None
             self._changed.notify_all()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
@@ -171,26 +187,28 @@ class GroupSlot:
     def _all_asked(self) -> bool:
         return self._event is not None and len(self._asked) == self._spec.resources.workers
 
-    def _failed(self) -> bool:
-        return self._event is not None and _is_failure(self._event)
+    def _past(self, serial: int) -> bool:
+        """Whether nobody waits any more for what this trial's ranks tell."""
+        return self._closing or serial != self._serial
 
     def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run one worker group to its end, and say how it ended."""
-        trainer = ray.train.torch.TorchTrainer(
-            _serve,
-            train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=self._spec.resources.workers,
-                use_gpu=self._resources["GPU"] > 0,
-                resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
-            ),
-            run_config=_quiet_run(f"{self._name}-{self._groups}"),
-        )
-        death = "it was told to end"
-        try:
-            trainer.fit()
-        except Exception as error:
-            death = str(error).strip().split("\n")[-1]
+        with tempfile.TemporaryDirectory(prefix="tuner-train-", ignore_cleanup_errors=True) as folder:
+            trainer = ray.train.torch.TorchTrainer(
+                _serve,
+                train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=self._spec.resources.workers,
+                    use_gpu=self._resources["GPU"] > 0,
+                    resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
+                ),
+                run_config=_quiet_run(f"{self._name}-{self._groups}", folder),
+            )
+            death = "it was told to end"
+            try:
+                trainer.fit()
+            except Exception as error:
+                death = str(error).strip().split("\n")[-1]
         asyncio.run_coroutine_threadsafe(self._group_ended(death), loop).result()
 
     async def _group_ended(self, death: str) -> None:
@@ -209,21 +227,23 @@ def _serve(config: dict[str, Any]) -> None:
     slot = ray.get_actor(config["slot"], namespace=NAMESPACE)
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
+    done, leaving = 0, False
 
     def tell(event: dict[str, Any]) -> None:
-        verdict = ray.get(slot.tell.remote(rank, event))
-        if verdict == "leave":
-            raise RuntimeError("a rank failed while others waited for it: the group must start anew")
-        if verdict == "stop":
+        nonlocal leaving
+        verdict: Verdict = ray.get(slot.tell.remote(rank, done, event))
+        leaving = verdict == "leave"
+        if verdict != "go on":
             raise SystemExit
 
-    done = 0
     while (task := ray.get(slot.next_assignment.remote(done))) is not None:
         done, assignment = task
         with contextlib.suppress(SystemExit):
             run_trial(assignment, config["spec"], config["study"], device=device, rank=rank, tell=tell)
+        if leaving:
+            raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
 
 
-def _quiet_run(name: str) -> ray.train.RunConfig:
+def _quiet_run(name: str, folder: str) -> ray.train.RunConfig:
     """Ray Train's own storage stays unused: checkpoints go to the study's storage."""
-    return ray.train.RunConfig(name=name, failure_config=ray.train.FailureConfig(max_failures=0))
+    return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=0))
