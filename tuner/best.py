@@ -26,7 +26,11 @@ from tuner.storage import Storage
 # The logged score may come from reduced precision; an export that is another model is further off than this.
 _TOLERANCE = 0.01
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
         shutil.rmtree(output, ignore_errors=True)
         raise StudyError(
             f"study {study}: the export must score what trial {winner.id} logged, got "
-            f"{record.spec.objective.metric} {measure(best.rescored)} for {measure(winner.value)}; nothing was exported: "
-            "have the data or the library versions changed since?"
+            f"{record.spec.objective.metric} {measure(best.rescored)} for {measure(winner.value)}; nothing was "
+            "exported: have the data or the library versions changed since?"
         )
     (output / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
     return best

@@ -26,7 +26,8 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY_FILE", help="A study file; search_spaces/ has examples.")]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; the newest if left out.")]
 StorageOption = Annotated[
-    str, typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder.")
+    str,
+    typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder."),
 ]
 TrackingOption = Annotated[
     str | None,
@@ -34,7 +35,11 @@ TrackingOption = Annotated[
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", metavar="ADDR", help='A Ray cluster ("auto": the one of this machine); its own if left out.'),
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help='A Ray cluster ("auto": the one of this machine); its own if left out.',
+    ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; the file's if left out.")]
 SetOption = Annotated[
@@ -72,7 +77,10 @@ def check(
     if problems:
         raise StudyError("\n".join(problems))
     for title, text in [
-        ("study", f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}"),
+        (
+            "study",
+            f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}",
+        ),
         ("data", summary),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
         ("runs", str(plan)),

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import ray
 import ray.tune
@@ -74,18 +75,20 @@ def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
         )
     if need_cpus > cpus:
         raise StudyError(
-            f"resources.cpus_per_worker: a trial of {workers} {resources.cpus_per_worker:g} CPU needs {need_cpus:g} CPUs; "
-            f"there are {cpus:g}: set cpus_per_worker or workers lower"
+            f"resources.cpus_per_worker: a trial of {workers} {resources.cpus_per_worker:g} CPU needs "
+            f"{need_cpus:g} CPUs; there are {cpus:g}: set cpus_per_worker or workers lower"
         )
     # A share of a GPU can't be pieced together from two devices.
-    by_gpu = int(gpus) * int(1 / share) // resources.workers if 0 < share < 1 else int(gpus // need_gpus) if share else 10**9
+    by_gpu = (
+        int(gpus) * int(1 / share) // resources.workers if 0 < share < 1 else int(gpus // need_gpus) if share else 10**9
+    )
     fits = min(int(cpus // need_cpus), by_gpu)
     wanted = resources.max_concurrent_trials
     if wanted != "auto" and wanted > fits:
         raise StudyError(
             f"resources.max_concurrent_trials: {wanted} trials of {need_cpus:g} CPUs and {need_gpus:g} GPUs need "
             f"{wanted * need_cpus:g} CPUs and {wanted * need_gpus:g} GPUs; there are {cpus:g} and {gpus:g}: "
-            f"set max_concurrent_trials to {fits} or fewer, or \"auto\""
+            f'set max_concurrent_trials to {fits} or fewer, or "auto"'
         )
     slots = fits if wanted == "auto" else wanted
     return Plan(slots, resources.cpus_per_worker, share, resources.workers, cpus, gpus)
@@ -103,7 +106,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
     Raises StudyError if there is no Ray at the address.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
     try:
         if address is None:
             cpus, gpus = machine_capacity()
@@ -116,7 +119,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
     try:
-        resources = ray.cluster_resources()
+        resources = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
         yield float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
     finally:
         ray.shutdown()

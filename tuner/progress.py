@@ -61,7 +61,9 @@ class Progress:
             self._line(line)
 
     def _line(self, text: str) -> None:
-        self._console.print(f"{_clock(time.time() - self._started)}  {text}", highlight=False, markup=False, soft_wrap=True)
+        self._console.print(
+            f"{_clock(time.time() - self._started)}  {text}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def _sentence(self, event: dict[str, Any]) -> str | None:
         if event["event"] not in ("start", "report", "end"):

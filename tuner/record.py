@@ -130,7 +130,7 @@ class StudyRecord:
 class Journal:
     """The events file, open for appending by the one process that runs the study.
 
-    A bucket can't be appended to: there the file grows beside, and is put whole every few seconds and when a trial ends.
+    A bucket can't be appended to: there the file grows beside, and is put whole every few seconds and at a trial's end.
     """
 
     def __init__(self, storage: Storage):
@@ -187,7 +187,9 @@ def load_record(storage: Storage) -> StudyRecord:
     """The state of the study in this folder. Raises StudyError if there is none."""
     text = storage.read_text("study.json")
     if text is None:
-        raise StudyError(f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is")
+        raise StudyError(
+            f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is"
+        )
     record = StudyRecord(StudySpec.model_validate_json(text))
     for event in read_events(storage.read_text(EVENTS) or ""):
         record.apply(event)

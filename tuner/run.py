@@ -30,7 +30,7 @@ from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import GroupSlot, tune_function
 from tuner.storage import Storage
-from tuner.study import StudySpec, first_config, override_study, to_json
+from tuner.study import StudySpec, first_config, nearest, override_study, to_json
 from tuner.tracking import Tracker, artifact_location, default_tracking_uri, without_password
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
@@ -55,8 +55,8 @@ def prepare(spec: StudySpec) -> workloads.Prepared:
     metric = spec.objective.metric
     if prepared.metrics and metric not in prepared.metrics:
         raise StudyError(
-            f"objective.metric: {spec.workload} must report it, got {metric!r}; "
-            f"it reports {', '.join(prepared.metrics)}"
+            f"objective.metric: must be one that {spec.workload} reports ({', '.join(prepared.metrics)}), "
+            f"got {metric!r}{nearest(metric, prepared.metrics)}"
         )
     return prepared
 
@@ -158,13 +158,20 @@ class _Run:
             number=self._record.runs + 1,
             host=socket.gethostname(),
             pid=os.getpid(),
-            versions={"tuner": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}},
+            versions={
+                "tuner": __version__,
+                **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+            },
             overrides=overrides,
             tracking_uri=without_password(tracking_uri),
         )
         self._tracker.start()
         try:
-            with self._progress, self._signals(), _group_slots(self._record.spec, self._study, self._plan) as slots:
+            with (
+                self._progress,
+                self._signals(),
+                _group_slots(self._record.spec, self._study, self._plan) as slots,
+            ):
                 self._fit(slots)
         except BaseException as error:
             self._ledger.write("stop", state="failed", reason=f"{type(error).__name__}: {error}"[:500])
@@ -205,7 +212,10 @@ class _Run:
         self._retention.trial_ended(event["trial"])
         ended = self._record.ended
         if len(ended) >= self._record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
-            self._stopping = ("failed", f"the first {len(ended)} trials all failed, the last: {event['reason']}")
+            self._stopping = (
+                "failed",
+                f"the first {len(ended)} trials all failed, the last: {event['reason']}",
+            )
 
     def _should_stop(self) -> bool:
         if self._stopping is None and time.monotonic() > self._deadline:
@@ -220,7 +230,7 @@ class _Run:
     def _signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM stop the study in order; a second Ctrl-C stops it at once."""
 
-        def stop(number: int, frame: object) -> None:
+        def stop(number: int, _: object) -> None:
             if self._stopping is not None:
                 raise KeyboardInterrupt
             self._stopping = ("interrupted", f"{signal.Signals(number).name}")
@@ -280,8 +290,7 @@ def _finish_tracking(tracker: Tracker, name: str, console: Console) -> None:
     left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
     if left:
         console.print(
-            f"MLflow takes nothing ({tracker.trouble}): {left} events wait; "
-            f"`python -m tuner resume {name}` sends them",
+            f"MLflow takes nothing ({tracker.trouble}): {left} events wait; `python -m tuner resume {name}` sends them",
             style="yellow",
             highlight=False,
             soft_wrap=True,

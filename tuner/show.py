@@ -29,7 +29,8 @@ def find(storage: Storage, name: str | None) -> StudyRecord:
     found = studies(storage)
     if not found:
         raise StudyError(
-            f"--storage {storage.uri}: a study is needed there, got none; start one with `python -m tuner run STUDY_FILE`"
+            f"--storage {storage.uri}: a study is needed there, got none; "
+            "start one with `python -m tuner run STUDY_FILE`"
         )
     return found[-1]
 
@@ -50,8 +51,7 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
         "reason": record.reason,
         "objective": record.spec.objective.metric,
         "direction": record.spec.objective.direction,
-        "best": best
-        and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
+        "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
         "trials": [_trial_json(trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
     }
 
@@ -76,7 +76,9 @@ def print_studies(records: list[StudyRecord], console: Console) -> None:
         ranking = record.ranking()
         best = f"  best {record.spec.objective.metric} {measure(ranking[0].value or 0.0)}" if ranking else ""
         console.print(
-            f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}", highlight=False, soft_wrap=True
+            f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}",
+            highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -98,7 +100,12 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None)
         console.print(f"… and {hidden} more: python -m tuner show {record.spec.name}", style="dim", highlight=False)
     for trial in rest:
         if trial.reason:
-            console.print(f"trial {trial.id} {trial.state}: {trial.reason}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"trial {trial.id} {trial.state}: {trial.reason}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def best_line(record: StudyRecord) -> str | None:
@@ -108,4 +115,5 @@ def best_line(record: StudyRecord) -> str | None:
         return None
     best = ranking[0]
     params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
-    return f"best: trial {best.id}, {record.spec.objective.metric} {measure(best.value or 0.0)} at epoch {best.best_epoch}, with {params}"
+    value = f"{record.spec.objective.metric} {measure(best.value or 0.0)}"
+    return f"best: trial {best.id}, {value} at epoch {best.best_epoch}, with {params}"

@@ -140,9 +140,7 @@ def ordered(space: dict[str, Dimension]) -> list[str]:
 
 def is_active(dimension: Dimension, params: dict[str, Any]) -> bool:
     """Whether a dimension is sampled in a trial whose parents have these values."""
-    return all(
-        parent in params and params[parent] in allowed for parent, allowed in dimension.when.items()
-    )
+    return all(parent in params and params[parent] in allowed for parent, allowed in dimension.when.items())
 
 
 def sample(space: dict[str, Dimension], trial: optuna.Trial) -> dict[str, Scalar]:

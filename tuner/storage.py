@@ -112,15 +112,18 @@ class Storage:
             return
         files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
         for file in files:
-            with self._fs.open_output_stream(f"{self._path(path)}/{file.relative_to(folder).as_posix()}") as stream:
-                with file.open("rb") as source:
-                    shutil.copyfileobj(source, stream, 8 << 20)
+            place = f"{self._path(path)}/{file.relative_to(folder).as_posix()}"
+            with self._fs.open_output_stream(place) as stream, file.open("rb") as source:
+                shutil.copyfileobj(source, stream, 8 << 20)
 
     def get(self, path: str, folder: Path) -> Path:
-        """A local folder with what lies at `path`: the thing itself where the storage is local, else a copy in `folder`."""
+        """A local folder with what lies at `path`: itself where the storage is local, else a copy in `folder`."""
         if self.local:
             return self.local / path
         pyarrow.fs.copy_files(
-            self._path(path), str(folder), source_filesystem=self._fs, destination_filesystem=pyarrow.fs.LocalFileSystem()
+            self._path(path),
+            str(folder),
+            source_filesystem=self._fs,
+            destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
         return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
@@ -10,12 +11,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tuner import workload as workloads
 from tuner.errors import StudyError
 from tuner.space import Dimension, Scalar, ordered
 
+_DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -128,7 +138,7 @@ class StudySpec(_Table):
                 if parent not in self.space:
                     yield (
                         f"space.{name}.when: a condition names another sampled setting, got {parent!r}"
-                        + _nearest(parent, self.space)
+                        + nearest(parent, self.space)
                     )
                     continue
                 for value in allowed:
@@ -147,7 +157,7 @@ class StudySpec(_Table):
             place = f"first_trials[{number}]"
             for name, value in params.items():
                 if name not in self.space:
-                    yield f"{place}.{name}: only settings of [space] can be given{_nearest(name, self.space)}"
+                    yield f"{place}.{name}: only settings of [space] can be given{nearest(name, self.space)}"
                 elif not self.space[name].contains(value):
                     yield (
                         f"{place}.{name}: the value must lie in the space ({self.space[name]}), "
@@ -219,19 +229,34 @@ def _config_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]:
         return [str(error)]
     fields = config_type.model_fields
     problems = [
-        f"{table}.{key}: {package}.Config has no such field" + _nearest(key, fields)
+        f"{table}.{key}: {package}.Config has no such field" + nearest(key, fields)
         for table in ("fixed", "space")
-        if isinstance(raw.get(table), dict)
-        for key in raw[table]
+        for key in _table_of(raw, table)
         if key not in fields
     ]
-    if spec is None or problems:
-        fixed = raw.get("fixed")
-        known = {key: fixed[key] for key in fixed if key in fields} if isinstance(fixed, dict) else {}
-        return problems + _config_lines(config_type, known, {})
-    for corner in _corners(spec):
-        problems += _config_lines(config_type, spec.fixed, corner)
+    known = {key: value for key, value in _table_of(raw, "fixed").items() if key in fields}
+    problems += _config_lines(config_type, known, {})
+    for name, dimension in _readable_dimensions(raw):
+        if name in fields:
+            for endpoint in dimension.endpoints:
+                # Only what is wrong with this one setting; what is wrong with the others is said once.
+                lines = _config_lines(config_type, known, {name: endpoint})
+                problems += [line for line in lines if line.startswith(f"space.{name}:")]
+    if spec is not None and not problems:
+        for corner in _corners(spec):
+            problems += _config_lines(config_type, spec.fixed, corner)
     return problems
+
+
+def _table_of(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    table = raw.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _readable_dimensions(raw: dict[str, Any]) -> Iterable[tuple[str, Dimension]]:
+    for name, entry in _table_of(raw, "space").items():
+        with contextlib.suppress(ValidationError):
+            yield name, _DIMENSION.validate_python(entry)
 
 
 def _corners(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
@@ -263,7 +288,7 @@ def _study_lines(detail: Any) -> list[str]:
     loc = [part for part in detail["loc"] if part not in ("float", "int", "choice") or len(detail["loc"]) < 3]
     where = ".".join(str(part) for part in loc)
     if detail["type"] == "extra_forbidden":
-        return [f"{where}: no such key" + _nearest(str(loc[-1]), _keys_at(loc[:-1], detail["loc"]))]
+        return [f"{where}: no such key" + nearest(str(loc[-1]), _keys_at(loc[:-1], detail["loc"]))]
     if detail["type"] == "missing":
         return [f"{where}: this key is needed; add it (search_spaces/README.md lists the keys)"]
     if detail["type"].startswith("union_tag"):
@@ -282,7 +307,7 @@ def _message(detail: Any) -> str:
 
 
 def _tag(value: Any) -> str:
-    return repr(value.get("type", "nothing")) if isinstance(value, dict) else repr(value)
+    return repr(value["type"]) if isinstance(value, dict) and "type" in value else "none"
 
 
 def _keys_at(loc: list[Any], full: tuple[Any, ...]) -> Iterable[str]:
@@ -296,7 +321,8 @@ def _keys_at(loc: list[Any], full: tuple[Any, ...]) -> Iterable[str]:
     return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def nearest(key: str, known: Iterable[str]) -> str:
+    """What to do about a name that isn't known."""
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "; remove it"
 

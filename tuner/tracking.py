@@ -63,7 +63,13 @@ class Tracker(threading.Thread):
     def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str, artifacts: str | None):
         """study: the study's folder. events: its events file. artifacts: where a new experiment keeps its files."""
         super().__init__(name="tracking", daemon=True)
-        self._spec, self._study, self._events, self._uri, self._artifacts = spec, study, events, uri, artifacts
+        self._spec, self._study, self._events, self._uri, self._artifacts = (
+            spec,
+            study,
+            events,
+            uri,
+            artifacts,
+        )
         state = json.loads(study.read_text(_STATE) or "{}")
         self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
         self._runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
@@ -119,7 +125,9 @@ class Tracker(threading.Thread):
             getattr(self, f"_on_{event['event']}")(event, metrics)
         self._log(metrics)
         self._offset = offset
-        self._study.write_text(_STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self._runs}))
+        self._study.write_text(
+            _STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self._runs})
+        )
         return True
 
     def _connect(self) -> None:
