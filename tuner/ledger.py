@@ -27,6 +27,8 @@ class Ledger(Callback):  # type: ignore[misc]
         self._tune_trials: dict[int, Any] = {}
         self.closed = False
         """Set when the study is being stopped: what trials do from then on is not their end."""
+        self.last_call: str | None = None
+        """Why no new trial begins and each that runs ends at its next report, or None."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
@@ -67,11 +69,6 @@ class Ledger(Callback):  # type: ignore[misc]
             if trial.status == "ERROR" and self._search.expects(trial.trial_id):
                 self._search.requeue(trial.trial_id)
 
-    def stop_trial(self, number: int, reason: str) -> None:
-        """End a running trial as stopped; what it does from then on is not heard."""
-        self._ends[number] = {"state": "stopped", "reason": reason}
-        self.trial_ended(number)
-
     def trial_ended(self, number: int, given_up: bool = False) -> None:
         """Tune is done with a trial. given_up: because it failed more often than it is retried."""
         tune_trial = self._tune_trials.pop(number, None)
@@ -91,7 +88,7 @@ class Ledger(Callback):  # type: ignore[misc]
         epoch = self.record.trials[number].epoch
         return {
             "state": "stopped",
-            "reason": f"{self.record.spec.scheduler.name} stopped it at epoch {epoch}",
+            "reason": self.last_call or f"{self.record.spec.scheduler.name} stopped it at epoch {epoch}",
         }
 
 

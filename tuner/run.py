@@ -18,6 +18,7 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from tuner import __version__, cluster
@@ -29,9 +30,9 @@ from tuner.record import Journal, StudyRecord, load_record
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import GroupSlot, tune_function
-from tuner.storage import Storage
+from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
-from tuner.tracking import Tracker, artifact_location, default_tracking_uri, without_password
+from tuner.tracking import Tracker, artifact_location, default_tracking_uri
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
@@ -77,15 +78,16 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
 def resume(name: str, options: Options, overrides: list[str], console: Console) -> StudyRecord:
     """Go on with a study: interrupted trials from their newest checkpoint, then what the budget still allows.
 
-    overrides: changes to the study, a larger budget for example; its objective stays.
+    overrides: changes to the study, a larger budget for example; its name, workload and objective stay.
     """
     study = options.storage / name
     record = load_record(study)
     spec = record.spec
     if overrides:
         spec = override_study(spec, overrides)
-        if spec.objective != record.spec.objective:
-            raise StudyError("objective: stays what it was when the study began; start another study with --name")
+        for key in ("name", "workload", "objective"):
+            if getattr(spec, key) != getattr(record.spec, key):
+                raise StudyError(f"{key}: stays what it was when the study began; start another study with --name")
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if "***" in tracking_uri:
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
@@ -120,17 +122,30 @@ def _start(
     with console.status("reading the data, and decoding what isn't decoded yet …"):
         summary = prepare(spec).summary
     console.print(f"{spec.name}: {summary}", highlight=False, soft_wrap=True)
-    with contextlib.ExitStack() as stack:
-        with console.status("starting Ray …"):
-            capacity = stack.enter_context(cluster.connected(options.address))
-        plan = cluster.plan(spec.resources, *capacity)
-        console.print(f"{spec.name}: {plan}", highlight=False, soft_wrap=True)
-        study.write_text("study.json", to_json(spec))
-        with Journal(study) as journal:
+    with contextlib.ExitStack() as journals:
+        with contextlib.ExitStack() as stack:
+            with console.status("starting Ray …"):
+                capacity = stack.enter_context(cluster.connected(options.address))
+            plan = cluster.plan(spec.resources, *capacity)
+            console.print(f"{spec.name}: {plan}", highlight=False, soft_wrap=True)
+            journal = journals.enter_context(Journal(study))
+            _check_unchanged(record, study)
+            study.write_text("study.json", to_json(spec))
             tracker = _tracker(spec, study, options.storage, journal, tracking_uri)
             _Run(record, study, journal, tracker, plan, console).fit(tracking_uri, overrides)
-            _finish_tracking(tracker, spec.name, console)
+        # After Ray has ended: a slow MLflow must not hold devices.
+        _finish_tracking(tracker, spec.name, console)
     return record
+
+
+def _check_unchanged(record: StudyRecord, study: Storage) -> None:
+    """Raises StudyError if another process ran the study between our look at it and our taking of its lock."""
+    runs = load_record(study).runs if study.read_text("study.json") is not None else 0
+    if runs != record.runs:
+        raise StudyError(
+            f"study {record.spec.name} was run by another process a moment ago; "
+            f"`python -m tuner show {record.spec.name}` says what became of it"
+        )
 
 
 class _Run:
@@ -173,15 +188,18 @@ class _Run:
                 _group_slots(self._record.spec, self._study, self._plan) as slots,
             ):
                 self._fit(slots)
+        except KeyboardInterrupt:
+            self._ledger.write("stop", state="interrupted", reason="Ctrl-C, twice")
+            raise
         except BaseException as error:
             self._ledger.write("stop", state="failed", reason=f"{type(error).__name__}: {error}"[:500])
             raise
-        state, reason = self._stopping or ("finished", None)
+        state, reason = self._stopping or ("finished", self._ledger.last_call)
         self._ledger.write("stop", state=state, reason=reason)
 
     def _fit(self, slots: list[str | None]) -> None:
         spec = self._record.spec
-        search = StudySearch(self._record, slots, self._ledger.trial_ended)
+        search = StudySearch(self._record, slots, self._ledger.trial_ended, self._out_of_time)
         self._ledger.serve(search)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
@@ -192,14 +210,13 @@ class _Run:
                     search_alg=search,
                     scheduler=study_scheduler(self._record),
                     num_samples=-1,
-                    max_concurrent_trials=len(slots),
                     reuse_actors=True,
                 ),
                 run_config=ray.tune.RunConfig(
                     name="tune",
                     storage_path=folder,
                     verbose=0,
-                    stop=_Stop(self._should_stop),
+                    stop=_Stop(self._should_stop, self._out_of_time),
                     callbacks=[self._ledger],
                     failure_config=ray.tune.FailureConfig(max_failures=spec.failures.max_retries),
                 ),
@@ -218,13 +235,19 @@ class _Run:
             )
 
     def _should_stop(self) -> bool:
-        if self._stopping is None and time.monotonic() > self._deadline:
-            budget = self._record.spec.budget.time_seconds
-            self._stopping = ("finished", f"its time budget of {budget:g} seconds is used up")
-            for trial in [t for t in self._record.trials.values() if t.state == "running"]:
-                self._ledger.stop_trial(trial.id, "the study's time budget is used up")
+        if self._stopping is not None and not self._ledger.closed and self._stopping[0] == "interrupted":
+            self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
         self._ledger.closed = self._stopping is not None
+        self._out_of_time()
         return self._ledger.closed
+
+    def _out_of_time(self) -> bool:
+        """Whether trials are to end at their next report, so that each keeps the checkpoint of its last epoch."""
+        if self._ledger.last_call is None and time.monotonic() > self._deadline:
+            self._ledger.last_call = (
+                f"the study's time budget of {self._record.spec.budget.time_seconds:g} s is used up"
+            )
+        return self._ledger.last_call is not None
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -234,7 +257,6 @@ class _Run:
             if self._stopping is not None:
                 raise KeyboardInterrupt
             self._stopping = ("interrupted", f"{signal.Signals(number).name}")
-            self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -245,17 +267,17 @@ class _Run:
 
 
 class _Stop(ray.tune.Stopper):  # type: ignore[misc]
-    """Asks the run whether the whole study is to stop."""
+    """Asks the run whether a trial that has reported, or the whole study at once, is to stop."""
 
-    def __init__(self, should_stop: Callable[[], bool]):
-        self._should_stop = should_stop
+    def __init__(self, should_stop: Callable[[], bool], out_of_time: Callable[[], bool]):
+        self._should_stop, self._out_of_time = should_stop, out_of_time
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
         return {}
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self._out_of_time()
 
     def stop_all(self) -> bool:
         return self._should_stop()
@@ -269,7 +291,11 @@ def _group_slots(spec: StudySpec, study: Storage, plan: cluster.Plan) -> Iterato
         return
     names = [f"{spec.name}-{uuid.uuid4().hex[:8]}-{index}" for index in range(plan.slots)]
     resources = {"CPU": plan.cpus, "GPU": plan.gpus}
-    slots = [GroupSlot.options(name=name).remote(spec, study, resources, name) for name in names]
+    # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    slots = [
+        GroupSlot.options(name=name, scheduling_strategy=here).remote(spec, study, resources, name) for name in names
+    ]
     try:
         yield list(names)
     finally:

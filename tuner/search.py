@@ -27,16 +27,23 @@ class StudySearch(Searcher):  # type: ignore[misc]
     one of `slots` is free, so the sampler knows every result that there is.
     """
 
-    def __init__(self, record: StudyRecord, slots: list[str | None], ended: Callable[[int, bool], None]):
+    def __init__(
+        self,
+        record: StudyRecord,
+        slots: list[str | None],
+        ended: Callable[[int, bool], None],
+        closed: Callable[[], bool] = lambda: False,
+    ):
         """slots: a name for each group slot, None for each slot in a trial process of Tune's own.
 
         ended: called with the number of a trial that has ended, and whether Tune gave it up, before Optuna is told what
         became of it.
+        closed: whether no trial is to begin any more.
         """
         super().__init__(metric="best", mode=record.spec.mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._record = record
-        self._ended = ended
+        self._ended, self._closed = ended, closed
         self._slots = slots
         self._free = list(range(len(slots)))
         self._waiting = [(trial.id, trial.params) for trial in record.trials.values() if trial.open]
@@ -51,7 +58,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self._waiting and not self._fresh:
+        if self._closed() or not (self._waiting or self._fresh):
             # A trial that runs may be handed back (`requeue`), and a search that has finished is never asked again.
             return None if self._tune_ids else str(Searcher.FINISHED)
         if not self._free:

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow
 import pyarrow.fs
@@ -26,25 +27,28 @@ class Storage:
 
     def __init__(self, uri: str):
         """uri: a path, or a URI that pyarrow knows (file, s3, gs, hdfs). Raises StudyError if it is neither."""
-        self.uri = uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().resolve())
+        self._uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = without_password(self._uri)
+        """As it may be written down."""
         try:
-            self._fs, root = pyarrow.fs.FileSystem.from_uri(self.uri)
+            self._fs, root = pyarrow.fs.FileSystem.from_uri(self._uri)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise StudyError(
-                f"--storage: a path or a URI such as s3://bucket/folder is needed, got {uri!r}: {error}"
+                f"--storage: a path or a URI such as s3://bucket/folder is needed, got {self.uri!r}: {error}"
             ) from None
         self._root = root.rstrip("/")
         self.local: Path | None = Path(root) if isinstance(self._fs, pyarrow.fs.LocalFileSystem) else None
 
     def __truediv__(self, path: str) -> Storage:
         child = object.__new__(Storage)
-        child.uri, child._fs = f"{self.uri}/{path}", self._fs
+        child._uri, child._fs = _below(self._uri, path), self._fs
+        child.uri = without_password(child._uri)
         child._root = f"{self._root}/{path}"
         child.local = self.local / path if self.local else None
         return child
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
-        return Storage, (self.uri,)
+        return Storage, (self._uri,)
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -106,9 +110,11 @@ class Storage:
             if target.exists():
                 shutil.rmtree(target)
             # Into the storage's own file system first: the rename at the end is then atomic.
-            staged = Path(shutil.move(folder, tempfile.mkdtemp(prefix=".incoming-", dir=target.parent)))
-            staged.rename(target)
-            staged.parent.rmdir()
+            staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+            try:
+                Path(shutil.move(folder, staging)).rename(target)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
             return
         files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
         for file in files:
@@ -127,3 +133,18 @@ class Storage:
             destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
         return folder
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be written down: a password in it becomes ***."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def _below(uri: str, path: str) -> str:
+    """The address of what lies at `path` in `uri`, whose query (an endpoint, a region) stays at the end."""
+    folder, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{folder.rstrip('/')}/{path}{mark}{query}"

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from tuner.errors import StudyError
-from tuner.storage import Storage
+from tuner.storage import Storage, without_password
 from tuner.study import StudySpec
 
 # MLflow's own patience is minutes a call; here an outage is met by reading the events again.
@@ -46,15 +47,6 @@ def default_tracking_uri(storage: Storage) -> str:
 def artifact_location(storage: Storage) -> str | None:
     """Where a study's pictures lie; None leaves it to the MLflow server."""
     return (storage.local / "artifacts").as_uri() if storage.local else None
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be written down: a password in it becomes ***."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
 
 
 class Tracker(threading.Thread):
@@ -89,7 +81,7 @@ class Tracker(threading.Thread):
                 if self._ending.is_set() and not busy:
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
-                self.trouble = str(error).strip().split("\n")[0][:200] or type(error).__name__
+                self.trouble = self._sentence(error)
                 if self._ending.is_set():
                     pause = min(pause, 1.0)
                 busy = False
@@ -98,6 +90,12 @@ class Tracker(threading.Thread):
                 self._woken.clear()
             if self.trouble:
                 pause = min(pause * 2, 30.0)
+
+    def _sentence(self, error: Exception) -> str:
+        """The error's first line; MLflow's may hold the whole address."""
+        text = str(error).strip().split("\n")[0] or type(error).__name__
+        password = urlsplit(self._uri).password
+        return (text.replace(password, "***") if password else text)[:200]
 
     def finish(self, patience_seconds: float) -> int:
         """Write what is left, for at most that long. Returns how many events wait for a later run."""
@@ -108,7 +106,11 @@ class Tracker(threading.Thread):
 
     def _pending(self) -> tuple[list[dict[str, Any]], int]:
         with self._events.open("rb") as stream:
-            stream.seek(self._offset)
+            stream.seek(max(self._offset - 1, 0))
+            if self._offset and stream.read(1) != b"\n":
+                # The file lost lines that we have read: a bucket's copy is seconds old, a machine may have lost power.
+                self._offset = 0
+                stream.seek(0)
             data = stream.read(4 << 20)
         whole = data.rfind(b"\n") + 1
         return [json.loads(line) for line in data[:whole].splitlines()], self._offset + whole
@@ -147,8 +149,9 @@ class Tracker(threading.Thread):
         """The MLflow run of a trial, or the parent run for None; made if there is none."""
         key = "study" if trial is None else str(trial)
         if key not in self._runs:
-            same = f"tags.`tuner.trial` = '{key}' and tags.`tuner.storage` = '{self._study.uri}'"
-            found = self._client.search_runs([self._experiment], filter_string=same)
+            runs = self._client.search_runs([self._experiment], filter_string=f"tags.`tuner.trial` = '{key}'")
+            # Compared here: a path may hold what MLflow's filters can't.
+            found = [run for run in runs if run.data.tags.get("tuner.storage") == self._study.uri]
             self._runs[key] = found[0].info.run_id if found else self._make_run(key, started)
         return self._runs[key]
 
@@ -201,6 +204,10 @@ class Tracker(threading.Thread):
     def _on_stop(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
         self._log(metrics)
         run = self._run_id(None, event["time"])
+        # A trial that is to go on later doesn't run now.
+        children = f"tags.`mlflow.parentRunId` = '{run}' and attributes.status = 'RUNNING'"
+        for child in self._client.search_runs([self._experiment], filter_string=children):
+            self._client.set_terminated(child.info.run_id, _STATUS["interrupted"], _ms(event["time"]))
         self._client.set_terminated(run, _STATUS[event["state"]], _ms(event["time"]))
 
     def _log(self, metrics: dict[str, list[Any]]) -> None:
@@ -219,16 +226,18 @@ class Tracker(threading.Thread):
             self._client.log_batch(run, params=fresh)
 
     def _log_image(self, run: str, trial: int, path: str, epoch: int) -> None:
-        import tempfile
-
         folder, name = path.rsplit("/", 1)
+        key = Path(name).stem
+        # MLflow names each image anew: what an earlier, broken-off attempt left must be looked for.
+        if any(f"/{key}+step+{epoch}+" in there.path for there in self._client.list_artifacts(run, "images")):
+            return
         with tempfile.TemporaryDirectory() as scratch:
             local = self._study.get(f"trials/{trial}/{folder}", Path(scratch)) / name
             if not local.is_file():
                 return
             with Image.open(local) as image:
                 image.load()
-                self._client.log_image(run, image, key=Path(name).stem, step=epoch)
+                self._client.log_image(run, image, key=key, step=epoch)
 
 
 def _ms(seconds: float) -> int:
