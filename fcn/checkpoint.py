@@ -94,9 +94,7 @@ def save(
     partial = Path(mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
     try:
         save_file(weights, partial / _WEIGHTS)
-        (partial / _DESCRIPTION).write_text(
-            json.dumps(description, indent=1, allow_nan=False) + "\n", "utf-8"
-        )
+        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", "utf-8")
         (partial / "images").mkdir()
         for name, image in images.items():
             image.save(partial / "images" / f"{name}.png")
@@ -219,9 +217,7 @@ def recover(target: Path) -> None:
 def copy_weights(source: Path, target: Path) -> None:
     """A checkpoint without resume/, in the place of target; on one file system its large files are shared."""
     partial = Path(mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    shutil.copytree(
-        source, partial, ignore=shutil.ignore_patterns("resume"), copy_function=_link, dirs_exist_ok=True
-    )
+    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("resume"), copy_function=_link, dirs_exist_ok=True)
     replace(partial, target)
 
 

@@ -43,9 +43,7 @@ class Confusion:
         if counts.sum() == 0:
             return {}
         union = true + predicted - hit
-        ious = {
-            f"iou_{name}": float(hit[i] / union[i]) for i, name in enumerate(self.classes) if union[i] > 0
-        }
+        ious = {f"iou_{name}": float(hit[i] / union[i]) for i, name in enumerate(self.classes) if union[i] > 0}
         return ious | {
             "mean_iou": sum(ious.values()) / len(ious),
             "mean_iou_classes": float(len(ious)),

@@ -94,17 +94,13 @@ class FCN8s(nn.Module):
         scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
         return scores[:, :, :height, :width]
 
-    def keep_masks(
-        self, height: int, width: int, seeds: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    def keep_masks(self, height: int, width: int, seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Dropout of fc6 and fc7, a seed an image: the same in whichever batch, rank or micro-batch it is."""
         shape = (len(seeds), self.fc6.out_channels, math.ceil(height / STRIDE), math.ceil(width / STRIDE))
         draws = torch.empty((2, *shape), device=device)
         generator = torch.Generator(device)
         for image, seed in enumerate(seeds):
-            draws[:, image] = torch.rand(
-                (2, *shape[1:]), generator=generator.manual_seed(seed), device=device
-            )
+            draws[:, image] = torch.rand((2, *shape[1:]), generator=generator.manual_seed(seed), device=device)
         keep = draws >= self.dropout
         return keep[0], keep[1]
 
@@ -153,9 +149,7 @@ def _features(width: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def initialise(
-    model: FCN8s, init: Literal["normal", "bilinear"], given: frozenset[str] = frozenset()
-) -> None:
+def initialise(model: FCN8s, init: Literal["normal", "bilinear"], given: frozenset[str] = frozenset()) -> None:
     """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases.
 
     given: names of parameters that stay as they are.
@@ -194,14 +188,7 @@ def build_model(config: Config, classes: int) -> FCN8s:
     Raises InputError where the weights can't be had or don't fit.
     """
     # On meta first: drawing 134 million numbers only to overwrite them takes seconds.
-    with torch.device("meta"):
-        model = FCN8s(
-            classes,
-            width=config.width,
-            fc_width=config.fc_width,
-            dropout=config.dropout,
-            skip_scaling=config.skip_scaling,
-        )
+    model = _on_meta(config, classes)
     model.to_empty(device="cpu")
     given = load_weights(model, config)
     # Forked, so that a run leaves torch's own random numbers as it found them.
@@ -210,3 +197,19 @@ def build_model(config: Config, classes: int) -> FCN8s:
         initialise(model, config.init, given)
     model.freeze(config.freeze)
     return model
+
+
+def check_weights(config: Config, classes: int) -> None:
+    """Raises InputError where config.weights can't be had or don't fit the network; copies nothing."""
+    load_weights(_on_meta(config, classes), config)
+
+
+def _on_meta(config: Config, classes: int) -> FCN8s:
+    with torch.device("meta"):
+        return FCN8s(
+            classes,
+            width=config.width,
+            fc_width=config.fc_width,
+            dropout=config.dropout,
+            skip_scaling=config.skip_scaling,
+        )

@@ -97,9 +97,7 @@ class _Score:
             # Positions of a share are evenly spaced: a slice needs no copy to the device.
             step = positions[1] - positions[0] if len(positions) > 1 else 1
             categories_N = self._categories_F[positions[0] : positions[-1] + 1 : step]
-            self._thresholds.update(
-                class_probability(logits_NCHW, self._positive), of_class_NHW, categories_N
-            )
+            self._thresholds.update(class_probability(logits_NCHW, self._positive), of_class_NHW, categories_N)
 
     def results(self, prefix: str) -> dict[str, float]:
         sum_over_ranks(self._loss)

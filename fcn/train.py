@@ -47,9 +47,7 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of fcn.Config, as in TOML. Repeatable."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings; --set goes before it.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
 ) -> None:
     """Trains FCN-8s once; under torchrun, on every rank."""
@@ -130,9 +128,7 @@ class RunFolder:
             for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
                 shutil.rmtree(left)
         except OSError as error:
-            raise InputError(
-                f"{self.path} can't be written ({error.strerror}): choose another --output"
-            ) from error
+            raise InputError(f"{self.path} can't be written ({error.strerror}): choose another --output") from error
 
     def keep(self, measures: dict[str, float], directory: Path) -> None:
         # In this order: whatever a kill leaves undone, the epoch is run again and done again.
@@ -151,9 +147,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"{self.path} can't be made ({error.strerror}): choose another --output"
-            ) from error
+            raise InputError(f"{self.path} can't be made ({error.strerror}): choose another --output") from error
         lines = self.measures()
         kept = [json.dumps(measures) + "\n" for measures in lines if measures["epoch"] <= epoch]
         partial = self.history.with_name(".metrics.jsonl.new")

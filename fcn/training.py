@@ -22,7 +22,7 @@ from fcn.config import Config
 from fcn.epoch import EpochTrainer
 from fcn.errors import TrainingError
 from fcn.masks import side_by_side
-from fcn.model import FCN8s
+from fcn.model import FCN8s, check_weights
 from fcn.precision import autocast
 from fcn.ranks import rank
 from fcn.scoring import evaluate, measure_names, predicted_classes
@@ -51,6 +51,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     """
     fetch_weights(config)
     dataset = open_cache(config, progress).dataset
+    check_weights(config, len(dataset.classes))
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
     summary = (
@@ -111,9 +112,7 @@ def _validate(state: RunState, cache: Cache, config: Config, device: torch.devic
     state.model.eval()
     try:
         with autocast(config, device):
-            metrics = evaluate(
-                state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch
-            )
+            metrics = evaluate(state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch)
     except TrainingError as error:
         raise TrainingError(f"epoch {state.epoch}: {error}; try a lower learning_rate") from None
     finally:

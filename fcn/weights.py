@@ -72,9 +72,7 @@ def described_normalisation(path: Path, description: dict[str, Any]) -> Normalis
     try:
         found = description["normalisation"]
         (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = found["mean"], found["std"]
-        return Normalisation(
-            (float(r_mean), float(g_mean), float(b_mean)), (float(r_std), float(g_std), float(b_std))
-        )
+        return Normalisation((float(r_mean), float(g_mean), float(b_mean)), (float(r_std), float(g_std), float(b_std)))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: normalisation must be mean and std of three channels ({error!r}): "
@@ -146,9 +144,7 @@ def load_weights(model: FCN8s, config: Config) -> frozenset[str]:
                     "set width and fc_width to those of the weights"
                 )
     # A layer is given whole or not at all.
-    return frozenset(
-        name for name in given if {f"{name.rsplit('.', 1)[0]}.{part}" for part in _PARTS} <= given
-    )
+    return frozenset(name for name in given if {f"{name.rsplit('.', 1)[0]}.{part}" for part in _PARTS} <= given)
 
 
 def _as_convolutions(vgg16: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -175,9 +171,7 @@ def _weights_file(weights: str) -> Path:
             "a .safetensors file or a .pth file"
         )
     if path.suffix not in {".safetensors", ".pth"}:
-        raise InputError(
-            f"weights: {path} must end in .safetensors or .pth, got {path.suffix or 'no suffix'!r}"
-        )
+        raise InputError(f"weights: {path} must end in .safetensors or .pth, got {path.suffix or 'no suffix'!r}")
     return path
 
 

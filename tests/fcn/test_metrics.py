@@ -40,9 +40,7 @@ def devkit(probability: npt.NDArray[np.float64], road: npt.NDArray[np.bool_]) ->
         rows.append((f1, threshold, precision, recall, fp / (fp + tn), fn / (tp + fn), tp, tp + fn))
     best = max(rows, key=lambda row: (row[0], -row[1]))
     names = ("max_f1", "max_f1_threshold", "precision", "recall", "fpr", "fnr")
-    levels = [
-        max((row[2] for row in rows if row[6] * 10 >= tenth * row[7]), default=0.0) for tenth in range(11)
-    ]
+    levels = [max((row[2] for row in rows if row[6] * 10 >= tenth * row[7]), default=0.0) for tenth in range(11)]
     return dict(zip(names, best[:6], strict=True)) | {"average_precision": float(np.mean(levels))}
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.model import FCN8s, bilinear_kernel, build_model
+from fcn.model import FCN8s, bilinear_kernel, build_model, check_weights
 from fcn.weights import IMAGENET, PLAIN, fetch_weights, normalisation
 
 SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
@@ -45,9 +45,7 @@ def plain_convolution(x_NCHW: Tensor, weight: Tensor, bias: Tensor, padding: int
     return (weight.flatten(1) @ patches + bias.view(1, -1, 1)).view(count, -1, height, width)
 
 
-def plain_fcn8s(
-    tensors: dict[str, Tensor], images_NCHW: Tensor, scale_pool4: float, scale_pool3: float
-) -> Tensor:
+def plain_fcn8s(tensors: dict[str, Tensor], images_NCHW: Tensor, scale_pool4: float, scale_pool3: float) -> Tensor:
     """Long et al., figure 3, layer by layer, in float64."""
 
     def layer(name: str, x: Tensor, padding: int = 0) -> Tensor:
@@ -88,10 +86,7 @@ def test_the_forward_pass_agrees_with_a_plainly_written_one(
 def test_fcn8s_has_134_271_436_parameters_at_two_classes() -> None:
     with torch.device("meta"):
         model = FCN8s(2)
-    count = {
-        name: sum(parameter.numel() for parameter in part.parameters())
-        for name, part in model.named_children()
-    }
+    count = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
     assert count == {
         "features": 14_714_688,
         "fc6": 102_764_544,
@@ -131,16 +126,12 @@ def test_the_decoder_starts_from_normals_of_one_hundredth_or_bilinear() -> None:
     assert all(not layer.bias.any() for layer in normal.decoder() if layer.bias is not None)
 
 
-@pytest.mark.parametrize(
-    ("pool", "frozen_convolutions"), [("none", 0), ("pool3", 7), ("pool4", 10), ("pool5", 13)]
-)
+@pytest.mark.parametrize(("pool", "frozen_convolutions"), [("none", 0), ("pool3", 7), ("pool4", 10), ("pool5", 13)])
 def test_freezing_stops_the_gradient_of_the_layers_up_to_a_pool(pool: str, frozen_convolutions: int) -> None:
     model = build_model(slim_config(freeze=pool), 2)
     model(torch.randn(1, 3, 32, 32)).sum().backward()
     kernels = [p for name, p in model.features.named_parameters() if name.endswith("weight")]
-    assert [p.grad is None for p in kernels] == [True] * frozen_convolutions + [False] * (
-        13 - frozen_convolutions
-    )
+    assert [p.grad is None for p in kernels] == [True] * frozen_convolutions + [False] * (13 - frozen_convolutions)
     assert model.fc6.weight.grad is not None
 
 
@@ -201,10 +192,9 @@ def test_weights_of_an_earlier_run_are_taken_with_their_normalisation(tmp_path: 
 
 def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -> None:
     save_file(dict(FCN8s(2, **SLIM).state_dict()), tmp_path / "weights.safetensors")
-    with pytest.raises(
-        InputError, match=r"features.0.weight must have the shape \(4, 3, 3, 3\), got \(2, 3, 3, 3\)"
-    ):
-        build_model(slim_config(weights=str(tmp_path), width=1 / 16), 2)
+    with pytest.raises(InputError, match=r"features.0.weight must have the shape \(4, 3, 3, 3\), got \(2, 3, 3, 3\)"):
+        check_weights(slim_config(weights=str(tmp_path), width=1 / 16), 2)
+    check_weights(slim_config(weights=str(tmp_path)), 2)
 
 
 def test_a_path_that_holds_no_weights_is_named(tmp_path: Path) -> None:

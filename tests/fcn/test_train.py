@@ -87,9 +87,7 @@ def run(config: Config, keep: Path, resume_from: Path | None = None) -> tuple[Re
 
 def measured(reports: Reports) -> Reports:
     """Without the times, which no two runs share."""
-    return [
-        {name: value for name, value in report.items() if not name.startswith("time/")} for report in reports
-    ]
+    return [{name: value for name, value in report.items() if not name.startswith("time/")} for report in reports]
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -109,9 +107,7 @@ def batch_of(count: int, void: float = 0.3) -> tuple[Tensor, Tensor]:
     return images_NCHW, target_NHW
 
 
-def gradient_of(
-    model: FCN8s, config: Config, micro_batch: int, weights: Tensor | None = None
-) -> tuple[float, Tensor]:
+def gradient_of(model: FCN8s, config: Config, micro_batch: int, weights: Tensor | None = None) -> tuple[float, Tensor]:
     images_NCHW, target_NHW = batch_of(6)
     gradient = BatchGradient(model, model, config, CPU, weights, micro_batch)
     loss = gradient.take(images_NCHW, target_NHW, list(range(6)))
@@ -231,12 +227,8 @@ def test_adams_l2_goes_through_its_moments_as_in_the_source(config: Config) -> N
         ("polynomial", 0.5**0.9, (1 / 80) ** 0.9),
     ],
 )
-def test_learning_rates_rise_step_by_step_and_follow_their_schedule(
-    schedule: str, middle: float, last: float
-) -> None:
-    config = Config.model_validate(
-        {"schedule": schedule, "warmup_epochs": 2, "epochs": 10, "learning_rate": 0.1}
-    )
+def test_learning_rates_rise_step_by_step_and_follow_their_schedule(schedule: str, middle: float, last: float) -> None:
+    config = Config.model_validate({"schedule": schedule, "warmup_epochs": 2, "epochs": 10, "learning_rate": 0.1})
     rates = [learning_rate(config, step, 10) for step in range(100)]
     assert rates[:20] == pytest.approx([0.1 * (step + 1) / 20 for step in range(20)])
     assert rates[20] == pytest.approx(0.1)
@@ -254,9 +246,7 @@ def test_frozen_layers_keep_their_weights(config: Config, tmp_path: Path) -> Non
 # A run
 
 
-def test_prepare_says_what_is_there_and_train_reports_what_it_announced(
-    config: Config, tmp_path: Path
-) -> None:
+def test_prepare_says_what_is_there_and_train_reports_what_it_announced(config: Config, tmp_path: Path) -> None:
     prepared = fcn.prepare(config)
     assert "20 frames at 32x64" in prepared.summary
     assert "background, road" in prepared.summary
@@ -325,9 +315,7 @@ def test_a_run_leaves_no_setting_and_no_file_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_resumed_from_any_epoch_ends_with_the_weights_of_the_unbroken_one(
-    config: Config, tmp_path: Path
-) -> None:
+def test_a_run_resumed_from_any_epoch_ends_with_the_weights_of_the_unbroken_one(config: Config, tmp_path: Path) -> None:
     config = changed(config, epochs=3, schedule="cosine", warmup_epochs=0.5, scale_jitter=0.2, clip_norm=1.0)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     whole.mkdir()
@@ -348,9 +336,7 @@ def test_resuming_with_another_network_is_refused(config: Config, tmp_path: Path
         ({"optimizer": "sgd"}, "optimizer = adam"),
     ):
         with pytest.raises(InputError, match=name):
-            fcn.train(
-                changed(config, **settings), report=lambda *_: None, resume_from=tmp_path / "1", device=CPU
-            )
+            fcn.train(changed(config, **settings), report=lambda *_: None, resume_from=tmp_path / "1", device=CPU)
 
 
 def test_a_run_goes_on_with_another_learning_rate_and_l2(config: Config, tmp_path: Path) -> None:
@@ -364,9 +350,7 @@ def test_a_finished_run_that_is_resumed_ends_at_once(config: Config, tmp_path: P
     config = changed(config, epochs=1)
     run(config, tmp_path)
     reports: Reports = []
-    fcn.train(
-        config, report=lambda measures, _: reports.append(measures), resume_from=tmp_path / "1", device=CPU
-    )
+    fcn.train(config, report=lambda measures, _: reports.append(measures), resume_from=tmp_path / "1", device=CPU)
     assert reports == []
 
 
@@ -393,9 +377,7 @@ def test_a_run_stops_early_after_epochs_without_a_better_score(config: Config, t
 
 def test_a_loss_that_is_not_finite_names_epoch_step_and_learning_rate(config: Config, tmp_path: Path) -> None:
     config = changed(config, optimizer="sgd", learning_rate=10, l2=0, epochs=50)
-    with pytest.raises(
-        TrainingError, match=r"epoch \d+(, step \d+)?: .*loss is (nan|inf).*learning_rate"
-    ) as caught:
+    with pytest.raises(TrainingError, match=r"epoch \d+(, step \d+)?: .*loss is (nan|inf).*learning_rate") as caught:
         run(config, tmp_path)
     failed = int(str(caught.value).split()[1].rstrip(",:"))
     # Every checkpoint before it is good.
@@ -427,9 +409,7 @@ def test_a_run_learns_the_road(cache_dir: Path, tmp_path: Path) -> None:
 
 def _rank(rank: int, world: int, config: Config, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     reports: Reports = []
 
     def report(measures: dict[str, float], directory: Path | None) -> None:
@@ -488,9 +468,7 @@ def quiet() -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_killed_and_resumed_command_ends_with_the_weights_of_an_unbroken_one(
-    config: Config, tmp_path: Path
-) -> None:
+def test_a_killed_and_resumed_command_ends_with_the_weights_of_an_unbroken_one(config: Config, tmp_path: Path) -> None:
     config = changed(config, epochs=6)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole, config), env=quiet(), check=True, capture_output=True)
@@ -506,12 +484,8 @@ def test_a_killed_and_resumed_command_ends_with_the_weights_of_an_unbroken_one(
         env=quiet(), check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert "best: epoch" in again.stdout
-    assert equal(
-        load_file(whole / "last" / "weights.safetensors"), load_file(killed / "last" / "weights.safetensors")
-    )
-    assert [json.loads(line)["epoch"] for line in (killed / "metrics.jsonl").read_text().splitlines()] == [
-        *range(1, 7)
-    ]
+    assert equal(load_file(whole / "last" / "weights.safetensors"), load_file(killed / "last" / "weights.safetensors"))
+    assert [json.loads(line)["epoch"] for line in (killed / "metrics.jsonl").read_text().splitlines()] == [*range(1, 7)]
     for run_folder in (whole, killed):
         assert sorted(path.name for path in run_folder.iterdir()) == [
             "best", "curves.png", "last", "metrics.jsonl"
