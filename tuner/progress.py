@@ -89,7 +89,7 @@ class Progress:
 
     def _table(self) -> RenderableType:
         record = self._record
-        running = [trial for trial in record.trials.values() if trial.state == "running"]
+        running = [trial for trial in list(record.trials.values()) if trial.state == "running"]
         best = record.ranking()[: max(3, _LIVE_ROWS - len(running))]
         parts: list[RenderableType] = [self._headline(len(running))]
         if running or best:

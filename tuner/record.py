@@ -12,9 +12,12 @@ events; nothing is known that is not in it. Each line is one JSON object with "e
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +30,8 @@ from tuner.study import StudySpec
 
 EVENTS = "events.jsonl"
 _UPLOAD_SECONDS = 5.0
+_LIFE = "alive"  # seconds since 1970 when the runner of a study in a bucket was last alive
+_LIFE_SECONDS = 60.0
 
 
 @dataclass
@@ -118,13 +123,14 @@ class StudyRecord:
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
-        scored = [t for t in self.trials.values() if t.value is not None and t.state in ("finished", "stopped")]
+        scored = [t for t in list(self.trials.values()) if t.value is not None and t.state in ("finished", "stopped")]
         sign = -1.0 if self.spec.objective.direction == "maximize" else 1.0
         return sorted(scored, key=lambda t: (sign * (t.value or 0.0), t.id))
 
     @property
     def ended(self) -> list[TrialRecord]:
-        return [trial for trial in self.trials.values() if not trial.open]
+        # Copied at once: a terminal's table is drawn in a thread of its own.
+        return [trial for trial in list(self.trials.values()) if not trial.open]
 
 
 class Journal:
@@ -135,46 +141,77 @@ class Journal:
 
     def __init__(self, storage: Storage):
         """storage: the study's folder. Raises StudyError if another process runs the study."""
-        self._storage = storage
-        self._spool = (
-            storage.local / EVENTS if storage.local else Path(f"/tmp/tuner-{os.getpid()}-{time.time_ns()}-{EVENTS}")
-        )
         self._lock = _lock(storage.local) if storage.local else None
-        if not storage.local:
-            self._spool.write_text(storage.read_text(EVENTS) or "", encoding="utf-8")
-        self._file = self._spool.open("ab")
-        # A kill can leave half a line behind; the next event must not be glued to it.
-        self._file.truncate(_whole(self._spool.read_bytes()))
-        self._uploaded = 0.0
-
-    @property
-    def path(self) -> Path:
+        self._copy = None if storage.local else _BucketCopy(storage)
+        self.path = self._copy.path if self._copy else storage.local / EVENTS  # type: ignore[operator]
         """Local file that a reader may follow."""
-        return self._spool
+        self._file = self.path.open("ab")
+        # A kill can leave half a line behind; the next event must not be glued to it.
+        self._file.truncate(_whole(self.path.read_bytes()))
+        if self._copy:
+            self._copy.start()
 
     def append(self, event: dict[str, Any]) -> None:
         self._file.write((json.dumps(event, allow_nan=False) + "\n").encode())
         self._file.flush()
         if event["event"] in ("end", "stop"):
             os.fsync(self._file.fileno())
-        if not self._storage.local and (
-            event["event"] in ("run", "end", "stop") or time.monotonic() - self._uploaded > _UPLOAD_SECONDS
-        ):
-            self._storage.write_text(EVENTS, self._spool.read_text(encoding="utf-8"))
-            self._uploaded = time.monotonic()
+        if self._copy and event["event"] in ("run", "end", "stop"):
+            self._copy.put()
 
     def close(self) -> None:
         self._file.close()
+        if self._copy:
+            self._copy.end()
         if self._lock is not None:
             os.close(self._lock)
-        if not self._storage.local:
-            self._spool.unlink()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _BucketCopy(threading.Thread):
+    """Puts the events file into a bucket, and a sign of life beside it, which serves as the study's lock."""
+
+    def __init__(self, storage: Storage):
+        """storage: the study's folder. Raises StudyError if another process has given a sign of life."""
+        super().__init__(name="events", daemon=True)
+        if _gives_signs_of_life(storage):
+            raise being_run(storage)
+        self._storage = storage
+        self._scratch = tempfile.TemporaryDirectory(prefix="tuner-events-")
+        self.path = Path(self._scratch.name) / EVENTS
+        self.path.write_text(storage.read_text(EVENTS) or "", encoding="utf-8")
+        self._one_at_a_time = threading.Lock()
+        self._there = self.path.stat().st_size
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            # A bucket that takes nothing now may later; the end of a trial is put by the study itself, which fails then.
+            with contextlib.suppress(StudyError):
+                self._storage.write_text(_LIFE, str(time.time()))
+                self.put()
+            if self._ending.wait(_UPLOAD_SECONDS):
+                return
+
+    def put(self) -> None:
+        """Raises StudyError if the bucket can't be written."""
+        with self._one_at_a_time:
+            data = self.path.read_bytes()
+            if len(data) != self._there:
+                self._storage.write_text(EVENTS, data[: _whole(data)].decode())
+                self._there = len(data)
+
+    def end(self) -> None:
+        self._ending.set()
+        self.join()
+        with contextlib.suppress(StudyError):
+            self._storage.write_text(_LIFE, "0")
+        self._scratch.cleanup()
 
 
 def read_events(text: str) -> Iterator[dict[str, Any]]:
@@ -193,16 +230,18 @@ def load_record(storage: Storage) -> StudyRecord:
     record = StudyRecord(StudySpec.model_validate_json(text))
     for event in read_events(storage.read_text(EVENTS) or ""):
         record.apply(event)
-    if record.state == "running" and storage.local and not is_running(storage.local):
+    if record.state == "running" and not is_running(storage):
         # Killed: nobody was left to write the stop event.
         record.apply({"event": "stop", "state": "interrupted", "reason": "its process is gone"})
     return record
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a process holds the study's lock."""
+def is_running(storage: Storage) -> bool:
+    """Whether a process runs the study in this folder."""
+    if storage.local is None:
+        return _gives_signs_of_life(storage)
     try:
-        handle = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(storage.local / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -215,18 +254,33 @@ def is_running(folder: Path) -> bool:
     return False
 
 
+def _gives_signs_of_life(storage: Storage) -> bool:
+    return time.time() - float(storage.read_text(_LIFE) or 0) < _LIFE_SECONDS
+
+
+def being_run(storage: Storage) -> StudyError:
+    how_long = "" if storage.local else f" (or was until less than {_LIFE_SECONDS:g} seconds ago)"
+    return StudyError(
+        f"study {storage.name} is being run by another process{how_long}; wait for it, or stop it with Ctrl-C there"
+    )
+
+
 def _whole(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
 def _lock(folder: Path) -> int:
     """Take the study's lock; the kernel gives it back when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise StudyError(
-            f"study {folder.name} is being run by another process; wait for it, or stop it with Ctrl-C there"
-        ) from None
-    return handle
+    patience = time.monotonic() + 1.0
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            # One that only asks whether the study runs holds the lock for a moment.
+            if time.monotonic() > patience:
+                os.close(handle)
+                raise being_run(Storage(str(folder))) from None
+            time.sleep(0.02)

@@ -16,11 +16,13 @@ class Retention:
 
     def __init__(self, record: StudyRecord, study: Storage):
         self._record, self._study = record, study
-        self._kept: set[int] = {trial.id for trial in record.ended}
+        self._kept: set[int] = set()
+        # A kill may have come between a trial's end and its tidying.
+        self._untidy = {trial.id for trial in record.ended}
 
     def trial_ended(self, trial: int) -> None:
         """Strip the trial that ended, and drop the checkpoint of the one that it pushed out of the best."""
         best = {t.id: t.best_epoch for t in self._record.ranking()[: self._record.spec.checkpoints.keep]}
-        for ended in {trial, *self._kept - best.keys()}:
+        for ended in {trial, *self._untidy, *self._kept - best.keys()}:
             TrialCheckpoints(trial_folder(self._study, ended)).strip(best.get(ended))
-        self._kept = set(best)
+        self._kept, self._untidy = set(best), set()

@@ -26,7 +26,7 @@ from tuner import workload as workloads
 from tuner.errors import StudyError
 from tuner.ledger import Ledger
 from tuner.progress import Progress
-from tuner.record import Journal, StudyRecord, load_record
+from tuner.record import Journal, StudyRecord, being_run, load_record
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import GroupSlot, tune_function
@@ -92,7 +92,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     if "***" in tracking_uri:
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
     if record.state == "running":
-        raise StudyError(f"study {name} is being run by another process; wait for it, or stop it with Ctrl-C there")
+        raise being_run(study)
     if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
         console.print(
             f"{name} has all its {spec.budget.trials} trials; "

@@ -40,6 +40,12 @@ class _Range(_Dimension):
             raise ValueError(f"a log range needs low > 0, got low={self.low}; raise low or drop log")
         if self.log and self.step is not None:
             raise ValueError(f"a log range takes no step, got step={self.step}; drop one of the two")
+        if self.step is not None and not self._on_grid(self.high):
+            last = self.low + self.step * int((self.high - self.low) / self.step)
+            raise ValueError(
+                f"high must be low plus whole steps, got low={self.low}, high={self.high}, step={self.step}; "
+                f"use high={last:g}"
+            )
         return self
 
     @property
@@ -52,7 +58,13 @@ class _Range(_Dimension):
             and not isinstance(value, bool)
             and math.isfinite(value)
             and self.low <= value <= self.high
+            and self._on_grid(value)
         )
+
+    def _on_grid(self, value: float) -> bool:
+        """Optuna's rule, to the same precision."""
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8
 
     def __str__(self) -> str:
         kind = ", log" if self.log else f", step {self.step:g}" if self.step else ""

@@ -39,6 +39,11 @@ class Storage:
         self._root = root.rstrip("/")
         self.local: Path | None = Path(root) if isinstance(self._fs, pyarrow.fs.LocalFileSystem) else None
 
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return str(self._root).rpartition("/")[2]
+
     def __truediv__(self, path: str) -> Storage:
         child = object.__new__(Storage)
         child._uri, child._fs = _below(self._uri, path), self._fs

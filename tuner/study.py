@@ -26,6 +26,7 @@ from tuner.errors import StudyError
 from tuner.space import Dimension, Scalar, ordered
 
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
+_TAKEN = ("artifacts", "mlflow.db")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -117,6 +118,8 @@ class StudySpec(_Table):
                 "letters, digits, '.', '_' and '-' are allowed, first a letter or digit, at most 100; "
                 f"got {name!r}; give another name"
             )
+        if name in _TAKEN:
+            raise ValueError(f"the storage keeps something else under {name!r}; give another name")
         return name
 
     @model_validator(mode="after")
