@@ -31,6 +31,8 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 _STATE = "tracking.json"
 _METRICS_A_CALL = 1000
+# The UI then opens on runs and charts, not on MLflow's pages for language models.
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -141,7 +143,7 @@ class Tracker(threading.Thread):
         self._experiment = (
             experiment.experiment_id
             if experiment
-            else client.create_experiment(self._spec.name, artifact_location=self._artifacts)
+            else client.create_experiment(self._spec.name, artifact_location=self._artifacts, tags=_TRAINING)
         )
         self._client = client
 
