@@ -36,9 +36,7 @@ class Augmentation:
         """Whether anything is on."""
         return any((self._flip, self._scale, self._brightness, self._contrast, self._colour, self._gamma))
 
-    def __call__(
-        self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """Changed images (uint8 or float32, 0..255) and labels (uint8) from uint8 ones.
 
         draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
@@ -89,9 +87,7 @@ class Augmentation:
         theta[:, 1, 2] = room * (2 * draws[:, 2] - 1)
         grid = functional.affine_grid(theta, list(images_NCHW.shape), align_corners=False)
         # Outside is zero to grid_sample: shifted, so that zero means fill and void.
-        images_NCHW = (
-            functional.grid_sample(images_NCHW - fill, grid, mode="bilinear", align_corners=False) + fill
-        )
+        images_NCHW = functional.grid_sample(images_NCHW - fill, grid, mode="bilinear", align_corners=False) + fill
         shifted = labels_NHW[:, None].float() - VOID
         labels_NHW = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + VOID
         return images_NCHW, labels_NHW.round().to(torch.uint8)

@@ -75,9 +75,7 @@ class Batches:
         if train and self._augmentation.active:
             rng = np.random.default_rng((self._config.seed, epoch, _AUGMENTATION))
             # All draws of an epoch at once, one row a position: no host work and no copy in a step.
-            draws = torch.from_numpy(rng.random((len(order), Augmentation.DRAWS), dtype=np.float32)).to(
-                self._device
-            )
+            draws = torch.from_numpy(rng.random((len(order), Augmentation.DRAWS), dtype=np.float32)).to(self._device)
         size = self._config.batch_size
         shares = [
             np.arange(first + self._rank, min(first + size, len(order)), self._world)

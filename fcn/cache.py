@@ -127,9 +127,7 @@ def _file_digest(path: Path) -> bytes:
         raise InputError(f"{path}: can't be read: {error.strerror}") from None
 
 
-def _find_or_build(
-    config: Config, dataset: Dataset, root: Path, listing: Path, progress: Progress | None
-) -> Cache:
+def _find_or_build(config: Config, dataset: Dataset, root: Path, listing: Path, progress: Progress | None) -> Cache:
     key = _content_key(dataset, config)
     folder = root / key
     shape = (len(dataset.frames), *config.image_size)

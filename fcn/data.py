@@ -46,16 +46,12 @@ download_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @show_app.command(epilog="`python -m fcn.data download kitti_road|camvid --to DIR` fetches a data set.")
 def show(
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set; scenes needs none.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set; told by the folder's layout if left out.")
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; told by the folder's layout if left out.")] = None,
     classes: Annotated[str, typer.Option(help='"all", or the one class that is scored.')] = "all",
     split: Annotated[str, typer.Option(help="sequence or published.")] = "sequence",
     split_seed: Annotated[int, typer.Option(help="Chooses the sequences of each split.")] = 0,
     frames: Annotated[int | None, typer.Option(help="Look at so many frames only.")] = None,
-    sheet: Annotated[Path, typer.Option(help="Where the contact sheet is written.")] = Path(
-        "contact_sheet.png"
-    ),
+    sheet: Annotated[Path, typer.Option(help="Where the contact sheet is written.")] = Path("contact_sheet.png"),
 ) -> None:
     """Print frames, sizes, classes with their share, sequences and the split; draw a contact sheet."""
     settings: dict[str, Any] = {
@@ -78,9 +74,7 @@ def show(
     try:
         _contact_sheet(opened).save(sheet)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{sheet}: the contact sheet can't be written ({error}): set --sheet elsewhere"
-        ) from None
+        raise InputError(f"{sheet}: the contact sheet can't be written ({error}): set --sheet elsewhere") from None
     console.print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
 
 
@@ -101,8 +95,7 @@ def fetch(
     console.print(f"{to}: {dataset}, archive sha256 {found}", markup=False, soft_wrap=True)
     if sha256 is None:
         console.print(
-            "Its publisher states no checksum: to hold another machine to the same bytes, pass "
-            "--sha256 there.",
+            "Its publisher states no checksum: to hold another machine to the same bytes, pass --sha256 there.",
             markup=False,
         )
 
@@ -158,9 +151,7 @@ def _survey(dataset: Dataset) -> _Survey:
 def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:
     sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in survey.sizes.most_common(6))
     more = len(survey.sizes) - 6
-    overview = Table(
-        title=f"{dataset.name}: {len(dataset.frames)} frames", show_header=False, title_justify="left"
-    )
+    overview = Table(title=f"{dataset.name}: {len(dataset.frames)} frames", show_header=False, title_justify="left")
     overview.add_row("height x width (frames)", sizes + (f" and {more} more sizes" if more > 0 else ""))
     for split, indices in dataset.splits.items():
         overview.add_row(split, f"{len(indices)} frames, {len(dataset.sequences(split))} sequences")
@@ -194,9 +185,7 @@ def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:
 
 def _contact_sheet(dataset: Dataset) -> PillowImage.Image:
     """Overlays of frames spread over the whole set, SHEET_COLUMNS a row."""
-    chosen = (
-        np.linspace(0, len(dataset.frames) - 1, min(SHEET_FRAMES, len(dataset.frames))).round().astype(int)
-    )
+    chosen = np.linspace(0, len(dataset.frames) - 1, min(SHEET_FRAMES, len(dataset.frames))).round().astype(int)
     tiles = []
     for index in chosen.tolist():
         image, label = dataset.read(index)

@@ -59,7 +59,7 @@ def download(
     *,
     sha256: str | None = None,
     progress: Progress | None = None,
-    pause_seconds: float = 2.0,
+    pause_seconds: float = 1.0,
 ) -> str:
     """Fetches an archive and unpacks its root into a folder; returns the archive's sha256.
 
@@ -75,9 +75,7 @@ def download(
         if known.get("url") == archive.url and sha256 in (None, known.get("sha256")):
             return str(known["sha256"])
     if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder}: must be empty or new, got a folder with files: choose another, or empty it"
-        )
+        raise InputError(f"{folder}: must be empty or new, got a folder with files: choose another, or empty it")
     partial = folder.with_name(f"{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,14 +94,12 @@ def download(
             {"url": archive.url, "sha256": found, "bytes": partial.stat().st_size},
         )
     except OSError as error:
-        raise InputError(
-            f"{folder}: can't be written ({error.strerror or error}): set --to elsewhere"
-        ) from None
+        raise InputError(f"{folder}: can't be written ({error.strerror or error}): set --to elsewhere") from None
     _drop(partial)
     return found
 
 
-def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_seconds: float = 2.0) -> None:
+def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_seconds: float = 1.0) -> None:
     """Fetches a URL into a file, going on where the file ends if the server still has the same one.
 
     Raises InputError if the server can't be reached or refuses; what came so far stays in the file.
@@ -184,9 +180,7 @@ def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) ->
             members = [(info, _place(info, root, archive)) for info in opened.infolist()]
             wanted = [(info, place) for info, place in members if place is not None]
             if not wanted:
-                raise InputError(
-                    f"{archive}: must hold files under {root}/, got none: is it the right archive?"
-                )
+                raise InputError(f"{archive}: must hold files under {root}/, got none: is it the right archive?")
             for info, place in wanted:
                 target = draft.joinpath(*place.parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -207,15 +201,11 @@ def _place(info: zipfile.ZipInfo, root: str, archive: Path) -> PurePosixPath | N
     """Where in the folder a member goes; None if it is no file or not under root."""
     path = PurePosixPath(info.filename)
     if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
-        raise InputError(
-            f"{archive}: holds a path that leaves the folder, {info.filename!r}: don't trust this archive"
-        )
+        raise InputError(f"{archive}: holds a path that leaves the folder, {info.filename!r}: don't trust this archive")
     if stat.S_ISLNK(info.external_attr >> 16):
         raise InputError(f"{archive}: holds a link, {info.filename!r}: don't trust this archive")
     above = PurePosixPath(root).parts
-    inside = len(path.parts) > len(above) and all(
-        w in ("*", h) for w, h in zip(above, path.parts, strict=False)
-    )
+    inside = len(path.parts) > len(above) and all(w in ("*", h) for w, h in zip(above, path.parts, strict=False))
     if info.is_dir() or not inside:
         return None
     return PurePosixPath(*path.parts[len(above) :])

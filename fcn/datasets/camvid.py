@@ -67,17 +67,13 @@ def _list(folder: Path) -> tuple[list[Frame], dict[str, str]]:
     if (folder / "images").is_dir():
         places.append(("", folder / "images", folder / "labels"))
     else:
-        places += [
-            (part, folder / part, folder / f"{part}annot") for part in PARTS if (folder / part).is_dir()
-        ]
+        places += [(part, folder / part, folder / f"{part}annot") for part in PARTS if (folder / part).is_dir()]
     if not places:
         raise InputError(f"{folder}: must hold images/ and labels/, or train/ and trainannot/, got neither")
     frames, part_of = [], {}
     for part, images, labels in places:
         where = f"{labels}/{{key}}.png"
-        for name, image, label in match(
-            by_stem(list_pictures(images)), by_stem(list_pictures(labels)), where
-        ):
+        for name, image, label in match(by_stem(list_pictures(images)), by_stem(list_pictures(labels)), where):
             frames.append(Frame(name, name.split("_")[0], image, label))
             if part:
                 part_of[name] = part

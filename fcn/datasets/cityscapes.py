@@ -52,8 +52,7 @@ def open_cityscapes(config: Config) -> Dataset:
         splits, warnings = split_by_sequence("cityscapes", frames, config)
     else:
         splits = {
-            part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part)
-            for part in (*PARTS, "test")
+            part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part) for part in (*PARTS, "test")
         }
         warnings = published_warnings("cityscapes", frames, splits)
 
@@ -69,9 +68,7 @@ def open_cityscapes(config: Config) -> Dataset:
 
 def _list(loader: type, folder: Path, part: str) -> list[tuple[Path, Path]]:
     listed = loader(str(folder), split=part, mode="fine", target_type="semantic")
-    pairs = [
-        (Path(image), Path(target[0])) for image, target in zip(listed.images, listed.targets, strict=True)
-    ]
+    pairs = [(Path(image), Path(target[0])) for image, target in zip(listed.images, listed.targets, strict=True)]
     for image, label in pairs:
         if not label.is_file():
             raise InputError(f"{image}: has no label, expected {label}: add it, or take the image out")

@@ -71,9 +71,7 @@ def open_folder(config: Config) -> Dataset:
         return image, task.apply(_classify(mask, legend, frame.label), frame.label)
 
     content = repr(sorted(legend.marks.items()))
-    return Dataset(
-        "folder", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, content
-    )
+    return Dataset("folder", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, content)
 
 
 def _list(folder: Path, legend: Legend) -> list[Frame]:
@@ -85,9 +83,7 @@ def _list(folder: Path, legend: Legend) -> list[Frame]:
         if legend.sequence is not None:
             found = legend.sequence.search(key)
             if found is None:
-                raise InputError(
-                    f"{image}: must match sequence = {legend.sequence.pattern!r} of {legend.path}"
-                )
+                raise InputError(f"{image}: must match sequence = {legend.sequence.pattern!r} of {legend.path}")
             sequence = found[1]
         frames.append(Frame(name, sequence, image, mask))
     return frames
@@ -96,9 +92,7 @@ def _list(folder: Path, legend: Legend) -> list[Frame]:
 def _pictures(folder: Path) -> dict[str, Path]:
     """Pictures in a folder and the folders within it, by path without suffix."""
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: there is no such folder: set data_dir to one with images/, masks/, classes.toml"
-        )
+        raise InputError(f"{folder}: there is no such folder: set data_dir to one with images/, masks/, classes.toml")
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.rglob("*") if is_picture(path)):
         key = path.relative_to(folder).with_suffix("").as_posix()
@@ -122,9 +116,7 @@ def read_legend(path: Path) -> Legend:
         raise InputError(f"{path}: {unknown[0]}: there is no such key; it has classes, void and sequence")
     classes = table.get("classes")
     if not isinstance(classes, dict) or len(classes) < 2:
-        raise InputError(
-            f"{path}: classes: must be a table of two or more classes, got {classes!r}: write {EXAMPLE}"
-        )
+        raise InputError(f"{path}: classes: must be a table of two or more classes, got {classes!r}: write {EXAMPLE}")
     marks: dict[int, int] = {}
     kinds: set[bool] = set()
     entries = [(f"classes.{name}", value, position) for position, (name, value) in enumerate(classes.items())]
@@ -133,9 +125,7 @@ def read_legend(path: Path) -> Legend:
     for key, value, position in entries:
         for mark, coloured in _marks(path, key, value):
             if mark in marks:
-                raise InputError(
-                    f"{path}: {key}: {value!r} is used twice: each index or colour means one class"
-                )
+                raise InputError(f"{path}: {key}: {value!r} is used twice: each index or colour means one class")
             marks[mark] = position
             kinds.add(coloured)
     if len(kinds) > 1:
@@ -152,8 +142,7 @@ def _sequence(path: Path, pattern: object) -> re.Pattern[str] | None:
         raise InputError(f"{path}: sequence: is no regular expression, got {pattern!r}: {error}") from None
     if compiled is None or compiled.groups != 1:
         raise InputError(
-            f"{path}: sequence: must be a regular expression with one (group) that is the sequence, "
-            f"got {pattern!r}"
+            f"{path}: sequence: must be a regular expression with one (group) that is the sequence, got {pattern!r}"
         )
     return compiled
 

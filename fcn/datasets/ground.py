@@ -143,9 +143,7 @@ def _surface(view: View, station: Floats, side: Floats, ahead: Floats) -> tuple[
     half = np.float32(surface.half_width)
     wheels = np.minimum(np.abs(distance - half * np.float32(0.3)), np.abs(distance - half * np.float32(0.72)))
     gutter = np.clip((distance - half + np.float32(0.5)) * 2, 0, 1)
-    bright *= 1 - is_road * (
-        np.float32(0.1) * np.exp(-((wheels / np.float32(0.3)) ** 2)) + np.float32(0.16) * gutter
-    )
+    bright *= 1 - is_road * (np.float32(0.1) * np.exp(-((wheels / np.float32(0.3)) ** 2)) + np.float32(0.16) * gutter)
 
     road = surface.road_colour
     yard = (road[0] * 1.06, road[1] * 1.06, road[2] * 1.06)
@@ -167,9 +165,7 @@ def _stuff(surface: Surface, station: Floats, side: Floats, distance: Floats) ->
     """What each point of the ground is made of, as an index into _CLASS."""
     kerb_end = surface.half_width + surface.kerb
     stuff = np.full(side.shape, _VERGE, dtype=np.uint8)
-    for of_side, paved, width in zip(
-        (side < 0, side >= 0), surface.verge_is_paved, surface.pavement, strict=True
-    ):
+    for of_side, paved, width in zip((side < 0, side >= 0), surface.verge_is_paved, surface.pavement, strict=True):
         if paved:
             stuff[of_side & (distance < 40)] = _YARD
         stuff[of_side & (distance < kerb_end + width)] = _PAVING
@@ -221,7 +217,7 @@ def _shadow(street: Street, station: Floats, side: Floats) -> Floats:
             crown = ((slanted - np.float32(tree.station)) / np.float32(tree.width * 0.75)) ** 2
             crown += ((toward_sun - np.float32(reach)) / np.float32(tree.height * 0.35)) ** 2
             shadow |= crown + leaves < 1
-    return shadow * np.float32(light.sun * 0.5)
+    return shadow * np.float32(light.sun * 0.45)
 
 
 def _shadow_reach(street: Street) -> Floats:

@@ -34,9 +34,7 @@ _LABEL = re.compile(r"(?P<category>[a-z]+)_(?P<task>road|lane)_(?P<number>\d+)")
 def open_kitti_road(config: Config) -> Dataset:
     """KITTI Road in config.data_dir. Raises InputError that names what is missing, unpaired or unknown."""
     if config.data_dir is None:
-        raise InputError(
-            "data_dir: kitti_road is read from files, got none: set data_dir to the unpacked folder"
-        )
+        raise InputError("data_dir: kitti_road is read from files, got none: set data_dir to the unpacked folder")
     if config.split == "published":
         raise InputError("split: kitti_road has no published split, got published: set split = sequence")
     task = "road" if config.classes == "all" else config.classes
@@ -60,9 +58,7 @@ def _list(data_dir: Path, task: str) -> list[Frame]:
         images[f"{found['category']}_{found['number']}"] = path
     for path in list_pictures(folder / "gt_image_2"):
         if (found := _LABEL.fullmatch(path.stem)) is None:
-            raise InputError(
-                f"{path}: must be named as KITTI does (um_road_000000.png): rename it or take it out"
-            )
+            raise InputError(f"{path}: must be named as KITTI does (um_road_000000.png): rename it or take it out")
         if found["task"] == task:
             labels[f"{found['category']}_{found['number']}"] = path
     if task == "lane":  # only some categories have lane labels

@@ -107,9 +107,7 @@ def _open(path: Path, mode: str | None) -> PillowImage.Image:
     except PermissionError:
         raise InputError(f"{path}: can't be read: permission denied") from None
     except UnidentifiedImageError:
-        raise InputError(
-            f"{path}: damaged, or no picture: its header makes no sense; fetch the file again"
-        ) from None
+        raise InputError(f"{path}: damaged, or no picture: its header makes no sense; fetch the file again") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise InputError(f"{path}: damaged picture ({error}); fetch the file again") from None
     except PillowImage.DecompressionBombError as error:

@@ -24,7 +24,7 @@ from fcn.errors import InputError
 FRAMES = 160  # drawn unless config.frames says otherwise
 FRAMES_A_SEQUENCE = 3
 SEED = 20_180_402  # config.seed must not change the data: trials of one study compare on the same frames
-DRAWING = "scenes 5"  # changed with every change of the pixels that are drawn
+DRAWING = "scenes 7"  # changed with every change of the pixels that are drawn
 
 
 def open_scenes(config: Config) -> Dataset:
@@ -44,9 +44,7 @@ def open_scenes(config: Config) -> Dataset:
         image, label = draw_scene(street, number, config.image_size)
         return image, task.apply(label, None)
 
-    return Dataset(
-        "scenes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, DRAWING
-    )
+    return Dataset("scenes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, DRAWING)
 
 
 def draw_scene(street: int, number: int, size: tuple[int, int]) -> tuple[Pixels, Pixels]:

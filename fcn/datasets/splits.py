@@ -40,8 +40,7 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
     test = _named(dataset, "test_sequences", config.test_sequences, frames)
     if both := (validation or set()) & (test or set()):
         raise InputError(
-            "test_sequences: must not share sequences with val_sequences, got "
-            f"{', '.join(sorted(both))} in both"
+            f"test_sequences: must not share sequences with val_sequences, got {', '.join(sorted(both))} in both"
         )
     warnings: list[str] = []
     rng = np.random.default_rng(config.split_seed)
@@ -52,8 +51,7 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
             test = _draw(frames, validation, config.test_fraction, rng)
         else:
             warnings.append(
-                f"{dataset}: {len(sizes)} sequences are too few for a test split beside validation: "
-                "there is none"
+                f"{dataset}: {len(sizes)} sequences are too few for a test split beside validation: there is none"
             )
     test = test or set()
     if not sizes.keys() - validation - test:
@@ -64,9 +62,7 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
     return _assign(frames, validation, test), warnings
 
 
-def _named(
-    dataset: str, field: str, wanted: tuple[str, ...] | None, frames: Sequence[Frame]
-) -> set[str] | None:
+def _named(dataset: str, field: str, wanted: tuple[str, ...] | None, frames: Sequence[Frame]) -> set[str] | None:
     if wanted is None:
         return None
     sequences = {frame.sequence for frame in frames}
@@ -141,9 +137,7 @@ def split_by_lists(dataset: str, folder: Path, frames: Sequence[Frame]) -> tuple
         names = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
         splits[split] = tuple(places[name] for name in names if name in places)
         if not splits[split]:
-            raise InputError(
-                f"{path}: must list frames of {folder}, got {len(names)} names and none of them is there"
-            )
+            raise InputError(f"{path}: must list frames of {folder}, got {len(names)} names and none of them is there")
     return splits, published_warnings(dataset, frames, splits)
 
 
@@ -162,9 +156,7 @@ def published_warnings(dataset: str, frames: Sequence[Frame], splits: Splits) ->
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         if frame := set(splits[first]) & set(splits[second]):
             name = frames[min(frame)].name
-            raise InputError(
-                f"{dataset}: a frame must be in one split, got {name} in {first} and in {second}"
-            )
+            raise InputError(f"{dataset}: a frame must be in one split, got {name} in {first} and in {second}")
         shared = {frames[i].sequence for i in splits[first]} & {frames[i].sequence for i in splits[second]}
         if shared:
             inside = sum(frames[i].sequence in shared for i in splits[second])

@@ -107,12 +107,12 @@ def draw_street(seed: int, number: int, frames: int) -> Street:
         light=_light(rng),
         camera=Camera(
             focal=float(rng.uniform(0.5, 0.68)),
-            horizon=float(rng.uniform(0.34, 0.5)),
+            horizon=float(rng.uniform(0.35, 0.48)),
             height=float(rng.uniform(1.3, 1.8)),
             roll=float(rng.normal(0, 0.015)),
-            yaw=float(rng.uniform(-0.16, 0.16)),
+            yaw=float(rng.uniform(-0.12, 0.12)),
             vignette=float(rng.uniform(0.0, 0.35)),
-            grain=float(rng.uniform(1.0, 4.0)),
+            grain=float(rng.uniform(1.0, 3.0)),
         ),
         things=tuple(_things(rng, surface, length)),
     )
@@ -120,9 +120,7 @@ def draw_street(seed: int, number: int, frames: int) -> Street:
 
 def _curvature(rng: np.random.Generator, length: float) -> Floats:
     station = np.arange(0.0, length + 2 * STATION_STEP, STATION_STEP)
-    bend = rng.normal(0, 0.005) + rng.normal(0, 0.007) * np.sin(
-        station / rng.uniform(18, 45) + rng.uniform(0, 6.3)
-    )
+    bend = rng.normal(0, 0.005) + rng.normal(0, 0.007) * np.sin(station / rng.uniform(18, 45) + rng.uniform(0, 6.3))
     return np.asarray(bend, dtype=np.float32)
 
 
@@ -133,17 +131,17 @@ def _grey(rng: np.random.Generator, low: float, high: float, tint: float) -> Col
 
 
 def _surface(rng: np.random.Generator, length: float) -> Surface:
-    half_width = float(rng.uniform(2.5, 6.0))
+    half_width = float(rng.uniform(2.8, 5.8))
     road = _grey(rng, 0.27, 0.44, 0.025)
     town = rng.random() < 0.7
     # Pavement of nearly the road's own colour: what tells them apart is the kerb, the place and the light.
-    likeness = rng.uniform(0.72, 0.92) if rng.random() < 0.3 else rng.uniform(1.08, 1.45)
+    likeness = rng.uniform(0.66, 0.82) if rng.random() < 0.25 else rng.uniform(1.2, 1.55)
     pavement = (
         road[0] * likeness * (1 + float(rng.normal(0, 0.04))),
         road[1] * likeness,
         road[2] * likeness * (1 + float(rng.normal(0, 0.04))),
     )
-    grass = (float(rng.uniform(0.24, 0.4)), float(rng.uniform(0.3, 0.38)), float(rng.uniform(0.14, 0.22)))
+    grass = (float(rng.uniform(0.22, 0.33)), float(rng.uniform(0.34, 0.42)), float(rng.uniform(0.12, 0.18)))
     widths = tuple(float(rng.uniform(1.4, 3.8)) if town and rng.random() < 0.85 else 0.0 for _ in range(2))
     patches = [
         (
@@ -162,14 +160,14 @@ def _surface(rng: np.random.Generator, length: float) -> Surface:
         road_colour=road,
         pavement_colour=pavement,
         verge_colour=grass,
-        verge_is_paved=(bool(town and rng.random() < 0.2), bool(town and rng.random() < 0.2)),
+        verge_is_paved=(bool(town and rng.random() < 0.12), bool(town and rng.random() < 0.12)),
         lanes=int(1 if half_width < 3.2 else rng.choice([2, 2, 3, 4] if half_width > 4.6 else [2])),
         drives_on=int(rng.choice([-1, 1])),
         edge_lines=bool(rng.random() < (0.35 if town else 0.8)),
         double_line=bool(rng.random() < 0.2),
         paint=float(rng.uniform(0.25, 1.0)),
         dash=float(rng.uniform(2.5, 5.0)),
-        crossing=float(rng.uniform(18, length)) if rng.random() < 0.22 else None,
+        crossing=float(rng.uniform(18, length)) if rng.random() < 0.15 else None,
         zebra=float(rng.uniform(12, length)) if town and rng.random() < 0.3 else None,
         patches=tuple(patches),
         texture_origin=(int(rng.integers(256)), int(rng.integers(256))),
@@ -178,7 +176,7 @@ def _surface(rng: np.random.Generator, length: float) -> Surface:
 
 def _light(rng: np.random.Generator) -> Light:
     sun = float(np.clip(rng.uniform(-0.35, 1.1), 0, 1))
-    evening = rng.random() < 0.15
+    evening = rng.random() < 0.1
     warm = float(rng.uniform(0.05, 0.16) if evening else rng.normal(0, 0.035))
     zenith = np.array([0.32, 0.5, 0.8]) * sun + np.array([0.68, 0.72, 0.77]) * (1 - sun)
     haze = np.array([0.78, 0.82, 0.86]) + np.array([0.12, 0.0, -0.2]) * (warm * 4 if evening else 0.0)
@@ -189,7 +187,7 @@ def _light(rng: np.random.Generator) -> Light:
         shear=float(rng.normal(0, 0.5)),
         exposure=float(rng.uniform(0.62, 0.85) if evening else rng.uniform(0.85, 1.2)),
         tint=(1 + warm, 1.0, 1 - warm),
-        haze=float(rng.choice([0.002, 0.005, 0.009, 0.018]) * rng.uniform(0.7, 1.3)),
+        haze=float(rng.choice([0.002, 0.004, 0.007, 0.013]) * rng.uniform(0.7, 1.3)),
         haze_colour=(float(haze[0]), float(haze[1]), float(haze[2])),
         zenith=(float(zenith[0]), float(zenith[1]), float(zenith[2])),
         clouds=float(rng.uniform(0, 0.9)),
@@ -225,9 +223,7 @@ def _clear_of_crossing(surface: Surface, station: float, length: float) -> bool:
     return surface.crossing is None or not surface.crossing - 5 - length < station < surface.crossing + 5
 
 
-def _frontage(
-    rng: np.random.Generator, surface: Surface, hand: int, edge: float, length: float
-) -> list[Thing]:
+def _frontage(rng: np.random.Generator, surface: Surface, hand: int, edge: float, length: float) -> list[Thing]:
     """Buildings, hedges and trees along one side."""
     things = []
     built = rng.uniform(0.75, 1.0) if surface.pavement[0 if hand < 0 else 1] else rng.uniform(0.0, 0.35)
@@ -240,9 +236,7 @@ def _frontage(
             height = float(rng.uniform(4, 16))
             at = hand * (edge + setback + float(rng.uniform(0, 1)))
             wall = _pick(rng, WALLS)
-            things.append(
-                Thing("building", station, at, extent, 9.0, height, wall, int(rng.integers(1 << 16)))
-            )
+            things.append(Thing("building", station, at, extent, 9.0, height, wall, int(rng.integers(1 << 16))))
         elif clear:
             for _ in range(int(rng.integers(1, 4))):
                 at = hand * (edge + float(rng.uniform(0.8, 9)))
@@ -263,9 +257,7 @@ def _frontage(
                 )
             if rng.random() < 0.4:
                 at = hand * (edge + 0.8)
-                things.append(
-                    Thing("hedge", station, at, extent, 1.0, float(rng.uniform(0.7, 2.0)), _green(rng), 0)
-                )
+                things.append(Thing("hedge", station, at, extent, 1.0, float(rng.uniform(0.7, 2.0)), _green(rng), 0))
         station += extent
     return things
 
@@ -282,23 +274,17 @@ def _kerbside(
     spacing = float(rng.uniform(16, 32))
     at = hand * (surface.half_width + surface.kerb + 0.35)
     for station in np.arange(float(rng.uniform(0, spacing)), length, spacing):
-        things.append(
-            Thing("pole", float(station), at, 0.14, 0.14, 6.0, (0.25, 0.26, 0.27), int(rng.integers(3)))
-        )
+        things.append(Thing("pole", float(station), at, 0.14, 0.14, 6.0, (0.25, 0.26, 0.27), int(rng.integers(3))))
     if pavement:
         for station in rng.uniform(4, length, size=int(rng.integers(0, 7))):
             where = hand * (edge - pavement * float(rng.uniform(0.1, 0.8)))
             cloth = _pick(rng, PAINTS + WALLS)
-            things.append(
-                Thing("person", float(station), where, 0.4, 0.5, float(rng.uniform(1.5, 1.9)), cloth, 0)
-            )
+            things.append(Thing("person", float(station), where, 0.4, 0.5, float(rng.uniform(1.5, 1.9)), cloth, 0))
         if rng.random() < 0.4:
             for station in np.arange(float(rng.uniform(2, 12)), length, float(rng.uniform(9, 18))):
                 height = float(rng.uniform(3.5, 6.5))
                 variant = int(rng.integers(1 << 16))
-                things.append(
-                    Thing("tree", float(station), at * 1.05, 2.4, 2.4, height, _green(rng), variant)
-                )
+                things.append(Thing("tree", float(station), at * 1.05, 2.4, 2.4, height, _green(rng), variant))
     if surface.half_width > 3.6 and rng.random() < 0.5:
         crowd = rng.uniform(0.2, 0.8)
         for station in np.arange(float(rng.uniform(6, 14)), length, 6.2):
@@ -320,6 +306,4 @@ def _traffic(rng: np.random.Generator, surface: Surface, length: float) -> list[
 def _car(rng: np.random.Generator, station: float, side: float, speed: float) -> Thing:
     tall = rng.random() < 0.18
     height, length = (2.3, 5.2) if tall else (float(rng.uniform(1.4, 1.7)), float(rng.uniform(3.8, 4.6)))
-    return Thing(
-        "car", station, side, length, 1.9 if tall else 1.75, height, _pick(rng, PAINTS), int(tall), speed
-    )
+    return Thing("car", station, side, length, 1.9 if tall else 1.75, height, _pick(rng, PAINTS), int(tall), speed)

@@ -31,9 +31,7 @@ def draw_frame(
         ahead = thing.station + thing.speed * number - view.station
         if NEAR - thing.length < ahead < LOOK_AHEAD * 0.95:
             _DRAW[thing.kind](canvas, thing, ahead)
-    return _expose(canvas, street, size, noise), np.asarray(canvas.labels)[
-        ::SUPERSAMPLE, ::SUPERSAMPLE
-    ].copy()
+    return _expose(canvas, street, size, noise), np.asarray(canvas.labels)[::SUPERSAMPLE, ::SUPERSAMPLE].copy()
 
 
 class _Canvas:
@@ -58,15 +56,11 @@ class _Canvas:
         right = (self._line[index] + side) * scale
         return self._middle + right, self._horizon + self._roll * right + (self._eye - up) * scale
 
-    def fill(
-        self, colour: Colour, shade: float, ahead: float, opacity: float = 1.0
-    ) -> tuple[int, int, int, int]:
+    def fill(self, colour: Colour, shade: float, ahead: float, opacity: float = 1.0) -> tuple[int, int, int, int]:
         """The colour seen through the haze from `ahead` metres away, in the light's shade."""
         clear = math.exp(-self._haze * max(ahead, 0.0))
         veil, clear = 255 * (1 - clear), 255 * clear * shade
-        red, green, blue = (
-            min(255, int(c * clear + h * veil)) for c, h in zip(colour, self._haze_colour, strict=True)
-        )
+        red, green, blue = (min(255, int(c * clear + h * veil)) for c, h in zip(colour, self._haze_colour, strict=True))
         return red, green, blue, int(opacity * 255)
 
     def polygon(self, points: Sequence[Point], fill: tuple[int, int, int, int], label: int | None) -> None:
@@ -81,9 +75,7 @@ class _Canvas:
         if label is not None:
             self._label_pen.ellipse(box, fill=label)
 
-    def wall(
-        self, sides: tuple[float, float], ups: tuple[float, float], aheads: tuple[float, float]
-    ) -> list[Point]:
+    def wall(self, sides: tuple[float, float], ups: tuple[float, float], aheads: tuple[float, float]) -> list[Point]:
         """Corners of an upright rectangle from (side, ahead) to (side, ahead)."""
         near, far = (max(ahead, NEAR) for ahead in aheads)
         return [
@@ -143,17 +135,13 @@ def _tree(canvas: _Canvas, thing: Thing, ahead: float) -> None:
     shade = 0.75 + 0.35 * canvas.view.street.light.sun
     scale = canvas.view.focal / ahead
     trunk = 0.05 * thing.height
-    stem = canvas.wall(
-        (thing.side - trunk / 2, thing.side + trunk / 2), (0, thing.height * 0.6), (ahead, ahead)
-    )
+    stem = canvas.wall((thing.side - trunk / 2, thing.side + trunk / 2), (0, thing.height * 0.6), (ahead, ahead))
     canvas.polygon(stem, canvas.fill((0.22, 0.17, 0.13), shade, ahead), VEGETATION)
     blobs = 16 if scale * thing.height > 40 else 6
     offsets = rng.normal(0, 0.27, size=(blobs, 2)).clip(-0.5, 0.5)
     sizes = rng.uniform(0.28, 0.5, size=blobs)
     # Lower leaves first: the upper ones catch the light and lie over them.
-    for (sideways, up), size in sorted(
-        zip(offsets.tolist(), sizes.tolist(), strict=True), key=lambda blob: blob[0][1]
-    ):
+    for (sideways, up), size in sorted(zip(offsets.tolist(), sizes.tolist(), strict=True), key=lambda blob: blob[0][1]):
         x, y = canvas.point(thing.side + sideways * thing.width, thing.height * (0.68 + up * 0.5), ahead)
         reach = size * thing.width * 0.62 * scale
         fill = canvas.fill(thing.colour, shade * (0.9 + 0.75 * up + 0.1 * sideways), ahead)
@@ -197,9 +185,7 @@ def _person(canvas: _Canvas, thing: Thing, ahead: float) -> None:
     canvas.polygon(trunk, canvas.fill(thing.colour, 1.0, ahead), PERSON)
     x, y = canvas.point(side, height * 0.93, ahead)
     reach = 0.13 * canvas.view.focal / ahead
-    canvas.ellipse(
-        (x - reach, y - reach, x + reach, y + reach), canvas.fill((0.7, 0.52, 0.42), 1.0, ahead), PERSON
-    )
+    canvas.ellipse((x - reach, y - reach, x + reach, y + reach), canvas.fill((0.7, 0.52, 0.42), 1.0, ahead), PERSON)
 
 
 def _car(canvas: _Canvas, thing: Thing, ahead: float) -> None:
@@ -214,9 +200,7 @@ def _car(canvas: _Canvas, thing: Thing, ahead: float) -> None:
     shadow += [canvas.point(s, 0, a) for s, a in ((right + 0.2, far), (left - 0.2, far))]
     canvas.polygon(shadow, (8, 8, 12, 150), None)
     lit = _side_shade(canvas, -flank if flank == left else flank)
-    canvas.polygon(
-        canvas.wall((flank, flank), (0.28, waist), (ahead, far)), canvas.fill(thing.colour, lit, ahead), CAR
-    )
+    canvas.polygon(canvas.wall((flank, flank), (0.28, waist), (ahead, far)), canvas.fill(thing.colour, lit, ahead), CAR)
     cabin = ((0.12, 0.2), (0.88, 0.75)) if not van else ((0.0, 0.0), (0.95, 0.85))
     (low_start, high_start), (low_end, high_end) = cabin
     glasshouse = [

@@ -89,12 +89,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_another_seed_others()
     cache = make_cache()
     runs = [
         torch.cat(
-            [
-                images
-                for images, _ in Batches(cache, range(11), configure(seed=seed, **EVERYTHING), CPU).epoch(
-                    2, True
-                )
-            ]
+            [images for images, _ in Batches(cache, range(11), configure(seed=seed, **EVERYTHING), CPU).epoch(2, True)]
         )
         for seed in (1, 1, 2)
     ]
@@ -181,16 +176,12 @@ def test_scale_and_crop_move_image_and_label_together_and_leave_void_outside() -
     assert agree[inside].float().mean() > 0.97
     outside = torch.nn.functional.max_pool2d(inside[:, None].float(), 3, stride=1, padding=1)[:, 0] == 0
     assert outside.any()
-    torch.testing.assert_close(
-        images.permute(0, 2, 3, 1)[outside], fill.view(1, 3).expand(int(outside.sum()), 3)
-    )
+    torch.testing.assert_close(images.permute(0, 2, 3, 1)[outside], fill.view(1, 3).expand(int(outside.sum()), 3))
 
 
 def test_no_change_of_scale_gives_the_image_back() -> None:
     images_NCHW, labels_NHW = smooth_pair()
-    draws = torch.full(
-        (8, Augmentation.DRAWS), 0.5
-    )  # the middle of every range; 0.5 < 0.4 is false: not mirrored
+    draws = torch.full((8, Augmentation.DRAWS), 0.5)  # the middle of every range; 0.5 < 0.4 is false: not mirrored
     augmentation = Augmentation(configure(**{**EVERYTHING, "flip": 0.4}))
     images, labels = augmentation(images_NCHW, labels_NHW, draws, torch.zeros(1, 3, 1, 1))
     torch.testing.assert_close(images, images_NCHW.float(), rtol=0, atol=0.02)
@@ -204,9 +195,7 @@ def relit(
     images_NCHW = torch.tensor([pixel, other], dtype=torch.uint8).T.reshape(1, 3, 1, 2)
     draws = torch.full((1, Augmentation.DRAWS), draw)
     augmentation = Augmentation(configure(**settings))
-    images, _ = augmentation(
-        images_NCHW, torch.zeros((1, 1, 2), dtype=torch.uint8), draws, torch.zeros(1, 3, 1, 1)
-    )
+    images, _ = augmentation(images_NCHW, torch.zeros((1, 1, 2), dtype=torch.uint8), draws, torch.zeros(1, 3, 1, 1))
     return [float(value) for value in images[0, :, 0, 0]]
 
 
@@ -215,9 +204,7 @@ def test_brightness_contrast_colour_and_gamma_are_what_their_formulas_say() -> N
     grey = [float(np.dot((0.299, 0.587, 0.114), p)) for p in (pixel, other)]
     mean = sum(grey) / 2
     assert relit({"brightness": 0.2}, 0.0, pixel, other) == pytest.approx([80, 40, 144], abs=1e-3)
-    assert relit({"gamma": 0.5}, 1.0, pixel, other) == pytest.approx(
-        [255 * (p / 255) ** 1.5 for p in pixel], abs=1e-3
-    )
+    assert relit({"gamma": 0.5}, 1.0, pixel, other) == pytest.approx([255 * (p / 255) ** 1.5 for p in pixel], abs=1e-3)
     assert relit({"contrast": 0.4}, 1.0, pixel, other) == pytest.approx(
         [mean + (p - mean) * 1.4 for p in pixel], abs=1e-3
     )
@@ -232,8 +219,7 @@ def test_turning_one_change_on_leaves_the_others_as_they_fall() -> None:
     config = configure(flip=0.5, batch_size=11)
     with_light = config.model_copy(update={"brightness": 0.2})
     plain, lit = (
-        next(Batches(cache, range(11), settings, CPU).epoch(0, train=True))
-        for settings in (config, with_light)
+        next(Batches(cache, range(11), settings, CPU).epoch(0, train=True)) for settings in (config, with_light)
     )
     assert torch.equal(plain[1], lit[1])
 
@@ -265,9 +251,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("share", [0.3, 0.0])
-def test_a_gpu_gets_the_batches_of_the_cpu_resident_or_streamed(
-    share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_gets_the_batches_of_the_cpu_resident_or_streamed(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches_module, "GPU_CACHE_FRACTION", share)
     config, cache = configure(batch_size=3, flip=0.5), make_cache()
     device = torch.device("cuda", 0)

@@ -292,9 +292,7 @@ for _ in sys.stdin:
 """
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/smaps_rollup").exists(), reason="shares of memory are only told by Linux"
-)
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="shares of memory are only told by Linux")
 def test_three_processes_hold_the_pixels_once(tmp_path: Path) -> None:
     config = Config(dataset="scenes", weights="none", image_size=(64, 192), frames=24, cache_dir=tmp_path)
     size = open_cache(config).images.nbytes / 1024

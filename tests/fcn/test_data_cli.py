@@ -61,16 +61,12 @@ def test_it_draws_a_contact_sheet_with_the_road_in_green(
 
 
 def test_generated_scenes_need_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(
-        capsys, "--dataset", "scenes", "--frames", "9", "--sheet", str(tmp_path / "sheet.png")
-    )
+    status, out, _ = run(capsys, "--dataset", "scenes", "--frames", "9", "--sheet", str(tmp_path / "sheet.png"))
     assert status == 0
     assert "scenes: 9 frames" in out
 
 
-def test_warnings_of_the_split_are_printed(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warnings_of_the_split_are_printed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("images", "masks"):
         for path in (folder / kind / "walk2").iterdir():
             path.unlink()
@@ -78,9 +74,7 @@ def test_warnings_of_the_split_are_printed(
     assert "too few for a test split" in out.replace("\n", " ")
 
 
-def test_each_damaged_picture_is_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_damaged_picture_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = [folder / "images" / "walk0" / "0.png", folder / "masks" / "walk1" / "3.png"]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:60])

@@ -56,11 +56,7 @@ def no_sequence_in_two_splits(dataset: Dataset) -> bool:
 @pytest.fixture
 def camvid(tmp_path: Path) -> Path:
     """Three drives of 4, 3 and 3 frames; each label holds all classes and void."""
-    names = [
-        f"{drive}_{n:05d}"
-        for drive, count in (("0001TP", 4), ("0006R0", 3), ("0016E5", 3))
-        for n in range(count)
-    ]
+    names = [f"{drive}_{n:05d}" for drive, count in (("0001TP", 4), ("0006R0", 3), ("0016E5", 3)) for n in range(count)]
     for seed, name in enumerate(names):
         save_image(tmp_path / "images" / f"{name}.png", seed=seed)
         save_label(tmp_path / "labels" / f"{name}.png", np.arange(240).reshape(12, 20) % 12)
@@ -91,8 +87,7 @@ def test_a_sequence_of_camvid_is_its_drive_and_lies_in_one_split(camvid: Path) -
 
 def test_the_split_follows_its_seed_and_nothing_else(camvid: Path) -> None:
     splits = [
-        open_dataset(configure("camvid", camvid, split_seed=seed, seed=seed % 2)).splits
-        for seed in (3, 3, 4, 5, 6)
+        open_dataset(configure("camvid", camvid, split_seed=seed, seed=seed % 2)).splits for seed in (3, 3, 4, 5, 6)
     ]
     assert splits[0] == splits[1]
     assert any(split != splits[0] for split in splits[2:])
@@ -147,9 +142,7 @@ def test_the_published_split_of_camvid_comes_from_names_and_warns(tmp_path: Path
     dataset = open_dataset(configure("camvid", tmp_path, split="published"))
     got = {part: [dataset.frames[i].name for i in indices] for part, indices in dataset.splits.items()}
     assert got == parts
-    assert any(
-        "2 of 2 val frames are of 0016E5, which train has too" in warning for warning in dataset.warnings
-    )
+    assert any("2 of 2 val frames are of 0016E5, which train has too" in warning for warning in dataset.warnings)
     assert any("0001TP" in warning for warning in dataset.warnings)
 
 
@@ -273,9 +266,7 @@ def test_a_label_of_another_size_than_its_image_is_named(camvid: Path) -> None:
     path = camvid / "labels" / "0006R0_00001.png"
     save_label(path, np.zeros((12, 22)))
     said = problems_of(configure("camvid", camvid))
-    assert said.startswith(
-        f"{path}: a label must have its image's size, got 22x12 for 0006R0_00001.png with 20x12"
-    )
+    assert said.startswith(f"{path}: a label must have its image's size, got 22x12 for 0006R0_00001.png with 20x12")
 
 
 def test_colours_where_indices_should_be_are_refused(camvid: Path) -> None:
@@ -291,9 +282,7 @@ def test_an_unknown_class_is_refused_with_the_nearest_one(camvid: Path) -> None:
 # KITTI Road
 
 
-def save_kitti(
-    folder: Path, category: str, number: int, size: tuple[int, int] = (10, 30), lane: bool = False
-) -> None:
+def save_kitti(folder: Path, category: str, number: int, size: tuple[int, int] = (10, 30), lane: bool = False) -> None:
     """An image and its label: row 0 void, the lower half road, the rest not."""
     save_image(folder / "training" / "image_2" / f"{category}_{number:06d}.png", size, seed=number)
     label = np.empty((*size, 3), dtype=np.uint8)
@@ -374,9 +363,7 @@ def test_a_kitti_frame_without_its_road_label_is_named(kitti: Path) -> None:
 def test_a_kitti_label_with_green_in_it_is_refused(kitti: Path) -> None:
     path = kitti / "training" / "gt_image_2" / "uu_road_000003.png"
     save_label(path, np.full((10, 31, 3), 255))
-    assert problems_of(configure("kitti_road", kitti)).startswith(
-        f"{path}: a KITTI label has red (valid) and blue"
-    )
+    assert problems_of(configure("kitti_road", kitti)).startswith(f"{path}: a KITTI label has red (valid) and blue")
 
 
 def test_kitti_and_scenes_have_no_published_split(kitti: Path) -> None:
@@ -479,8 +466,7 @@ def test_a_palette_colour_that_classes_toml_lacks_is_named_with_its_place(folder
     mask.save(folder / "masks" / "walk_2.png")
     said = problems_of(configure("folder", folder, classes="street"))
     assert said.startswith(
-        f"{folder}/masks/walk_2.png: masks must keep to classes.toml, got the colour #123456 at row "
-        "2, column 5"
+        f"{folder}/masks/walk_2.png: masks must keep to classes.toml, got the colour #123456 at row 2, column 5"
     )
 
 
@@ -515,9 +501,9 @@ def test_a_pattern_in_classes_toml_tells_sequences(folder: Path) -> None:
         text = file.read()
         file.seek(0)
         file.write("sequence = '^walk_(\\d)'\n" + text)
-    assert {
-        frame.sequence for frame in open_dataset(configure("folder", folder, classes="street")).frames
-    } == set("0123")
+    assert {frame.sequence for frame in open_dataset(configure("folder", folder, classes="street")).frames} == set(
+        "0123"
+    )
 
 
 @pytest.mark.parametrize(
@@ -580,9 +566,7 @@ def test_real_kitti_labels_have_the_pixels_that_the_devkit_counts(real: Path) ->
 
 def test_real_camvid_has_its_three_drives(real: Path) -> None:
     dataset = open_dataset(configure("camvid", real / "camvid"))
-    counts = {
-        name: sum(f.sequence == name for f in dataset.frames) for name in ("0001TP", "0006R0", "0016E5")
-    }
+    counts = {name: sum(f.sequence == name for f in dataset.frames) for name in ("0001TP", "0006R0", "0016E5")}
     assert counts == {"0001TP": 62, "0006R0": 101, "0016E5": 305}
     published = open_dataset(configure("camvid", real / "camvid", split="published"))
     assert [len(published.splits[part]) for part in ("train", "val", "test")] == [367, 101, 0]

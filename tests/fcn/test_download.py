@@ -123,9 +123,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path
 
 def test_a_download_that_gave_up_goes_on_in_the_next_call(server: Server, tmp_path: Path) -> None:
     server.breaks_after = [400_000] + [0] * ATTEMPTS
-    with pytest.raises(
-        InputError, match=r"400000 bytes are in .*kitti.part and are kept: run the same command again"
-    ):
+    with pytest.raises(InputError, match=r"400000 bytes are in .*kitti.part and are kept: run the same command again"):
         fetch(server, tmp_path / "kitti")
     assert not (tmp_path / "kitti").exists()
     server.ranges.clear()
@@ -144,9 +142,7 @@ def test_another_file_at_the_same_place_is_not_glued_to_the_first(server: Server
 
 
 @pytest.mark.parametrize("lacks", ["serves_ranges", "etag"])
-def test_a_server_that_can_not_go_on_starts_from_the_beginning(
-    server: Server, tmp_path: Path, lacks: str
-) -> None:
+def test_a_server_that_can_not_go_on_starts_from_the_beginning(server: Server, tmp_path: Path, lacks: str) -> None:
     setattr(server, lacks, None if lacks == "etag" else False)
     server.breaks_after = [300_000]
     fetch(server, tmp_path / "kitti")
@@ -187,9 +183,7 @@ def test_a_wrong_sum_is_told_and_leaves_nothing(server: Server, tmp_path: Path) 
         ("C:/evil.txt", "a path that leaves the folder"),
     ],
 )
-def test_a_path_that_leaves_the_folder_is_refused(
-    server: Server, tmp_path: Path, name: str, sentence: str
-) -> None:
+def test_a_path_that_leaves_the_folder_is_refused(server: Server, tmp_path: Path, name: str, sentence: str) -> None:
     server.content = zip_of({**FILES, name: b"evil"})
     with pytest.raises(InputError, match=sentence):
         fetch(server, tmp_path / "deep" / "kitti")
@@ -241,9 +235,7 @@ def test_nobody_listening_is_told_after_a_few_attempts(server: Server, tmp_path:
 
 def test_progress_tells_bytes_so_far_of_bytes_in_all(server: Server, tmp_path: Path) -> None:
     told: list[tuple[int, int | None]] = []
-    download(
-        Archive(server.url, "*"), tmp_path / "kitti", progress=lambda *now: told.append(now), pause_seconds=0
-    )
+    download(Archive(server.url, "*"), tmp_path / "kitti", progress=lambda *now: told.append(now), pause_seconds=0)
     assert told[-1] == (len(server.content), len(server.content))
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 

@@ -35,9 +35,7 @@ def test_the_number_of_frames_does_not_change_a_scene() -> None:
 
 def test_no_two_scenes_are_the_same() -> None:
     dataset = scenes()
-    seen = {
-        hashlib.sha256(dataset.read(index)[0].tobytes()).hexdigest() for index in range(len(dataset.frames))
-    }
+    seen = {hashlib.sha256(dataset.read(index)[0].tobytes()).hexdigest() for index in range(len(dataset.frames))}
     assert len(seen) == len(dataset.frames)
 
 
