@@ -25,6 +25,7 @@ import torch
 from fcn import checkpoint as checkpoints
 from fcn.cache import Cache, open_cache
 from fcn.checkpoint import Checkpoint
+from fcn.config import Config
 from fcn.errors import InputError
 from fcn.exported import (
     DESCRIPTION,
@@ -32,7 +33,6 @@ from fcn.exported import (
     FORMAT_VERSION,
     Export,
     FormatName,
-    Network,
     open_network,
     read_export,
 )
@@ -112,15 +112,16 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     for name, file in FILES.items():
         if name == "pt2":  # after the weights are proved: tracing is the slow part
             _write_graphs(checkpoint, directory)
-        network = open_network(opened, name)
-        formats[name] = Format(file, logits_parity(name, network, pixels_NHWC, reference))
-        network = _on(device, opened, name, network)
-        scores[name] = score(network, opened, cache, "val", config, device)
+        # Each in a call of its own, so that no two formats' weights are in memory at once.
+        parity, scores[name] = _prove(opened, name, pixels_NHWC, reference, cache, config, device)
+        formats[name] = Format(file, parity)
         must_agree(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
-    must_repeat(checkpoint, cache, config, device, scores["safetensors"])
+        if name == "safetensors":
+            must_repeat(checkpoint, cache, config, device, scores[name])
     test: dict[str, float] = {}
     if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
-        test = score(open_network(opened, device=str(device)), opened, cache, "test", config, device)
+        network = open_network(opened, device=str(device))
+        test = score(network, opened, cache, "test", config, device)
 
     description["formats"] = {name: asdict(formats[name]) | {"scores": scores[name]} for name in formats}
     description["test_metrics"] = test
@@ -130,9 +131,21 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     return Exported(formats, scores["safetensors"], test)
 
 
-def _on(device: torch.device, opened: Export, name: FormatName, network: Network) -> Network:
-    # onnxruntime finds a GPU by itself.
-    return network if device.type == "cpu" or name == "onnx" else open_network(opened, name, str(device))
+def _prove(
+    opened: Export,
+    name: FormatName,
+    pixels_NHWC: npt.NDArray[np.uint8],
+    reference: npt.NDArray[np.float32],
+    cache: Cache,
+    config: Config,
+    device: torch.device,
+) -> tuple[float, dict[str, float]]:
+    """Parity and validation score of a format, loaded from disk. Raises ExportError."""
+    network = open_network(opened, name)
+    parity = logits_parity(name, network, pixels_NHWC, reference)
+    if device.type != "cpu":
+        network = open_network(opened, name, str(device))
+    return parity, score(network, opened, cache, "val", config, device)
 
 
 def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
@@ -156,9 +169,7 @@ def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
         dynamic_shapes=(batch,),
     )
     if onnx is None:
-        raise ExportError(
-            "torch.onnx.export gave no program: install the onnxscript that belongs to this torch"
-        )
+        raise ExportError("torch.onnx.export gave no program: install the onnxscript that belongs to this torch")
     for graph_node in onnx.model.graph:
         graph_node.metadata_props.clear()
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
@@ -180,9 +191,7 @@ def _write_samples(
     for frame, logits_CHW in zip(frames, logits_NCHW, strict=True):
         name = re.sub(r"[^\w.-]", "_", cache.dataset.frames[frame].name) + ".png"
         mask = logits_CHW.argmax(axis=0)
-        picture = side_by_side(
-            np.asarray(cache.images[frame]), mask, np.asarray(cache.labels[frame]), opened.classes
-        )
+        picture = side_by_side(np.asarray(cache.images[frame]), mask, np.asarray(cache.labels[frame]), opened.classes)
         picture.save(directory / name)
         names[f"samples/{name}"] = None
     return list(names)
