@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
@@ -34,6 +36,16 @@ Verdict = Literal["go on", "stop", "leave"]
 """What a report is answered: train on, end this trial, or end the worker process with its group."""
 
 
+@dataclass
+class _Process:
+    """What a slot's process must remember from one trial to the next, and nothing else may."""
+
+    spoilt: bool = False
+
+
+_process = _Process()
+
+
 def tune_function(spec: StudySpec, study: Storage) -> Callable[[dict[str, Any]], None]:
     """The function that Ray Tune calls once a trial, in a process that it keeps."""
 
@@ -49,10 +61,13 @@ def tune_function(spec: StudySpec, study: Storage) -> Callable[[dict[str, Any]],
 
 def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     """Ray Train's local mode: the training loop runs in this process, on the device that Ray gave it."""
+    if _process.spoilt and spec.failures.max_retries:
+        # Tune sees its process die, and runs the trial in a new one.
+        os._exit(1)
 
     def loop() -> None:
         device = ray.train.torch.get_device()
-        run_trial(assignment, spec, study, device=device, rank=0, tell=ray.tune.report)
+        _process.spoilt = run_trial(assignment, spec, study, device=device, rank=0, tell=ray.tune.report)
 
     trainer = ray.train.torch.TorchTrainer(
         loop,
@@ -131,6 +146,7 @@ class GroupSlot:
                         self._changed.wait_for(lambda: self._death or self._all_asked()), _GRACE_SECONDS
                     )
                 self._broken = len(self._failed) < self._spec.resources.workers
+            self._broken |= bool(self._event and self._event.get("spoilt"))
             if self._event is None:
                 raise RuntimeError(f"the worker group died: {self._death}")
             return self._event

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from tuner import workload as workloads
 from tuner.checkpoints import Progress, TrialCheckpoints, report_payload, trial_folder
 from tuner.errors import StudyError, TrialError
+from tuner.process import as_found, is_spoilt_by
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec
 
@@ -34,13 +35,16 @@ class Assignment:
     """Seconds since 1970 when the sampler chose the setting: start-up is counted from here."""
 
 
-def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, tell: Tell) -> None:
+def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, tell: Tell) -> bool:
     """Train one setting, from its newest checkpoint if it has one, and tell its end.
+
+    Returns whether the process is spoilt by it (tuner/process.py) and must not run another trial.
 
     Raises what `tell` raises. A failure of the workload doesn't raise: it is told as the trial's end, with its reason.
     """
     checkpoints = TrialCheckpoints(trial_folder(study, assignment.trial))
-    with tempfile.TemporaryDirectory(prefix="tuner-resume-") as scratch:
+    seed = spec.search.seed + assignment.trial
+    with as_found(seed), tempfile.TemporaryDirectory(prefix="tuner-resume-") as scratch:
         reporter = _Reporter(assignment, spec.objective, checkpoints, rank, tell)
         try:
             workload = workloads.load(spec.workload)
@@ -58,9 +62,10 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
             # A storage that is full can't take the traceback; the reason is told all the same.
             with contextlib.suppress(StudyError):
                 trial_folder(study, assignment.trial).write_text("error.txt", traceback.format_exc())
-            tell({"end": {"state": "failed", "reason": _sentence(error)}})
-            return
+            tell({"end": {"state": "failed", "reason": _sentence(error)}, "spoilt": is_spoilt_by(error)})
+            return is_spoilt_by(error)
     tell({"end": {"state": "finished", "reason": None}})
+    return False
 
 
 class _Reporter:

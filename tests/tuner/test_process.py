@@ -1,0 +1,92 @@
+"""A slot's process between two trials."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+
+from tuner.process import as_found, is_spoilt_by
+
+
+def _nothing(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+    return output * 0
+
+
+def _leave_a_mess(folder: Path) -> None:
+    random.random()
+    np.random.rand()
+    torch.rand(3)
+    os.environ["LEFT_BEHIND"] = "1"
+    os.environ["HOME"] = "/nowhere"
+    os.chdir(folder)
+    torch.set_default_dtype(torch.float64)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_autocast_enabled("cpu", True)
+    torch.set_autocast_dtype("cpu", torch.float16)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1 if torch.get_num_threads() > 1 else 2)
+    torch.set_float32_matmul_precision("medium")
+    register_module_forward_hook(_nothing)
+
+
+def _measured() -> dict[str, object]:
+    """What a trial that sets nothing of its own would see."""
+    layer = torch.nn.Linear(4, 1)
+    output = layer(torch.ones(1, 4))
+    return {
+        "output": output.tolist(),
+        "dtype": output.dtype,
+        "grad": output.requires_grad,
+        "random": (random.random(), float(np.random.rand()), float(torch.rand(()))),
+        "environment": (os.environ.get("LEFT_BEHIND"), os.environ["HOME"]),
+        "folder": Path.cwd(),
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+    }
+
+
+def test_a_trial_after_one_that_left_a_mess_sees_what_it_sees_alone(tmp_path: Path) -> None:
+    with as_found(seed=7):
+        alone = _measured()
+    with as_found(seed=3):
+        _leave_a_mess(tmp_path)
+    with as_found(seed=7):
+        after = _measured()
+    assert after == alone
+
+
+def _stopped_in_a_mess(folder: Path) -> None:
+    with as_found(seed=1):
+        _leave_a_mess(folder)
+        raise SystemExit
+
+
+def test_the_process_is_put_back_when_a_trial_raises(tmp_path: Path) -> None:
+    before = Path.cwd()
+    with pytest.raises(SystemExit):
+        _stopped_in_a_mess(tmp_path)
+    assert Path.cwd() == before
+    assert torch.get_default_dtype() == torch.float32
+    assert "LEFT_BEHIND" not in os.environ
+
+
+def test_memory_that_ran_out_spoils_a_process_also_as_a_cause() -> None:
+    error = RuntimeError("one image doesn't fit")
+    error.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert is_spoilt_by(error)
+    assert is_spoilt_by(RuntimeError("CUDA error: device-side assert triggered"))
+    assert is_spoilt_by(MemoryError())
+
+
+def test_a_usual_failure_spoils_nothing() -> None:
+    assert not is_spoilt_by(ValueError("learning_rate is too large"))
+    assert not is_spoilt_by(None)

@@ -1,0 +1,117 @@
+"""The process of a slot: every trial finds it alike, whatever the trial before did to it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.modules import module as torch_module
+
+_GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and "hook" in name]
+
+
+@contextlib.contextmanager
+def as_found(seed: int) -> Iterator[None]:
+    """A block that starts from this seed and leaves no trace: random numbers, environment, current folder, torch's
+    settings and global hooks are put back, and what nobody holds any more is freed.
+
+    A workload that seeds itself is not touched by it; one that forgets to still gives the same trial again.
+    """
+    put_back = [*_torch_settings(), _environment(), _hooks()]
+    folder = Path.cwd()
+    random_state = random.getstate()
+    _seed(seed)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(folder)
+        random.setstate(random_state)
+        for restore in put_back:
+            restore()
+        gc.collect()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+
+
+def is_spoilt_by(error: BaseException | None) -> bool:
+    """Whether an exception, or what caused it, leaves the process in doubt: memory ran out, or the device failed."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+            return True
+        if isinstance(error, RuntimeError) and ("CUDA error" in str(error) or "can't allocate memory" in str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
+
+
+def _torch_settings() -> Iterator[Callable[[], Any]]:
+    """For each of torch's global settings, a call that puts its present value back."""
+    cudnn = torch.backends.cudnn
+    for place, name in [
+        (cudnn, "enabled"),
+        (cudnn, "benchmark"),
+        (cudnn, "deterministic"),
+        (cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+    ]:
+        yield _setter(place, name, getattr(place, name))
+    yield _call(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    yield _call(torch.set_default_dtype, torch.get_default_dtype())
+    yield _call(torch.set_num_threads, torch.get_num_threads())
+    yield _call(torch.set_grad_enabled, torch.is_grad_enabled())
+    yield _call(torch.autograd.set_detect_anomaly, torch.is_anomaly_enabled())
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    for device in ("cpu", "cuda"):
+        yield _call(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
+        yield _call(torch.set_autocast_dtype, device, torch.get_autocast_dtype(device))
+
+
+def _environment() -> Callable[[], Any]:
+    before = dict(os.environ)
+
+    def restore() -> None:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        # Only what differs: Ray itself reads the environment while trials run.
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
+
+    return restore
+
+
+def _hooks() -> Callable[[], Any]:
+    """Hooks on all modules, which torch keeps in dictionaries of its own."""
+    before = {name: dict(hooks) for name in _GLOBAL_HOOKS if isinstance(hooks := getattr(torch_module, name), dict)}
+
+    def restore() -> None:
+        for name, hooks in before.items():
+            present = getattr(torch_module, name)
+            present.clear()
+            present.update(hooks)
+
+    return restore
+
+
+def _setter(place: Any, name: str, value: Any) -> Callable[[], Any]:
+    return lambda: setattr(place, name, value)
+
+
+def _call(function: Callable[..., Any], *values: Any) -> Callable[[], Any]:
+    return lambda: function(*values)
