@@ -84,7 +84,7 @@ def test_colour_alone_does_not_find_the_road() -> None:
         for width in (20, 40, 60)
         for limit in (15, 30, 60)
     )
-    assert best < 0.55, f"a threshold on colours scores {best:.3f}"
+    assert best < 0.65, f"a threshold on colours scores {best:.3f}"
 
 
 @pytest.mark.parametrize("size", [(16, 16), (33, 57), (96, 128), (160, 576)])
