@@ -54,13 +54,9 @@ def run(
     ] = False,
     submission: Annotated[
         Path | None,
-        typer.Option(
-            help="Score nothing: write what the KITTI server takes of DIR/testing into this folder."
-        ),
+        typer.Option(help="Score nothing: write what the KITTI server takes of DIR/testing into this folder."),
     ] = None,
-    format: Annotated[
-        Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")
-    ] = "safetensors",
+    format: Annotated[Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")] = "safetensors",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
 ) -> None:
@@ -88,9 +84,7 @@ def run(
     typer.echo(json.dumps(result) if as_json else _for_people(result))
 
 
-def _submit(
-    opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console
-) -> dict[str, Any]:
+def _submit(opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console) -> dict[str, Any]:
     if data is None:
         raise InputError("--submission needs DIR, KITTI Road's folder with testing/image_2 and testing/calib")
     with _counting(console, "predicting") as progress:
@@ -197,7 +191,8 @@ def _for_people(result: dict[str, Any]) -> str:
         "own size": "at the frames' own size",
         "bev": "from above, 800 x 400 cells of 0.05 m",
     }[result["view"]]
-    lines = [f"{result['split']}: {result['frames']} frames, {where}"]
+    count = result["frames"]
+    lines = [f"{result['split']}: {count} frame{'' if count == 1 else 's'}, {where}"]
     length = max(len(name) for name in result["metrics"])
     lines += [f"  {name:{length}}  {value:.4f}" for name, value in result["metrics"].items()]
     return "\n".join(lines)
