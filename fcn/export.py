@@ -29,9 +29,7 @@ def main() -> None:
 def run(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory, such as RUN/best.")],
     output: Annotated[Path, typer.Option(help="Directory to make; it must be new or empty.")],
-    device: Annotated[
-        str | None, typer.Option(help="Where to score: cpu, cuda; default: a GPU if any.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to score: cpu, cuda; default: a GPU if any.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Weights, pt2 and ONNX, each loaded again and compared with the checkpoint."""

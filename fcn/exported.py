@@ -116,9 +116,7 @@ def _open_weights(export: Export, path: Path, device: str) -> Network:
         network.load_state_dict(load_file(path, device=device), assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path} can't be read, or isn't of this export ({reason}): export the model again"
-        ) from error
+        raise InputError(f"{path} can't be read, or isn't of this export ({reason}): export the model again") from error
     model = FromPixels(network, export.mean, export.std).to(device).eval()
 
     def run(images_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

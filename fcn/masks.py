@@ -60,9 +60,7 @@ def palette(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
     return np.array([COLOURS.get(name, _hue(index)) for index, name in enumerate(classes)], np.uint8)
 
 
-def overlay(
-    image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], classes: Sequence[str]
-) -> Image.Image:
+def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
     """The image under its mask, half transparent; background and VOID stay as they are.
 
     Raises ValueError if mask and image differ in size, or the mask holds an index outside `classes` that is
@@ -147,6 +145,4 @@ def _check(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], classes:
         raise ValueError(f"mask and image must have one size, got {mask.shape} and {image.shape[:2]}")
     outside = (mask != VOID) & ((mask < 0) | (mask >= len(classes)))
     if outside.any():
-        raise ValueError(
-            f"mask must hold 0..{len(classes) - 1} or {VOID} (void), got {int(mask[outside][0])}"
-        )
+        raise ValueError(f"mask must hold 0..{len(classes) - 1} or {VOID} (void), got {int(mask[outside][0])}")

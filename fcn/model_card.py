@@ -8,8 +8,7 @@ from typing import Any
 DATA_TERMS = {
     "scenes": "The frames were drawn by this program: no terms of others.",
     "kitti_road": "KITTI Road (Fritsch, Kuehnl, Geiger 2013): CC BY-NC-SA 3.0, no commercial use.",
-    "camvid": "CamVid (Brostow, Fauqueur, Cipolla 2009), as published with SegNet: CC BY-NC 4.0, "
-    "no commercial use.",
+    "camvid": "CamVid (Brostow, Fauqueur, Cipolla 2009), as published with SegNet: CC BY-NC 4.0, no commercial use.",
     "cityscapes": "Cityscapes (Cordts et al. 2016): its own licence, no commercial use.",
     "folder": "Your own frames: their terms hold for this model too; write them here before you pass it on.",
 }

@@ -72,9 +72,7 @@ def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
             "classes: train with classes = road"
         )
     if any(frame.image is None for frame in frames):
-        raise InputError(
-            "a bird's-eye view needs calibration files, which drawn frames have not: take kitti_road"
-        )
+        raise InputError("a bird's-eye view needs calibration files, which drawn frames have not: take kitti_road")
     problems = []
     for frame in frames:
         assert frame.image is not None
@@ -89,6 +87,4 @@ def _from_above(frame: Frame, planes: Sequence[Pixels]) -> list[Pixels]:
     """Label, class mask and level; what no pixel shows is void, background, nought."""
     assert frame.image is not None
     calibration = read_calibration(calibration_path(frame.image))
-    return [
-        birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (VOID, 0, 0), strict=True)
-    ]
+    return [birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (VOID, 0, 0), strict=True)]

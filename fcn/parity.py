@@ -38,8 +38,7 @@ def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8])
     """What the checkpoint itself says of these frames, in float32 on the CPU."""
     network = checkpoints.build(checkpoint)
     mean, std = (
-        np.array(values, np.float32)
-        for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
+        np.array(values, np.float32) for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
     )
     with torch.inference_mode():
         logits = [

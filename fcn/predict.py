@@ -99,9 +99,7 @@ def _make(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"--output {output}: can't be made ({error.strerror}): choose another folder"
-        ) from error
+        raise InputError(f"--output {output}: can't be made ({error.strerror}): choose another folder") from error
 
 
 class Log:

@@ -26,9 +26,7 @@ Done = Callable[[], None]  # called for each image that was written
 Failed = Callable[[str], None]  # called with a sentence that names the file
 
 
-def predict_pictures(
-    jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed
-) -> None:
+def predict_pictures(jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed) -> None:
     """Writes a PNG for each picture; one that can't be read is named and skipped.
 
     Pictures are read ahead of the network and written behind it; memory does not grow with their number.

@@ -35,9 +35,7 @@ class Predictor:
 
     def pictures(self, frames: Sequence[Pixels]) -> list[Image.Image]:
         """One picture for each frame, uint8 RGB (H, W, 3), at its size; the frames may differ in size."""
-        return [
-            self.picture(frame, logits) for frame, logits in zip(frames, self.logits(frames), strict=True)
-        ]
+        return [self.picture(frame, logits) for frame, logits in zip(frames, self.logits(frames), strict=True)]
 
     def logits(self, frames: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """float32 logits_NCHW at the export's image size."""
@@ -57,9 +55,7 @@ class Predictor:
         return picture
 
 
-def probability(
-    logits_CHW: npt.NDArray[np.float32], channel: int, size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
+def probability(logits_CHW: npt.NDArray[np.float32], channel: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Softmax of one channel, float32 (H, W) in [0, 1] at `size`."""
     if len(logits_CHW) == 2:
         with np.errstate(over="ignore"):  # an infinite exponential is a probability of nought

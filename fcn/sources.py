@@ -27,9 +27,7 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> tu
     A picture keeps its name and its place in its folder; where two would share one, each gets a longer one.
     Raises InputError if a prediction would overwrite an input, or land among them.
     """
-    found: dict[
-        Path, Path
-    ] = {}  # each source once, and where it goes below output, still with its own suffix
+    found: dict[Path, Path] = {}  # each source once, and where it goes below output, still with its own suffix
     problems = []
     for path in paths:
         if path.is_dir():
@@ -49,9 +47,7 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> tu
     ]
     for job in jobs:
         if job.target.resolve() in inputs:
-            raise InputError(
-                f"--output {output}: would overwrite the input {job.target}: choose another folder"
-            )
+            raise InputError(f"--output {output}: would overwrite the input {job.target}: choose another folder")
     return jobs, problems
 
 

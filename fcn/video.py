@@ -30,9 +30,7 @@ class VideoReader:
         except av.error.EOFError as error:
             raise InputError(self._no_frames()) from error
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(
-                f"{path}: damaged, or no video ({_reason(error)}); fetch the file again"
-            ) from error
+            raise InputError(f"{path}: damaged, or no video ({_reason(error)}); fetch the file again") from error
         if not self._container.streams.video:
             self._container.close()
             raise InputError(f"{path}: must hold a video stream, got none: give a video or a picture")
@@ -57,9 +55,7 @@ class VideoReader:
                 yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
         except av.error.FFmpegError as error:
             where = f"after frame {number}" if number else "before its first frame"
-            raise InputError(
-                f"{self.path}: damaged {where} ({_reason(error)}); fetch the file again"
-            ) from error
+            raise InputError(f"{self.path}: damaged {where} ({_reason(error)}); fetch the file again") from error
         if number == 0:
             raise InputError(self._no_frames())
 

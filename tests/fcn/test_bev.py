@@ -113,9 +113,7 @@ def test_colours_keep_their_channels(calibration: Calibration) -> None:
 
 
 def test_the_calibration_of_a_frame_lies_beside_its_image_folder() -> None:
-    assert calibration_path(Path("/k/training/image_2/um_000001.png")) == Path(
-        "/k/training/calib/um_000001.txt"
-    )
+    assert calibration_path(Path("/k/training/image_2/um_000001.png")) == Path("/k/training/calib/um_000001.txt")
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,7 @@ def test_every_missing_calibration_is_named_before_anything_is_scored(kitti: Pat
         raise AssertionError(f"nothing should be computed, got {images_NHWC.shape}")
 
     with pytest.raises(InputError, match=r"um_000000\.txt(.|\n)*uu_000011\.txt"):
-        score_at_own_size(
-            road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6), from_above=True
-        )
+        score_at_own_size(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6), from_above=True)
 
 
 def test_a_submission_is_what_the_server_takes(kitti: Path, tmp_path: Path) -> None:

@@ -153,18 +153,14 @@ def test_an_export_starts_another_run(
     assert checkpoint.load(again).metrics["val/mean_iou"] > 0
 
 
-def test_a_score_that_is_not_the_logged_one_fails_and_leaves_nothing(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_score_that_is_not_the_logged_one_fails_and_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     changed = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, changed)
     description = json.loads((changed / "config.json").read_text())
     description["metrics"]["val/mean_iou"] += 0.02
     (changed / "config.json").write_text(json.dumps(description))
 
-    with pytest.raises(
-        ExportError, match=r"safetensors, scored again in float32: val/mean_iou must be the logged"
-    ):
+    with pytest.raises(ExportError, match=r"safetensors, scored again in float32: val/mean_iou must be the logged"):
         export(changed, tmp_path / "out", device=CPU)
 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
@@ -177,9 +173,7 @@ def test_logits_that_differ_fail_with_file_rule_and_value(
     span = np.ptp(logits)
 
     assert logits_parity("onnx", network, pixels, logits) < 1e-5
-    with pytest.raises(
-        ExportError, match=r"model\.onnx: its logits must be the checkpoint's to 0.001 of .* 0.002"
-    ):
+    with pytest.raises(ExportError, match=r"model\.onnx: its logits must be the checkpoint's to 0.001 of .* 0.002"):
         logits_parity("onnx", lambda images: network(images) + np.float32(0.002 * span), pixels, logits)
     with pytest.raises(ExportError, match="nan"):
         logits_parity("onnx", lambda images: network(images) * np.float32(np.nan), pixels, logits)
@@ -206,9 +200,7 @@ def test_a_taken_output_is_refused_and_left_alone(tiny_checkpoint: Path, tmp_pat
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
-def test_no_checkpoint_and_a_damaged_export_are_named(
-    tiny_export: tuple[Path, Exported], tmp_path: Path
-) -> None:
+def test_no_checkpoint_and_a_damaged_export_are_named(tiny_export: tuple[Path, Exported], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no checkpoint"):
         export(tmp_path / "nowhere", tmp_path / "out", device=CPU)
     with pytest.raises(InputError, match="is no export"):

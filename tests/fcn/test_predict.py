@@ -55,9 +55,7 @@ def test_an_overlay_is_green_where_the_network_sees_road_and_nowhere_else() -> N
     frame = np.full((20, 30, 3), 40, np.uint8)
     frame[10:] = 200
 
-    (picture,) = Predictor(export_of(("background", "road"), (20, 30)), bright_is_road, "overlay").pictures(
-        [frame]
-    )
+    (picture,) = Predictor(export_of(("background", "road"), (20, 30)), bright_is_road, "overlay").pictures([frame])
 
     assert np.asarray(picture)[5, 5].tolist() == [40, 40, 40]
     assert np.asarray(picture)[15, 5].tolist() == pytest.approx([100, 227, 100], abs=1)
@@ -91,9 +89,7 @@ def test_probabilities_are_the_softmax_and_masks_its_largest() -> None:
     assert np.array_equal(class_mask(two, (6, 7)), two.argmax(axis=0))
 
 
-def test_files_and_folders_give_a_picture_of_the_same_name_and_size_each(
-    tiny_export: Tiny, tmp_path: Path
-) -> None:
+def test_files_and_folders_give_a_picture_of_the_same_name_and_size_each(tiny_export: Tiny, tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", (40, 30))
     save(tmp_path / "in" / "deep" / "b.jpg", (64, 21))
     save(tmp_path / "single.png", (33, 50))
@@ -112,9 +108,7 @@ def test_the_formats_and_kinds_agree(tiny_export: Tiny, tmp_path: Path) -> None:
 
     for kind, format in (("mask", "safetensors"), ("mask", "onnx"), ("probability", "safetensors")):
         out = tmp_path / f"{kind}-{format}"
-        result = predict(
-            tiny_export[0], tmp_path / "a.png", "--output", out, "--kind", kind, "--format", format
-        )
+        result = predict(tiny_export[0], tmp_path / "a.png", "--output", out, "--kind", kind, "--format", format)
         assert result.exit_code == 0, result.output
     mask = read(tmp_path / "mask-safetensors" / "a.png")
     share = read(tmp_path / "probability-safetensors" / "a.png")
@@ -126,9 +120,7 @@ def test_the_formats_and_kinds_agree(tiny_export: Tiny, tmp_path: Path) -> None:
     assert np.array_equal(mask[share != 127], (share > 127)[share != 127])
 
 
-def test_a_damaged_file_is_named_and_skipped_and_the_exit_status_says_so(
-    tiny_export: Tiny, tmp_path: Path
-) -> None:
+def test_a_damaged_file_is_named_and_skipped_and_the_exit_status_says_so(tiny_export: Tiny, tmp_path: Path) -> None:
     save(tmp_path / "in" / "good.png")
     whole = (tmp_path / "in" / "good.png").read_bytes()
     (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -204,9 +196,7 @@ def test_a_video_comes_back_frame_by_frame(tmp_path: Path) -> None:
 def test_a_video_becomes_a_video_of_overlays_or_a_folder_of_masks(tiny_export: Tiny, tmp_path: Path) -> None:
     write_video(tmp_path / "drive.mp4", (64, 32), 11)
 
-    overlays = predict(
-        tiny_export[0], tmp_path / "drive.mp4", "--output", tmp_path / "out", "--batch-size", 4
-    )
+    overlays = predict(tiny_export[0], tmp_path / "drive.mp4", "--output", tmp_path / "out", "--batch-size", 4)
     masks = predict(tiny_export[0], tmp_path / "drive.mp4", "--output", tmp_path / "masks", "--kind", "mask")
 
     assert (overlays.exit_code, masks.exit_code) == (0, 0), overlays.output + masks.output
