@@ -61,9 +61,9 @@ def test_it_draws_a_contact_sheet_with_the_road_in_green(
 
 
 def test_generated_scenes_need_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, "--dataset", "scenes", "--frames", "9", "--sheet", str(tmp_path / "sheet.png"))
+    status, out, _ = run(capsys, "--dataset", "scenes", "--frames", "6", "--sheet", str(tmp_path / "sheet.png"))
     assert status == 0
-    assert "scenes: 9 frames" in out
+    assert "scenes: 6 frames" in out
 
 
 def test_warnings_of_the_split_are_printed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
