@@ -7,7 +7,8 @@ A workload is a Python package with four names (docs/workloads.md shows a comple
     train(config, *, report, resume_from, device)   trains; calls report(metrics, checkpoint) after each epoch
     export(checkpoint_dir, output_dir) -> Exported  files for use elsewhere, checked, with the score they reach
 
-`report` takes plain numbers, "epoch" among them, and the path of a checkpoint directory or None; it may move the
+`report` takes plain numbers, "epoch" among them, and the path of a checkpoint directory or None (an epoch without one
+can't be exported, or gone on from); a measure that is NaN is left out, the objective must be finite. It may move the
 directory away, and it may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks
 every rank calls it, rank 0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and
 `images/*.png` the pictures to show; the rest is what `export` needs.
@@ -43,6 +44,8 @@ class Prepared(Protocol):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names that `train` will report."""
+
+    # `warnings`, a tuple of sentences for a person, may be there too.
 
 
 class Format(Protocol):
@@ -83,15 +86,19 @@ class Workload(Protocol):
 
 def load(package: str) -> Workload:
     """Import a workload. Raises StudyError if there is none of that name or it lacks a part of the contract."""
+    none = StudyError(
+        f"workload: a Python package that can be imported is needed, got {package!r}; "
+        "start the command in the folder that holds it, or install it"
+    )
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise none
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
+        # One that the workload itself imports and that isn't there is the workload's own mistake.
         if error.name is None or not (package == error.name or package.startswith(error.name + ".")):
             raise
-        raise StudyError(
-            f"workload: a Python package that can be imported is needed, got {package!r}; "
-            "start the command in the folder that holds it, or install it"
-        ) from None
+        raise none from None
     missing = [name for name in _NAMES if not hasattr(module, name)]
     if missing:
         raise StudyError(

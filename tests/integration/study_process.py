@@ -1,0 +1,168 @@
+"""Studies as a person runs them: `python -m tuner` in a process of its own, with a Ray of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_study(path: Path, **tables: Any) -> Path:
+    """A study file on tests/workloads/replay.py; tables: what differs from the defaults here."""
+    study: dict[str, Any] = {
+        "workload": "tests.workloads.replay",
+        "objective": {"metric": "score"},
+        "budget": {"trials": 4},
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+    }
+    for key, value in tables.items():
+        study[key] = {**study.get(key, {}), **value} if isinstance(value, dict) else value
+    path.write_text(
+        "\n".join(f"{key} = {_toml(value)}" for key, value in study.items() if not isinstance(value, dict))
+        + "\n"
+        + "\n".join(
+            f"[{key}]\n" + "\n".join(f"{k} = {_toml(v)}" for k, v in value.items())
+            for key, value in study.items()
+            if isinstance(value, dict)
+        )
+    )
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    return json.dumps(value if not isinstance(value, Path) else str(value))
+
+
+class StudyProcess:
+    """`python -m tuner ...`, and all processes that it started."""
+
+    def __init__(self, *arguments: str | Path):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tuner", *map(str, arguments)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C goes to the whole group
+        )
+        self._tree: dict[int, psutil.Process] = {}
+        self.output = ""
+
+    def tree(self) -> list[psutil.Process]:
+        """The processes that it has started so far, those of theirs too."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                self._tree[process.pid] = process
+        return list(self._tree.values())
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit status, when it has ended."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.tree()
+            try:
+                output, _ = self.process.communicate(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    self.kill()
+                    raise
+                continue
+            self.output += output
+            return self.process.returncode
+
+    def interrupt(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """kill -9 of the driver alone."""
+        self.tree()
+        self.process.kill()
+        self.process.wait()
+
+    def left_behind(self, seconds: float = 20) -> list[str]:
+        """What still runs of its processes after so many seconds; returns at once when nothing does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = []
+            for process in self._tree.values():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                        left.append(f"{process.pid} {' '.join(process.cmdline())[:100]}")
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def running(*arguments: str | Path) -> Iterator[StudyProcess]:
+    """A command that is under way; whatever happens, nothing of it stays."""
+    study = StudyProcess(*arguments)
+    try:
+        yield study
+    finally:
+        for process in [*study.tree(), psutil.Process(study.process.pid)] if study.process.poll() is None else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        study.process.wait()
+
+
+def tuner(*arguments: str | Path, status: int = 0, seconds: float = 120) -> StudyProcess:
+    """Run a command to its end; its exit status must be `status`, and nothing of it may stay."""
+    with running(*arguments) as study:
+        assert study.wait(seconds) == status, study.output
+        assert study.left_behind() == []
+    return study
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """The events of a study's journal."""
+    path = folder / "events.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `condition` returns as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"nothing came of {condition} in {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def curves(folder: Path) -> dict[int, list[tuple[int, float]]]:
+    """Each trial's (epoch, score), in the order of the journal."""
+    found: dict[int, list[tuple[int, float]]] = {}
+    for event in events(folder):
+        if event["event"] == "start":
+            found.setdefault(event["trial"], [])
+        if event["event"] == "report":
+            found[event["trial"]].append((event["epoch"], event["metrics"]["score"]))
+    return found
+
+
+def show(storage: Path, name: str) -> dict[str, Any]:
+    """`show --json` of a study."""
+    from tuner.show import record_json
+    from tuner.record import load_record
+    from tuner.storage import Storage
+
+    return record_json(load_record(Storage(str(storage)) / name))

@@ -1,0 +1,278 @@
+"""Studies of one-worker trials on a real local Ray."""
+
+from __future__ import annotations
+
+import collections
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.integration.study_process import curves, events, running, show, tuner, wait_for, write_study
+from tests.workloads.replay import Config, score
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def truth(x: float, epochs: int = 3) -> list[tuple[int, float]]:
+    """The curve that a trial must have, from nothing but its setting."""
+    config = Config(x=x, epochs=epochs)
+    return [(epoch, score(config, epoch)) for epoch in range(1, epochs + 1)]
+
+
+def mlflow_runs(storage: Path, name: str) -> dict[str, Any]:
+    """MLflow's runs of a study, by the tag that says which trial; fails if two have the same."""
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    found = {run.data.tags["tuner.trial"]: run for run in runs}
+    assert len(found) == len(runs), "a run is doubled"
+    return found
+
+
+def mlflow_curve(storage: Path, run: Any) -> list[tuple[int, float]]:
+    history = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").get_metric_history(run.info.run_id, "score")
+    return sorted((metric.step, metric.value) for metric in history)
+
+
+def started_again(folder: Path) -> dict[int, int]:
+    """How often each trial was started."""
+    return collections.Counter(event["trial"] for event in events(folder) if event["event"] == "start")
+
+
+def test_a_study_ends_with_every_number_right_and_can_be_given_more_trials(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "whole.toml",
+        budget={"trials": 10},
+        scheduler={"name": "none"},
+        checkpoints={"keep": 2},
+        fixed={"step_seconds": 0.3},
+        resources={"max_concurrent_trials": 2},
+    )
+    storage = tmp_path / "studies"
+    tuner("run", file, "--storage", storage)
+    found = show(storage, "whole")
+    assert found["state"] == "finished"
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 10
+    for trial in found["trials"]:
+        assert curves(storage / "whole")[trial["id"]] == truth(trial["params"]["x"])
+    # After each of the two slots' first, which holds the process's start. The median: other processes may be busy here.
+    warm = sorted(trial["startup_seconds"] for trial in found["trials"][2:])
+    assert statistics.median(warm) < 0.3, warm
+
+    best = sorted(found["trials"], key=lambda trial: -trial["value"])
+    kept = {int(folder.parent.name) for folder in (storage / "whole" / "trials").glob("*/epoch-*")}
+    assert kept == {trial["id"] for trial in best[:2]}
+    assert not list(storage.rglob("resume"))
+
+    runs = mlflow_runs(storage, "whole")
+    assert set(runs) == {"study", *map(str, range(1, 11))}
+    for trial in found["trials"]:
+        run = runs[str(trial["id"])]
+        assert mlflow_curve(storage, run) == truth(trial["params"]["x"])
+        assert run.info.status == "FINISHED"
+        assert run.data.params["x"] == str(trial["params"]["x"])
+    assert tuner("run", file, "--storage", storage, status=2).output.count("exists in") == 1
+
+    tuner("resume", "whole", "--storage", storage, "--set", "budget.trials=12")
+    assert started_again(storage / "whole") == dict.fromkeys(range(1, 13), 1)
+    assert len({trial["params"]["x"] for trial in show(storage, "whole")["trials"]}) == 12
+    assert set(mlflow_runs(storage, "whole")) == {"study", *map(str, range(1, 13))}
+
+
+def test_a_study_whose_driver_is_killed_goes_on_as_if_unbroken(tmp_path: Path) -> None:
+    settings = [0.9, 0.1, 0.5, 0.7, 0.3]
+    log = tmp_path / "log"
+    file = write_study(
+        tmp_path / "killed.toml",
+        budget={"trials": 5},
+        scheduler={"name": "none"},
+        fixed={"epochs": 6, "step_seconds": 0.3, "log": log},
+        first_trials=[{"x": x} for x in settings],
+        resources={"max_concurrent_trials": 2},
+    )
+    storage = tmp_path / "studies"
+    folder = storage / "killed"
+    with running("run", file, "--storage", storage) as study:
+        wait_for(lambda: sum(event["event"] == "end" for event in events(folder)) >= 1)
+        wait_for(lambda: events(folder)[-1]["event"] == "report")
+        study.kill()
+        assert study.left_behind() == []
+    ended = {event["trial"] for event in events(folder) if event["event"] == "end"}
+    broken = show(storage, "killed")
+    assert broken["state"] == "interrupted"
+    tuner("resume", "killed", "--storage", storage)
+    found = show(storage, "killed")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 5
+    assert curves(folder) == {number: truth(x, 6) for number, x in enumerate(settings, start=1)}
+    assert all(started_again(folder)[number] == 1 for number in ended)
+    # An epoch whose checkpoint is there is never trained again, be it journaled or not.
+    trained = collections.Counter(tuple(line.split()[:2]) for line in log.read_text().splitlines())
+    assert sum(count - 1 for count in trained.values()) <= 2, trained
+    runs = mlflow_runs(storage, "killed")
+    assert set(runs) == {"study", *"12345"}
+    for number, x in enumerate(settings, start=1):
+        assert mlflow_curve(storage, runs[str(number)]) == truth(x, 6)
+        assert runs[str(number)].info.status == "FINISHED"
+
+
+def test_the_same_study_twice_gives_the_same_metrics(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "twice.toml",
+        budget={"trials": 14},
+        space={"batch_size": {"type": "int", "low": 1, "high": 64, "log": True}},
+        fixed={"epochs": 4},
+        resources={"max_concurrent_trials": 1},
+    )
+    storage = tmp_path / "studies"
+    tuner("run", file, "--storage", storage, "--name", "a")
+    tuner("run", file, "--storage", storage, "--name", "b")
+    assert curves(storage / "a") == curves(storage / "b")
+    a, b = show(storage, "a")["trials"], show(storage, "b")["trials"]
+    assert [(t["params"], t["state"]) for t in a] == [(t["params"], t["state"]) for t in b]
+    assert {t["state"] for t in a} == {"finished", "stopped"}
+
+
+def test_ctrl_c_ends_in_order_within_seconds_and_the_study_goes_on(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "stopped.toml",
+        budget={"trials": 3},
+        scheduler={"name": "none"},
+        fixed={"epochs": 3, "step_seconds": 1.0},
+        resources={"max_concurrent_trials": 2},
+    )
+    storage = tmp_path / "studies"
+    folder = storage / "stopped"
+    with running("run", file, "--storage", storage) as study:
+        wait_for(lambda: any(event["event"] == "report" for event in events(folder)))
+        study.tree()
+        study.interrupt()
+        began = time.monotonic()
+        assert study.wait() == 130, study.output
+        took = time.monotonic() - began
+        assert took < 20, took
+        assert study.left_behind() == []
+        assert "python -m tuner resume stopped" in study.output
+        assert "Traceback" not in study.output
+    assert events(folder)[-1]["state"] == "interrupted"
+    runs = mlflow_runs(storage, "stopped")
+    assert {run.info.status for run in runs.values()} == {"KILLED"}
+    tuner("resume", "stopped", "--storage", storage)
+    found = show(storage, "stopped")
+    assert found["state"] == "finished"
+    for trial in found["trials"]:
+        assert curves(folder)[trial["id"]] == truth(trial["params"]["x"])
+
+
+FAILURES = ["none", "raise", "nan", "missing", "sys_exit", "exit", "exit_once", "nan_side"]
+
+
+def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "fails.toml",
+        budget={"trials": len(FAILURES) + 1},
+        scheduler={"name": "none"},
+        space={"fail": {"type": "choice", "choices": FAILURES}},
+        fixed={"epochs": 4, "log": tmp_path / "log", "step_seconds": 0.3},
+        first_trials=[{"fail": fail, "x": 0.1 * n} for n, fail in enumerate(FAILURES, start=1)]
+        + [{"fail": "none", "x": 1}],
+        failures={"max_retries": 2},
+    )
+    storage = tmp_path / "studies"
+    folder = storage / "fails"
+    with running("run", file, "--storage", storage) as study:
+        # The first trial's process is killed from outside when it has a checkpoint.
+        wait_for(lambda: any(event["event"] == "report" and event["trial"] == 1 for event in events(folder)))
+        psutil.Process(int((tmp_path / "log").read_text().split("0.1 ")[1].split()[2])).kill()
+        assert study.wait() == 0, study.output
+        assert study.left_behind() == []
+        assert "Traceback" not in study.output
+    trials = {trial["id"]: trial for trial in show(storage, "fails")["trials"]}
+    named = {fail: trials[number] for number, fail in enumerate(FAILURES, start=1)}
+    states = {fail: trial["state"] for fail, trial in named.items()}
+    well = ("none", "exit_once", "nan_side")
+    assert states == {fail: "finished" if fail in well else "failed" for fail in FAILURES}
+    assert trials[9]["state"] == "finished"
+    assert named["raise"]["reason"] == "ValueError: x is too small: 0.200"
+    assert "ValueError: x is too small" in (folder / "trials" / "2" / "error.txt").read_text()
+    assert "Traceback" in (folder / "trials" / "2" / "error.txt").read_text()
+    assert named["nan"]["reason"] == "epoch 2: score must be finite, got nan"
+    assert "must report 'score'" in named["missing"]["reason"]
+    assert "SystemExit" in named["sys_exit"]["reason"]
+    assert "its process died" in named["exit"]["reason"]
+    for number, trial in trials.items():
+        if trial["state"] == "finished":
+            assert curves(folder)[number] == truth(trial["params"]["x"], 4)
+    assert started_again(folder)[1] == 2
+    assert started_again(folder)[6] == 3
+    runs = mlflow_runs(storage, "fails")
+    assert runs["2"].info.status == "FAILED"
+    assert runs["2"].data.tags["tuner.reason"] == named["raise"]["reason"]
+
+
+def test_a_study_whose_first_trials_all_fail_stops_and_says_so(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "hopeless.toml",
+        budget={"trials": 50},
+        fixed={"fail": "raise"},
+        failures={"stop_after": 3},
+        resources={"max_concurrent_trials": 1},
+    )
+    storage = tmp_path / "studies"
+    study = tuner("run", file, "--storage", storage, status=1)
+    found = show(storage, "hopeless")
+    assert found["state"] == "failed"
+    assert "the first 3 trials all failed" in found["reason"]
+    assert len(found["trials"]) == 3
+    assert "x is too small" in study.output
+
+
+def test_a_time_budget_ends_trials_at_their_next_report_with_their_best_checkpoint(tmp_path: Path) -> None:
+    file = write_study(
+        tmp_path / "timed.toml",
+        budget={"trials": 100, "time_seconds": 6},
+        scheduler={"name": "none"},
+        fixed={"epochs": 10_000, "step_seconds": 0.2},
+        resources={"max_concurrent_trials": 2},
+    )
+    storage = tmp_path / "studies"
+    tuner("run", file, "--storage", storage)
+    found = show(storage, "timed")
+    assert found["state"] == "finished"
+    assert "time budget of 6 s" in found["reason"]
+    assert {trial["state"] for trial in found["trials"]} == {"stopped"}
+    ended = [event for event in events(storage / "timed") if event["event"] == "end"]
+    assert len(ended) == len(found["trials"])
+    for end in ended:
+        checkpoints = list((storage / "timed" / "trials" / str(end["trial"])).glob("epoch-*"))
+        assert [folder.name for folder in checkpoints] == [f"epoch-{end['best_epoch']:06d}"]
+        assert not (checkpoints[0] / "resume").exists()
+
+
+def test_two_studies_run_at_once_on_one_machine(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "one.toml", budget={"trials": 4}, fixed={"epochs": 3, "step_seconds": 0.3})
+    with running("run", file, "--storage", tmp_path / "a") as a, running("run", file, "--storage", tmp_path / "b") as b:
+        assert a.wait() == 0, a.output
+        assert b.wait() == 0, b.output
+        assert a.left_behind() == []
+        assert b.left_behind() == []
+    for storage in (tmp_path / "a", tmp_path / "b"):
+        assert show(storage, "one")["state"] == "finished"
+
+
+def test_a_study_that_runs_cannot_be_run_by_a_second_process(tmp_path: Path) -> None:
+    file = write_study(tmp_path / "shared.toml", fixed={"epochs": 1000, "step_seconds": 0.2})
+    storage = tmp_path / "studies"
+    with running("run", file, "--storage", storage) as first:
+        wait_for(lambda: events(storage / "shared"))
+        study = (storage / "shared" / "study.json").read_bytes()
+        assert "run by another process" in tuner("resume", "shared", "--storage", storage, status=2).output
+        assert (storage / "shared" / "study.json").read_bytes() == study
+        first.interrupt()
+        assert first.wait() == 130
+        assert first.left_behind() == []

@@ -1,0 +1,352 @@
+"""Sampler and scheduler, and both rebuilt from a record."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from tuner.record import StudyRecord
+from tuner.search import StudySearch, study_scheduler
+from tuner.study import StudySpec, override_study
+
+
+def spec(**tables: Any) -> StudySpec:
+    raw: dict[str, Any] = {
+        "name": "s",
+        "workload": "tests.workloads.replay",
+        "objective": {"metric": "score"},
+        "budget": {"trials": 10},
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+    }
+    return StudySpec.model_validate(raw | tables)
+
+
+class Tune:
+    """What Ray Tune does around a search: asks for a trial, runs it, tells its end, with events in a record."""
+
+    def __init__(self, record: StudyRecord, slots: int = 1):
+        self.record = record
+        self.search = StudySearch(record, [None] * slots, self.ended)
+        self.ends: dict[int, dict[str, Any]] = {}
+        self.clock = 0.0
+
+    def event(self, event: str, **fields: Any) -> None:
+        self.clock += 1
+        self.record.apply({"event": event, "time": self.clock, **fields})
+
+    def ended(self, number: int, given_up: bool) -> None:
+        trial = self.record.trials[number]
+        end = self.ends.get(number, {"state": "finished"})
+        self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, **end)
+
+    def begin(self, name: str) -> tuple[int, dict[str, Any]]:
+        config = self.search.suggest(name)
+        assert isinstance(config, dict), config
+        self.event("start", trial=config["trial"], params=config["params"])
+        return config["trial"], config["params"]
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        self.event("report", trial=number, epoch=epoch, metrics={"score": value})
+
+    def run(self, name: str, value: float | None, state: str = "finished") -> dict[str, Any]:
+        """One trial from begin to end; value None: it fails before it reports."""
+        number, params = self.begin(name)
+        if value is not None:
+            self.report(number, 1, value)
+        self.ends[number] = {"state": state}
+        self.search.on_trial_complete(name)
+        return params
+
+
+def test_a_study_proposes_as_many_trials_as_its_budget_has() -> None:
+    tune = Tune(StudyRecord(spec(budget={"trials": 3})))
+    for number in range(3):
+        tune.run(str(number), 0.5)
+    assert tune.search.suggest("4") == "FINISHED"
+
+
+def test_no_trial_is_proposed_while_no_slot_is_free() -> None:
+    tune = Tune(StudyRecord(spec()), slots=2)
+    tune.begin("a")
+    tune.begin("b")
+    assert tune.search.suggest("c") is None
+    tune.search.on_trial_complete("a")
+    assert isinstance(tune.search.suggest("c"), dict)
+
+
+def test_first_trials_come_first_as_they_are() -> None:
+    tune = Tune(StudyRecord(spec(first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    assert [tune.run(str(n), 0.5)["x"] for n in range(2)] == [0.25, 0.75]
+    assert tune.run("3", 0.5)["x"] not in (0.25, 0.75)
+
+
+def test_a_first_trial_that_leaves_settings_out_has_them_sampled() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 8}}
+    params = Tune(StudyRecord(spec(space=space, first_trials=[{"x": 0.25}]))).run("1", 0.5)
+    assert params["x"] == 0.25
+    assert params["batch_size"] in range(1, 9)
+
+
+def test_a_budget_below_the_number_of_first_trials_is_kept() -> None:
+    tune = Tune(StudyRecord(spec(budget={"trials": 1}, first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    tune.run("1", 0.5)
+    assert tune.search.suggest("2") == "FINISHED"
+
+
+def test_the_same_seed_proposes_the_same_settings() -> None:
+    runs = [[Tune(StudyRecord(spec(search={"seed": seed}))) for _ in range(2)] for seed in (1, 2)]
+    drawn = [[[tune.run(str(n), 0.1 * n)["x"] for n in range(10)] for tune in same] for same in runs]
+    assert drawn[0][0] == drawn[0][1]
+    assert drawn[0][0] != drawn[1][0]
+
+
+def test_a_resumed_search_draws_no_setting_again() -> None:
+    for sampler in ("random", "tpe"):
+        tune = Tune(StudyRecord(spec(search={"sampler": sampler}, budget={"trials": 8})))
+        before = [tune.run(str(n), 0.5)["x"] for n in range(4)]
+        again = Tune(tune.record)
+        assert not set(before) & {again.run(f"again-{n}", 0.5)["x"] for n in range(4)}
+        assert again.search.suggest("9") == "FINISHED"
+
+
+def test_an_interrupted_trial_comes_first_with_its_own_number_and_setting() -> None:
+    tune = Tune(StudyRecord(spec()), slots=2)
+    tune.run("1", 0.5)
+    number, params = tune.begin("2")
+    tune.event("stop", state="interrupted", reason=None)
+    assert Tune(tune.record).begin("again") == (number, params)
+
+
+def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
+    record = StudyRecord(spec(budget={"trials": 3}))
+    # The second trial's process was up first; then the driver died.
+    record.apply({"event": "start", "time": 1.0, "trial": 2, "params": {"x": 0.2}})
+    record.apply({"event": "stop", "time": 2.0, "state": "interrupted", "reason": None})
+    tune = Tune(record)
+    numbers = []
+    for name in "abc":
+        numbers.append(tune.begin(name)[0])
+        tune.search.on_trial_complete(name)
+    assert sorted(numbers) == [1, 2, 3]
+    assert tune.search.suggest("d") == "FINISHED"
+
+
+def test_a_trial_whose_slot_did_not_answer_is_proposed_again_even_if_it_was_the_last() -> None:
+    tune = Tune(StudyRecord(spec(budget={"trials": 1})))
+    number, params = tune.begin("lost")
+    # Once a search has said that it is finished, Tune never asks again.
+    assert tune.search.suggest("next") is None
+    tune.search.requeue("lost")
+    assert not tune.search.expects("lost")
+    assert tune.begin("again") == (number, params)
+
+
+def test_a_closed_search_proposes_nothing_more() -> None:
+    closed = False
+    search = StudySearch(StudyRecord(spec()), [None] * 2, lambda number, given_up: None, lambda: closed)
+    search.suggest("a")
+    closed = True
+    assert search.suggest("b") is None
+    search.on_trial_complete("a")
+    assert search.suggest("b") == "FINISHED"
+
+
+def test_a_study_may_be_gone_on_with_in_another_space() -> None:
+    space = {
+        "x": {"type": "float", "low": 0, "high": 1},
+        "optimizer": {"type": "choice", "choices": ["adam", "sgd"]},
+        "batch_size": {"type": "int", "low": 1, "high": 9, "step": 4},
+    }
+    firsts = [{"x": 0.9, "optimizer": "sgd", "batch_size": 9}] * 2
+    tune = Tune(StudyRecord(spec(space=space, first_trials=firsts)), slots=1)
+    tune.run("1", 0.5)
+    _, params = tune.begin("2")
+    tune.event("stop", state="interrupted", reason=None)
+    changes = ["space.x.high=0.5", 'space.optimizer.choices=["adam"]', "space.batch_size.high=5", "first_trials=[]"]
+    tune.record.spec = override_study(tune.record.spec, changes)
+    again = Tune(tune.record)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert again.begin("2 again") == (2, params)
+        again.search.on_trial_complete("2 again")
+        assert again.run("3", 0.5)["x"] <= 0.5
+
+
+def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
+    """Half of the settings fail; a sampler that isn't told of failures proposes them more often than not."""
+    counts = {told: [failing_proposals(seed, told) for seed in range(4)] for told in (True, False)}
+    assert sum(counts[True]) / 4 < 0.6 * sum(counts[False]) / 4, counts
+
+
+def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
+    """How often a failing setting is proposed. told False: failures are told as Optuna's FAIL, as OptunaSearch does."""
+    space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}, "x": {"type": "float", "low": 0, "high": 1}}
+    tune = Tune(StudyRecord(spec(space=space, budget={"trials": trials}, search={"seed": seed})))
+    failed = 0
+    for number in range(trials):
+        name = str(number)
+        trial, params = tune.begin(name)
+        if params["batch_size"] < 4:
+            tune.report(trial, 1, params["x"])
+        else:
+            failed += 1
+            tune.ends[trial] = {"state": "failed"}
+            if not told:
+                # All that StudySearch's rule needs is a value that was seen; without any it tells FAIL.
+                seen = {other.id: other.curve for other in tune.record.trials.values()}
+                for other in tune.record.trials.values():
+                    other.curve = []
+                tune.search.on_trial_complete(name)
+                for other_id, curve in seen.items():
+                    tune.record.trials[other_id].curve = curve
+                continue
+        tune.search.on_trial_complete(name)
+    return failed
+
+
+@pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.1), ("minimize", 0.8)])
+def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str, worst: float) -> None:
+    tune = Tune(StudyRecord(spec(objective={"metric": "score", "direction": direction})))
+    number, _ = tune.begin("1")
+    for epoch, value in enumerate((0.1, 0.8, 0.5), start=1):
+        tune.report(number, epoch, value)
+    tune.search.on_trial_complete("1")
+    tune.run("2", None, state="failed")
+    best = 0.8 if direction == "maximize" else 0.1
+    assert [trial.value for trial in tune.search._study.trials] == [best, worst]
+    # A resumed study knows the same.
+    assert sorted(trial.value or 0 for trial in Tune(tune.record).search._study.trials) == sorted([best, worst])
+
+
+def test_a_failure_before_any_value_was_seen_is_told_as_failed() -> None:
+    tune = Tune(StudyRecord(spec()))
+    tune.run("1", None, state="failed")
+    (trial,) = tune.search._study.trials
+    assert trial.state.name == "FAIL"
+
+
+def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
+    tune = Tune(StudyRecord(spec()))
+    number, _ = tune.begin("1")
+    for epoch, value in enumerate((0.3, 0.9, 0.2), start=1):
+        tune.report(number, epoch, value)
+    tune.ends[number] = {"state": "stopped"}
+    tune.search.on_trial_complete("1")
+    assert tune.search._study.trials[0].value == 0.9
+
+
+# The scheduler
+
+
+def proxy(number: int) -> Any:
+    return SimpleNamespace(config={"trial": number}, trial_id=f"tune-{number}")
+
+
+def told(record: StudyRecord, number: int, epoch: int, value: float) -> dict[str, Any]:
+    """A report into the record, and what Tune hands to the scheduler for it."""
+    if number not in record.trials:
+        record.apply({"event": "start", "time": 0.0, "trial": number, "params": {"x": 0.1}})
+    record.apply({"event": "report", "time": 0.0, "trial": number, "epoch": epoch, "metrics": {"score": value}})
+    return {"epoch": epoch, "best": record.trials[number].value}
+
+
+def asha(**table: Any) -> StudySpec:
+    return spec(scheduler={"name": "asha", **table}, budget={"trials": 1000})
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("break_at", [7, 40, 111])
+def test_rungs_rebuilt_from_a_record_decide_as_the_unbroken_scheduler_does(break_at: int, direction: str) -> None:
+    """Trials in random interleaving; at some event the driver dies, and the open trials go on under new names."""
+    settings = asha(reduction_factor=2).model_dump() | {"objective": {"metric": "score", "direction": direction}}
+    record = StudyRecord(StudySpec.model_validate(settings))
+    draw = random.Random(break_at)
+    unbroken = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="best", mode=record.spec.mode, max_t=10**6, grace_period=1, reduction_factor=2
+    )
+    resumed: TrialScheduler | None = None
+    running: dict[int, int] = {}
+    number = 0
+    compared = 0
+    for step in range(160):
+        if step == break_at:
+            resumed = study_scheduler(record)
+            for open_trial in running:
+                resumed.on_trial_add(None, proxy(open_trial))
+        if len(running) < 3:
+            number += 1
+            running[number] = 0
+            for scheduler in (unbroken, resumed):
+                if scheduler:
+                    scheduler.on_trial_add(None, proxy(number))
+        trial = draw.choice(list(running))
+        running[trial] += 1
+        result = told(record, trial, running[trial], draw.random())
+        decision = unbroken.on_trial_result(None, proxy(trial), result)
+        if resumed:
+            assert resumed.on_trial_result(None, proxy(trial), result) == decision, step
+            compared += 1
+        if decision == TrialScheduler.STOP or running[trial] == 20:
+            end = {"state": "stopped", "reason": "asha", "value": 0.0, "best_epoch": 1}
+            record.apply({"event": "end", "time": 0.0, "trial": trial, **end})
+            del running[trial]
+    assert compared > 40
+
+
+def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
+    record = StudyRecord(asha(grace_epochs=3))
+    scheduler = study_scheduler(record)
+    for number, curve in {1: (0.6, 0.7, 0.8), 2: (0.5, 0.6, 0.7), 3: (0.5, 0.9, 0.1)}.items():
+        scheduler.on_trial_add(None, proxy(number))
+        decisions = [
+            scheduler.on_trial_result(None, proxy(number), told(record, number, epoch, value))
+            for epoch, value in enumerate(curve, start=1)
+        ]
+        assert decisions[:2] == [TrialScheduler.CONTINUE] * 2
+        # The dip comes at the rung; the best before it is the best of all.
+        assert decisions[2] == (TrialScheduler.STOP if number == 2 else TrialScheduler.CONTINUE)
+
+
+def test_no_trial_is_stopped_in_its_grace_epochs() -> None:
+    record = StudyRecord(asha(grace_epochs=4))
+    scheduler = study_scheduler(record)
+    for number in range(1, 8):
+        scheduler.on_trial_add(None, proxy(number))
+        for epoch in range(1, 4):
+            result = told(record, number, epoch, 1 / number)
+            assert scheduler.on_trial_result(None, proxy(number), result) == TrialScheduler.CONTINUE
+
+
+def test_a_trials_end_is_no_report_to_the_scheduler() -> None:
+    scheduler = study_scheduler(StudyRecord(asha()))
+    scheduler.on_trial_add(None, proxy(1))
+    end = {"end": {"state": "finished", "reason": None}}
+    assert scheduler.on_trial_result(None, proxy(1), end) == TrialScheduler.CONTINUE
+    scheduler.on_trial_complete(None, proxy(1), end)
+
+
+def test_a_study_without_a_scheduler_stops_nothing() -> None:
+    assert isinstance(study_scheduler(StudyRecord(spec(scheduler={"name": "none"}))), FIFOScheduler)
+
+
+def test_settings_are_proposed_for_each_slot_by_its_name() -> None:
+    search = StudySearch(StudyRecord(spec()), ["slot-a", "slot-b"], lambda number, given_up: None)
+    configs = [search.suggest(name) for name in ("1", "2")]
+    assert [config["slot"] for config in configs if isinstance(config, dict)] == ["slot-a", "slot-b"]
+    search.on_trial_complete("2")
+    freed = search.suggest("3")
+    assert isinstance(freed, dict)
+    assert freed["slot"] == "slot-b"
+
+
+def test_a_search_is_pickled_empty_whatever_it_holds(tmp_path: Path) -> None:
+    search = StudySearch(StudyRecord(spec()), [None], lambda number, given_up: None)
+    search.save(str(tmp_path / "checkpoint"))
+    assert search.__getstate__() == {}
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,264 @@
+"""Study files: what they say, and every mistake in one at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuner.errors import StudyError
+from tuner.study import StudySpec, check_study, override_study, read_study, to_json
+
+GOOD = """
+workload = "tests.workloads.replay"
+first_trials = [{x = 0.5}, {x = 1.0, batch_size = 8}]
+
+[objective]
+metric = "score"
+
+[budget]
+trials = 12
+
+[fixed]
+epochs = 5
+
+[space]
+x = {type = "float", low = 0.1, high = 1.0}
+batch_size = {type = "int", low = 1, high = 16, log = true}
+optimizer = {type = "choice", choices = ["adam", "sgd"]}
+momentum = {type = "float", low = 0.5, high = 0.99, when = {optimizer = ["sgd"]}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "roads.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def mistakes(file: Path, *overrides: str) -> list[str]:
+    """What is said of a file, without its name."""
+    with pytest.raises(StudyError) as caught:
+        read_study(file, overrides)
+    lines = str(caught.value).split("\n")
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    return [line.removeprefix(f"{file}: ") for line in lines]
+
+
+def changed(file: Path, old: str, new: str) -> Path:
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+    return file
+
+
+def test_a_good_file_is_read_with_its_name_from_the_file(file: Path) -> None:
+    spec = read_study(file)
+    assert spec.name == "roads"
+    assert spec.budget.trials == 12
+    assert spec.fixed == {"epochs": 5}
+    assert list(spec.space) == ["x", "batch_size", "optimizer", "momentum"]
+    assert spec.first_trials[1] == {"x": 1.0, "batch_size": 8}
+    assert spec.mode == "max"
+
+
+def test_the_name_of_the_command_line_wins_over_that_of_the_file(file: Path) -> None:
+    changed(file, "\nworkload", '\nname = "inside"\nworkload')
+    assert read_study(file).name == "inside"
+    assert read_study(file, name="outside").name == "outside"
+
+
+def test_what_is_written_down_reads_back_as_the_same_study(file: Path) -> None:
+    spec = read_study(file)
+    assert StudySpec.model_validate_json(to_json(spec)) == spec
+
+
+def test_set_replaces_what_the_file_says(file: Path) -> None:
+    sets = ["budget.trials=3", "fixed.epochs=7", "space.x.high=2", 'scheduler.name="none"', "search.sampler=random"]
+    spec = read_study(file, [*sets, "fixed.log=/some/where", "resources.max_concurrent_trials=auto"])
+    assert spec.budget.trials == 3
+    assert spec.fixed == {"epochs": 7, "log": "/some/where"}
+    assert spec.space["x"].endpoints == (0.1, 2)
+    assert spec.scheduler.name == "none"
+    assert spec.search.sampler == "random"
+
+
+def test_set_may_hold_an_equals_sign_in_its_value(file: Path) -> None:
+    assert read_study(file, ["fixed.log=/a=b"]).fixed["log"] == "/a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("budget.trials", "--set: table.key=value is needed, got 'budget.trials'"),
+        ("=3", "--set: table.key=value is needed, got '=3'"),
+        ("budget..trials=3", "--set: table.key=value is needed"),
+        ("workload.x=3", "--set workload.x=3: workload is a value, not a table"),
+    ],
+)
+def test_a_set_that_is_none_is_refused(file: Path, override: str, sentence: str) -> None:
+    with pytest.raises(StudyError, match="--set") as caught:
+        read_study(file, [override])
+    assert sentence in str(caught.value)
+
+
+def test_a_mistake_in_a_set_is_told_like_one_in_the_file(file: Path) -> None:
+    assert mistakes(file, "budget.trails=3") == ["budget.trails: no such key; did you mean trials?"]
+
+
+def test_every_mistake_of_a_file_is_told_at_once(file: Path) -> None:
+    file.write_text("""
+workload = "tests.workloads.replay"
+bugdet = 3
+first_trials = [{x = 7.0}, {learning = 1}]
+
+[objective]
+metric = "score"
+direction = "up"
+
+[budget]
+trials = 0
+
+[search]
+sampler = "bayes"
+
+[fixed]
+epoch = 5
+momentum = 2.0
+
+[space]
+x = {type = "float", low = 1.0, high = 0.1}
+batch_sise = {type = "int", low = 1, high = 16}
+optimizer = {choices = ["adam"]}
+""")
+    told = "\n".join(mistakes(file))
+    for place in (
+        "bugdet: no such key; did you mean budget?",
+        "objective.direction: ",
+        "budget.trials: input should be greater than or equal to 1, got 0",
+        "search.sampler: ",
+        "fixed.epoch: tests.workloads.replay.Config has no such field; did you mean epochs?",
+        "fixed.momentum: input should be less than 1, got 2.0",
+        "space.x: low < high must hold, got low=1.0, high=0.1; swap them",
+        "space.batch_sise: tests.workloads.replay.Config has no such field; did you mean batch_size?",
+        'space.optimizer.type: "float", "int" or "choice" is needed',
+    ):
+        assert place in told, told
+    assert len(told.split("\n")) >= 9
+
+
+def test_the_bounds_of_the_config_hold_for_both_ends_of_a_range(file: Path) -> None:
+    changed(file, "low = 1, high = 16, log = true", "low = 0, high = 100")
+    told = mistakes(file)
+    assert len(told) == 2
+    assert told[0].startswith("space.batch_size: input should be greater than or equal to 1, got 0")
+    assert told[1].startswith("space.batch_size: input should be less than or equal to 64, got 100")
+
+
+def test_a_choice_that_the_config_does_not_know_is_told(file: Path) -> None:
+    changed(file, '"sgd"]}\nmomentum', '"sgd", "lion"]}\nmomentum')
+    (told,) = mistakes(file)
+    assert told.startswith("space.optimizer: ")
+    assert "got 'lion'" in told
+
+
+def test_a_first_trial_outside_the_space_is_told(file: Path) -> None:
+    changed(file, "{x = 0.5}", "{x = 5.0, batchsize = 2}")
+    assert mistakes(file) == [
+        "first_trials[1].x: the value must lie in the space (0.1 to 1), got 5.0; widen the space or drop the trial",
+        "first_trials[1].batchsize: only settings of [space] can be given; did you mean batch_size?",
+    ]
+
+
+def test_a_setting_that_is_fixed_and_sampled_is_told(file: Path) -> None:
+    changed(file, "epochs = 5", "epochs = 5\nx = 0.5")
+    assert mistakes(file) == ["space.x: a setting is either fixed or sampled, got both; drop it from [fixed]"]
+
+
+def test_a_condition_on_nothing_is_told(file: Path) -> None:
+    changed(file, 'when = {optimizer = ["sgd"]}', 'when = {optimiser = ["sgd"]}')
+    (told,) = mistakes(file)
+    assert told.startswith("space.momentum.when: a condition names another sampled setting, got 'optimiser'")
+    assert told.endswith("did you mean optimizer?")
+
+
+def test_a_condition_that_can_never_hold_is_told(file: Path) -> None:
+    changed(file, 'when = {optimizer = ["sgd"]}', 'when = {optimizer = ["lion"]}')
+    (told,) = mistakes(file)
+    assert told.startswith("space.momentum.when.optimizer: the value must be one that optimizer can take (adam | sgd)")
+
+
+def test_a_circle_of_conditions_is_told(file: Path) -> None:
+    changed(file, 'choices = ["adam", "sgd"]}', 'choices = ["adam", "sgd"], when = {momentum = [0.5]}}')
+    (told,) = mistakes(file)
+    assert told.startswith("space: conditions must not form a circle, got optimizer, momentum")
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a/b", "..", ".hidden", "a b", "x" * 101, "mlflow.db", "artifacts"])
+def test_a_name_that_cannot_be_a_folder_of_its_own_is_told(file: Path, name: str) -> None:
+    raw = {"name": name, "workload": "tests.workloads.replay", "objective": {"metric": "score"}}
+    raw |= {"budget": {"trials": 1}, "space": {"x": {"type": "float", "low": 0, "high": 1}}}
+    with pytest.raises(StudyError, match="name: ") as caught:
+        check_study(raw, str(file))
+    assert repr(name) in str(caught.value)
+
+
+def test_a_file_without_a_budget_is_told(file: Path) -> None:
+    changed(file, "[budget]\ntrials = 12\n", "")
+    (told,) = mistakes(file)
+    assert told.startswith("budget: this key is needed; add it")
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("1.5", "a share of one GPU or a whole number of them is needed, got 1.5"),
+        ("-1", "a share of one GPU or a whole number of them is needed, got -1"),
+    ],
+)
+def test_gpus_that_cannot_be_shared_out_are_told(file: Path, value: str, sentence: str) -> None:
+    told = mistakes(file, f"resources.gpus_per_worker={value}")
+    assert any(sentence in line for line in told), told
+
+
+def test_a_workload_that_is_not_there_is_told(file: Path) -> None:
+    changed(file, "tests.workloads.replay", "tests.workloads.repaly")
+    (told,) = mistakes(file)
+    assert told.startswith("workload: a Python package that can be imported is needed, got 'tests.workloads.repaly'")
+
+
+@pytest.mark.parametrize("package", ["", ".replay", "..", "a b", "json"])
+def test_a_workload_that_is_none_is_told(file: Path, package: str) -> None:
+    changed(file, "tests.workloads.replay", package)
+    told = mistakes(file)
+    assert any(line.startswith("workload: ") for line in told), told
+
+
+def test_a_module_that_lacks_a_part_of_the_contract_is_told(file: Path) -> None:
+    changed(file, "tests.workloads.replay", "json.decoder")
+    (told,) = mistakes(file)
+    assert told.startswith("workload: json.decoder must define Config, prepare, train, export, but lacks Config")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"nowhere\.toml: a study file is needed, got no such file"):
+        read_study(tmp_path / "nowhere.toml")
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="must be a file that can be read"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[budget\n", b"\xff\xfe\x00"])
+def test_a_file_that_is_not_toml_is_told(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(StudyError, match="must be TOML"):
+        read_study(file)
+
+
+def test_a_study_can_be_given_more_trials_later(file: Path) -> None:
+    spec = read_study(file)
+    assert override_study(spec, ["budget.trials=99"]) == spec.model_copy(
+        update={"budget": spec.budget.model_copy(update={"trials": 99})}
+    )

@@ -1,0 +1,150 @@
+"""A workload that trains nothing: its score follows from its setting and its epoch, so a test knows every number.
+
+A whole one by the contract in tuner/workload.py, with many ways to fail.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """Every setting of a replayed run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=3, ge=0)
+    x: float = Field(default=0.5, ge=0, le=10)
+    """The score that endless epochs would reach."""
+    batch_size: int = Field(default=4, ge=1, le=64)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    dip_epoch: int | None = None
+    """The epoch whose score is far below the one before."""
+    step_seconds: float = Field(default=0.0, ge=0)
+    """What an epoch takes."""
+    collective: bool = False
+    """Whether the ranks meet in an all_reduce in each epoch."""
+    fail: Literal["none", "raise", "nan", "missing", "exit_once", "exit", "sys_exit", "nan_side"] = "none"
+    fail_epoch: int = 2
+    fail_rank: int | None = None
+    """The rank that fails; None: all."""
+    fail_below: float = 10.0
+    """Only runs with x below this fail."""
+    log: Path | None = None
+    """File that gets one line an epoch trained: x, epoch, rank, process id."""
+    drift: float = 0.0
+    """How much better an exported model scores than it did in training."""
+    missing_data: bool = False
+    checkpoint_bytes: int = 1000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What prepare found out."""
+
+    summary: str = "nothing to read"
+    metrics: tuple[str, ...] = ("score", "loss")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file of an export."""
+
+    file: str
+    parity: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What export wrote and what it scored."""
+
+    formats: dict[str, Format]
+    metrics: dict[str, float]
+    test_metrics: dict[str, float] = field(default_factory=dict)
+
+
+def score(config: Config, epoch: int) -> float:
+    """The truth that tests compare with: rises to x, but for one dip."""
+    dip = 0.4 * config.x if epoch == config.dip_epoch else 0.0
+    return config.x * (1 - 0.5**epoch) - dip
+
+
+def prepare(config: Config) -> Prepared:
+    if config.missing_data:
+        raise ValueError("fixed.missing_data: frames are needed, got none; take missing_data out")
+    return Prepared()
+
+
+def train(config: Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:
+    import torch
+    import torch.distributed as dist
+
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    state = json.loads((resume_from / "resume" / "state.json").read_text()) if resume_from else {"epoch": 0}
+    for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        time.sleep(config.step_seconds)
+        if config.fail_rank in (None, rank) and config.x < config.fail_below:
+            _fail(config, epoch)
+        if config.collective and dist.is_initialized():
+            dist.all_reduce(torch.ones(1))
+        if config.log:
+            with config.log.open("a") as log:
+                log.write(f"{config.x!r} {epoch} {rank} {os.getpid()}\n")
+        measures = {"epoch": float(epoch), "score": score(config, epoch), "loss": 1 - score(config, epoch)}
+        if epoch == config.fail_epoch and config.fail == "nan":
+            measures["score"] = math.nan
+        if epoch == config.fail_epoch and config.fail == "nan_side":
+            measures["loss"] = math.nan
+        if epoch == config.fail_epoch and config.fail == "missing":
+            del measures["score"]
+        report(measures, write_checkpoint(config, epoch) if rank == 0 else None)
+
+
+def _fail(config: Config, epoch: int) -> None:
+    if epoch != config.fail_epoch:
+        return
+    if config.fail == "raise":
+        raise ValueError(f"x is too small: {config.x:.3f}")
+    if config.fail == "sys_exit":
+        raise SystemExit(1)
+    if config.fail == "exit":
+        os._exit(1)
+    if config.fail == "exit_once":
+        assert config.log is not None
+        marker = config.log.with_name(f"died-{config.x!r}")
+        if not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+
+def write_checkpoint(config: Config, epoch: int) -> Path:
+    """A checkpoint directory as the contract has it: resume/, images/, and what export needs."""
+    directory = Path(tempfile.mkdtemp(prefix="replay-"))
+    (directory / "resume").mkdir()
+    (directory / "resume" / "state.json").write_text(json.dumps({"epoch": epoch}))
+    (directory / "images").mkdir()
+    Image.new("RGB", (8, 8), (epoch % 256, 0, 0)).save(directory / "images" / "frame_a.png")
+    (directory / "config.json").write_text(config.model_dump_json())
+    (directory / "weights.bin").write_bytes(b"w" * config.checkpoint_bytes)
+    (directory / "epoch.txt").write_text(str(epoch))
+    return directory
+
+
+def export(checkpoint_dir: Path, output_dir: Path) -> Exported:
+    config = Config.model_validate_json((checkpoint_dir / "config.json").read_text())
+    epoch = int((checkpoint_dir / "epoch.txt").read_text())
+    output_dir.mkdir(exist_ok=True)
+    shutil.copyfile(checkpoint_dir / "weights.bin", output_dir / "weights.bin")
+    return Exported({"weights": Format("weights.bin", 0.0)}, {"score": score(config, epoch) + config.drift})
