@@ -71,7 +71,7 @@ def check(
     except StudyError as error:
         problems.append(str(error))
     try:
-        summary = prepare(spec).summary
+        prepared = prepare(spec)
     except StudyError as error:
         problems.append(str(error))
     if problems:
@@ -81,7 +81,8 @@ def check(
             "study",
             f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}",
         ),
-        ("data", summary),
+        ("data", prepared.summary),
+        *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
         ("runs", str(plan)),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),

@@ -120,8 +120,10 @@ def _start(
     if options.address is None:
         cluster.plan(spec.resources, *cluster.machine_capacity())
     with console.status("reading the data, and decoding what isn't decoded yet …"):
-        summary = prepare(spec).summary
-    console.print(f"{spec.name}: {summary}", highlight=False, soft_wrap=True)
+        prepared = prepare(spec)
+    console.print(f"{spec.name}: {prepared.summary}", highlight=False, soft_wrap=True)
+    for warning in getattr(prepared, "warnings", ()):
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     with contextlib.ExitStack() as journals:
         with contextlib.ExitStack() as stack:
             with console.status("starting Ray …"):
