@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
+import ray._private.state
 import ray.tune
 import torch
 
@@ -19,6 +20,7 @@ from tuner.study import Resources
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # slots start side by side; the study limits them
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced whole
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -45,6 +47,7 @@ class Plan:
     """A trial's."""
     cluster_cpus: float
     cluster_gpus: float
+    """What there is, or can be where an autoscaler adds machines."""
 
     def trial_request(self) -> ray.tune.PlacementGroupFactory:
         """What Tune sets aside for a trial's process. A group's workers are asked for by the group, not here."""
@@ -53,11 +56,15 @@ class Plan:
             return ray.tune.PlacementGroupFactory([{"memory": 1}])
         return ray.tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
 
-    def __str__(self) -> str:
+    @property
+    def each(self) -> str:
+        """What one trial takes."""
         device = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"
-        each = device if self.workers == 1 else f"{self.workers} workers of {device}"
+        return device if self.workers == 1 else f"{self.workers} workers of {device}"
+
+    def __str__(self) -> str:
         return (
-            f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {each}; "
+            f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {self.each}; "
             f"there are {self.cluster_cpus:g} CPUs and {self.cluster_gpus:g} GPUs"
         )
 
@@ -78,11 +85,7 @@ def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
             f"resources.cpus_per_worker: a trial of {workers} {resources.cpus_per_worker:g} CPU needs "
             f"{need_cpus:g} CPUs; there are {cpus:g}: set cpus_per_worker or workers lower"
         )
-    # A share of a GPU can't be pieced together from two devices.
-    by_gpu = (
-        int(gpus) * int(1 / share) // resources.workers if 0 < share < 1 else int(gpus // need_gpus) if share else 10**9
-    )
-    fits = min(int(cpus // need_cpus), by_gpu)
+    fits = _fits(resources, share, cpus, gpus)
     wanted = resources.max_concurrent_trials
     if wanted != "auto" and wanted > fits:
         raise StudyError(
@@ -92,6 +95,23 @@ def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
         )
     slots = fits if wanted == "auto" else wanted
     return Plan(slots, resources.cpus_per_worker, share, resources.workers, cpus, gpus)
+
+
+def slots_now(resources: Resources, plan: Plan) -> int:
+    """How many slots the nodes that are there now have room for; at least one, whose trial then waits for a node."""
+    fits = _fits(resources, plan.gpus, *_capacity())
+    wanted = resources.max_concurrent_trials
+    return max(1, fits if wanted == "auto" else min(fits, wanted))
+
+
+def _fits(resources: Resources, gpus_per_worker: float, cpus: float, gpus: float) -> int:
+    by_cpu = int(cpus // (resources.workers * resources.cpus_per_worker))
+    if gpus_per_worker == 0:
+        return by_cpu
+    if gpus_per_worker < 1:
+        # A share can't be pieced together from two devices.
+        return min(by_cpu, int(gpus) * int(1 / gpus_per_worker) // resources.workers)
+    return min(by_cpu, int(gpus // (resources.workers * gpus_per_worker)))
 
 
 def machine_capacity() -> tuple[float, float]:
@@ -119,7 +139,14 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
     try:
-        resources = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
-        yield float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+        yield _capacity()
     finally:
         ray.shutdown()
+
+
+def _capacity() -> tuple[float, float]:
+    """CPUs and GPUs of all nodes, or those that an autoscaler may bring it to, if these are more."""
+    now = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+    later = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    cpus, gpus = (float(max(now.get(key, 0), later.get(key, 0))) for key in ("CPU", "GPU"))
+    return cpus, gpus

@@ -15,7 +15,7 @@ from tuner.search import StudySearch
 _LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for
 
 
-class Ledger(Callback):  # type: ignore[misc]
+class Ledger(Callback):
     """Turns Tune's callbacks into events. `readers` are called with an event after the record has taken it."""
 
     def __init__(self, record: StudyRecord, journal: Journal, readers: list[Callable[[dict[str, Any]], None]]):

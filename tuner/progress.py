@@ -134,15 +134,22 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     for trial in trials:
         cells = [
             str(trial.id),
-            Text(trial.state, style=_STATE_STYLE[trial.state], no_wrap=True),
+            f"[{_STATE_STYLE[trial.state]}]{trial.state}[/]",
             str(trial.epoch),
             "" if trial.value is None else measure(trial.value),
             sparkline([value for _, value in trial.curve]),
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
         ]
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell, no_wrap=True) for cell in cells))
+        table.add_row(*(_whole(cell) for cell in cells))
     return table
+
+
+def _whole(cell: str) -> Text:
+    """A cell that is never broken over two lines."""
+    text = Text.from_markup(cell)
+    text.no_wrap = True
+    return text
 
 
 def sparkline(values: list[float], width: int = 12) -> str:

@@ -191,7 +191,7 @@ class _BucketCopy(threading.Thread):
 
     def run(self) -> None:
         while True:
-            # A bucket that takes nothing now may later; the end of a trial is put by the study itself, which fails then.
+            # A bucket that takes nothing now may later; a trial's end is put by the study itself, which fails then.
             with contextlib.suppress(StudyError):
                 self._storage.write_text(_LIFE, str(time.time()))
                 self.put()

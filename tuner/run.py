@@ -10,7 +10,6 @@ import signal
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import ray
 import ray.exceptions
 import ray.tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from tuner import __version__, cluster
@@ -29,13 +27,14 @@ from tuner.progress import Progress
 from tuner.record import Journal, StudyRecord, being_run, load_record
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
-from tuner.slots import GroupSlot, tune_function
+from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
 from tuner.tracking import Tracker, artifact_location, default_tracking_uri
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 10.0  # between two looks at which nodes there are
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,10 @@ class _Run:
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
         self._progress = Progress(record, console, lambda: tracker.trouble)
         self._retention = Retention(record, study)
+        self._slots = SlotPool(record.spec, study, plan)
+        self._search: StudySearch | None = None
+        self._waited_for = 0
+        self._looked_at = time.monotonic()
         self._ledger = Ledger(record, journal, [self._progress.event, self._after])
         self._stopping: tuple[str, str] | None = None
         self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
@@ -184,12 +187,8 @@ class _Run:
         )
         self._tracker.start()
         try:
-            with (
-                self._progress,
-                self._signals(),
-                _group_slots(self._record.spec, self._study, self._plan) as slots,
-            ):
-                self._fit(slots)
+            with self._progress, self._signals(), contextlib.closing(self._slots):
+                self._fit()
         except KeyboardInterrupt:
             self._ledger.write("stop", state="interrupted", reason="Ctrl-C, twice")
             raise
@@ -199,9 +198,9 @@ class _Run:
         state, reason = self._stopping or ("finished", self._ledger.last_call)
         self._ledger.write("stop", state=state, reason=reason)
 
-    def _fit(self, slots: list[str | None]) -> None:
+    def _fit(self) -> None:
         spec = self._record.spec
-        search = StudySearch(self._record, slots, self._ledger.trial_ended, self._out_of_time)
+        search = self._search = StudySearch(self._record, self._slots, self._ledger.trial_ended, self._out_of_time)
         self._ledger.serve(search)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
@@ -241,7 +240,21 @@ class _Run:
             self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
         self._ledger.closed = self._stopping is not None
         self._out_of_time()
+        self._follow_cluster()
         return self._ledger.closed
+
+    def _follow_cluster(self) -> None:
+        """Nodes come and go: have as many slots as there is room for, and say what trials wait for."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan))
+        waiting = self._search.waiting() if self._search else 0
+        if waiting and waiting != self._waited_for:
+            self._progress.note(
+                f"{waiting} of the trials wait for {self._plan.each}: a slot starts, or a node must come"
+            )
+        self._waited_for = waiting
 
     def _out_of_time(self) -> bool:
         """Whether trials are to end at their next report, so that each keeps the checkpoint of its last epoch."""
@@ -268,7 +281,7 @@ class _Run:
                 signal.signal(number, handler)
 
 
-class _Stop(ray.tune.Stopper):  # type: ignore[misc]
+class _Stop(ray.tune.Stopper):
     """Asks the run whether a trial that has reported, or the whole study at once, is to stop."""
 
     def __init__(self, should_stop: Callable[[], bool], out_of_time: Callable[[], bool]):
@@ -283,28 +296,6 @@ class _Stop(ray.tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         return self._should_stop()
-
-
-@contextlib.contextmanager
-def _group_slots(spec: StudySpec, study: Storage, plan: cluster.Plan) -> Iterator[list[str | None]]:
-    """The names of the slots that trials run on. Group slots are owned here, so that they end with the study."""
-    if plan.workers == 1:
-        yield [None] * plan.slots
-        return
-    names = [f"{spec.name}-{uuid.uuid4().hex[:8]}-{index}" for index in range(plan.slots)]
-    resources = {"CPU": plan.cpus, "GPU": plan.gpus}
-    # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    slots = [
-        GroupSlot.options(name=name, scheduling_strategy=here).remote(spec, study, resources, name) for name in names
-    ]
-    try:
-        yield list(names)
-    finally:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get([slot.close.remote() for slot in slots], timeout=15)
-        for slot in slots:
-            ray.kill(slot)
 
 
 def _tracker(spec: StudySpec, study: Storage, storage: Storage, journal: Journal, uri: str) -> Tracker:

@@ -14,30 +14,28 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from tuner.record import StudyRecord, TrialRecord
+from tuner.slots import Slot, SlotPool
 from tuner.space import is_active, sample
 from tuner.study import StudySpec
 
 _NO_LAST_RUNG = 10**6  # epochs; a trial ends when its workload ends
 
 
-class StudySearch(Searcher):  # type: ignore[misc]
+class StudySearch(Searcher):
     """Asks Optuna for settings and tells it what became of them.
 
     Interrupted trials of an earlier run come first, with their own number and setting. A setting is only suggested when
-    one of `slots` is free, so the sampler knows every result that there is.
+    a slot is free, so the sampler knows every result that there is.
     """
 
     def __init__(
         self,
         record: StudyRecord,
-        slots: list[str | None],
+        slots: SlotPool,
         ended: Callable[[int, bool], None],
         closed: Callable[[], bool] = lambda: False,
     ):
-        """slots: a name for each group slot, None for each slot in a trial process of Tune's own.
-
-        ended: called with the number of a trial that has ended, and whether Tune gave it up, before Optuna is told what
-        became of it.
+        """ended: called with the number of a trial that has ended, and whether Tune gave it up, before Optuna is told.
         closed: whether no trial is to begin any more.
         """
         super().__init__(metric="best", mode=record.spec.mode)
@@ -45,11 +43,10 @@ class StudySearch(Searcher):  # type: ignore[misc]
         self._record = record
         self._ended, self._closed = ended, closed
         self._slots = slots
-        self._free = list(range(len(slots)))
         self._waiting = [(trial.id, trial.params) for trial in record.trials.values() if trial.open]
         # A kill can leave a gap: a later trial's process may have been up before an earlier one's.
         self._fresh = [number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials]
-        self._tune_ids: dict[str, tuple[int, int]] = {}
+        self._tune_ids: dict[str, tuple[int, Slot]] = {}
         self._asked: dict[int, optuna.Trial] = {}
         self._study = _optuna_study(record)
 
@@ -57,17 +54,18 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """One trial's configuration, None while no slot is free, or FINISHED when there is nothing left to run."""
         if self._closed() or not (self._waiting or self._fresh):
             # A trial that runs may be handed back (`requeue`), and a search that has finished is never asked again.
             return None if self._tune_ids else str(Searcher.FINISHED)
-        if not self._free:
+        slot = self._slots.take()
+        if slot is None:
             return None
-        slot = self._free.pop(0)
         suggested_at = time.time()
         number, params = self._ask()
         self._tune_ids[trial_id] = (number, slot)
-        return {"trial": number, "params": params, "suggested_at": suggested_at, "slot": self._slots[slot]}
+        return {"trial": number, "params": params, "suggested_at": suggested_at, "slot": slot.group}
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
         if self._waiting:
@@ -96,13 +94,17 @@ class StudySearch(Searcher):  # type: ignore[misc]
         if trial_id not in self._tune_ids:
             return
         number, slot = self._tune_ids.pop(trial_id)
-        self._free.append(slot)
-        self._free.sort()
+        self._slots.give(slot)
         self._ended(number, error)
         asked = self._asked.pop(number)
         value = _told_value(self._record, self._record.trials.get(number))
         # Optuna leaves failed trials out of account and would propose their like again and again.
         self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
+
+    def waiting(self) -> int:
+        """How many trials have a slot but no process yet."""
+        running = {trial.id for trial in self._record.trials.values() if trial.state == "running"}
+        return sum(number not in running for number, _ in self._tune_ids.values())
 
     def expects(self, trial_id: str) -> bool:
         """Whether this trial's end has not come yet."""
@@ -111,7 +113,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def requeue(self, trial_id: str) -> None:
         """Tune gave up on a trial before it began, because its slot couldn't be used: run it on another."""
         number, slot = self._tune_ids.pop(trial_id)
-        self._free.append(slot)
+        self._slots.give(slot)
         asked = self._asked.pop(number)
         self._study.tell(asked, state=TrialState.FAIL)
         self._waiting.append((number, asked.params))
@@ -130,7 +132,7 @@ def study_scheduler(record: StudyRecord) -> TrialScheduler:
     """
     table = record.spec.scheduler
     if table.name == "none":
-        return FIFOScheduler()
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
     scheduler = _StudyAsha(
         time_attr="epoch",
         metric="best",

@@ -1,10 +1,10 @@
-"""Slots: where trials run, kept warm between them.
+"""Slots: where trials run, kept warm between them, as many as the cluster has room for.
 
 A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and hands the next setting:
 `tune_function`. A trial of N workers runs on a Ray Train worker group that outlives it: a GroupSlot actor holds the
 group, the study's runner holds the slot, and the trial's process only passes messages between Tune and the slot.
 
-    runner ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers, each in `_serve`
+    runner ── SlotPool ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
     tune_function:  slot.submit(assignment) -> for each slot.next_event(): tune.report(...), slot.answer(go on or stop)
     each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
 """
@@ -16,20 +16,25 @@ import contextlib
 import os
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import ray.tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tuner.cluster import Plan
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.trial import Assignment, run_trial
 
 NAMESPACE = "tuner"
+_CLOSING_SECONDS = 15.0
 _GRACE_SECONDS = 10.0
 
 Verdict = Literal["go on", "stop", "leave"]
@@ -79,23 +84,87 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
 
 def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     """Pass one trial's messages between its slot and Tune."""
-    slot = ray.get_actor(slot_name, namespace=NAMESPACE)
-    ray.get(slot.submit.remote(assignment))
+    slot: Any = ray.get_actor(slot_name, namespace=NAMESPACE)
+    _get(slot.submit.remote(assignment))
     while True:
-        event = ray.get(slot.next_event.remote())
+        event = _get(slot.next_event.remote())
         try:
             ray.tune.report(event)
         except SystemExit:
-            ray.get(slot.answer.remote("stop"))
+            _get(slot.answer.remote("stop"))
             raise
-        ray.get(slot.answer.remote("go on"))
+        _get(slot.answer.remote("go on"))
         if "end" in event:
             return
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
+@dataclass(frozen=True)
+class Slot:
+    """A place for one trial at a time. group: the name of its GroupSlot, None in a process of Tune's own."""
+
+    group: str | None = None
+
+
+class SlotPool:
+    """A study's slots. The process that runs the study owns it, so they end with the study.
+
+    A slot is made when it is first taken, and its group when its first trial comes.
+    """
+
+    def __init__(self, spec: StudySpec, study: Storage, plan: Plan):
+        self._spec, self._study, self._plan = spec, study, plan
+        self._size = plan.slots
+        self._free: list[Slot] = []
+        self._taken = 0
+        self._groups: dict[Slot, Any] = {}
+
+    def take(self) -> Slot | None:
+        """A slot that has been used before if one is free, else a new one, or None if there is no room."""
+        if not self._free and self._taken >= self._size:
+            return None
+        self._taken += 1
+        return self._free.pop() if self._free else self._make()
+
+    def give(self, slot: Slot) -> None:
+        """Give a slot back; it stays warm if there is still room for it."""
+        self._taken -= 1
+        self._free.append(slot)
+        self._shrink()
+
+    def resize(self, size: int) -> None:
+        """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
+        self._size = size
+        self._shrink()
+
+    def close(self) -> None:
+        """End every slot, and with it every worker and its placement group."""
+        groups = list(self._groups.values())
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get([group.close.remote() for group in groups], timeout=_CLOSING_SECONDS + 5)
+        for group in groups:
+            ray.kill(group)
+
+    def _make(self) -> Slot:
+        if self._plan.workers == 1:
+            return Slot()
+        slot = Slot(f"{self._spec.name}-{uuid.uuid4().hex[:12]}")
+        # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
+        actor = ray.remote(GroupSlot).options(num_cpus=0, name=slot.group, scheduling_strategy=here)
+        self._groups[slot] = actor.remote(self._spec, self._study, resources, slot.group)
+        return slot
+
+    def _shrink(self) -> None:
+        while self._free and len(self._free) + self._taken > self._size:
+            group = self._groups.pop(self._free.pop(), None)
+            if group is not None:
+                # It isn't waited for; it ends when its workers have left.
+                group.close.remote()
+
+
 class GroupSlot:
-    """One worker group and the trial that is on it, if any. All methods run on one event loop."""
+    """An actor that holds one worker group and the trial that is on it, if any. All methods run on one event loop."""
 
     def __init__(self, spec: StudySpec, study: Storage, resources: dict[str, float], name: str):
         self._spec, self._study, self._resources, self._name = spec, study, resources, name
@@ -173,7 +242,7 @@ class GroupSlot:
             return None if self._closing or self._assignment is None else (self._serial, self._assignment)
 
     async def tell(self, rank: int, serial: int, event: dict[str, Any]) -> Verdict:
-        """A rank's report on the trial of this serial number. Returns the same verdict to all ranks, when all have told."""
+        """A rank's report on the trial of this serial number. All ranks get one verdict, when all have told."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._verdict is None or self._past(serial))
             if not self._past(serial):
@@ -198,7 +267,7 @@ class GroupSlot:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, _CLOSING_SECONDS)
 
     def _all_asked(self) -> bool:
         return self._event is not None and len(self._asked) == self._spec.resources.workers
@@ -240,24 +309,29 @@ def _is_failure(event: dict[str, Any]) -> bool:
 
 def _serve(config: dict[str, Any]) -> None:
     """One worker of a group: trial after trial, until its slot says to end."""
-    slot = ray.get_actor(config["slot"], namespace=NAMESPACE)
+    slot: Any = ray.get_actor(config["slot"], namespace=NAMESPACE)
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     done, leaving = 0, False
 
     def tell(event: dict[str, Any]) -> None:
         nonlocal leaving
-        verdict: Verdict = ray.get(slot.tell.remote(rank, done, event))
+        verdict: Verdict = _get(slot.tell.remote(rank, done, event))
         leaving = verdict == "leave"
         if verdict != "go on":
             raise SystemExit
 
-    while (task := ray.get(slot.next_assignment.remote(done))) is not None:
+    while (task := _get(slot.next_assignment.remote(done))) is not None:
         done, assignment = task
         with contextlib.suppress(SystemExit):
             run_trial(assignment, config["spec"], config["study"], device=device, rank=rank, tell=tell)
         if leaving:
             raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
+
+
+def _get(reference: Any) -> Any:
+    """ray.get; its types know nothing of an actor's methods."""
+    return ray.get(reference)
 
 
 def _quiet_run(name: str, folder: str) -> ray.train.RunConfig:
