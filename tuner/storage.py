@@ -37,6 +37,8 @@ class Storage:
                 f"--storage: a path or a URI such as s3://bucket/folder is needed, got {self.uri!r}: {error}"
             ) from None
         self._root = root.rstrip("/")
+        if not self._root:
+            raise StudyError(f"--storage: a folder or bucket must be named, got {self.uri!r}; add its name")
         self.local: Path | None = Path(root) if isinstance(self._fs, pyarrow.fs.LocalFileSystem) else None
 
     @property
@@ -65,6 +67,8 @@ class Storage:
                 return bytes(stream.read()).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._not_readable(error) from None
 
     def write_text(self, path: str, text: str) -> None:
         """Replace a file whole. Raises StudyError if the storage can't be written."""
@@ -97,10 +101,19 @@ class Storage:
             "give another folder, or make room or rights in this one"
         )
 
+    def _not_readable(self, error: OSError) -> StudyError:
+        return StudyError(
+            f"--storage {self.uri}: must be a folder that can be read, got: {str(error).splitlines()[0]}; "
+            "give another, or rights to this one"
+        )
+
     def names(self, path: str = "") -> list[str]:
         """Names of what lies in a folder, sorted; none if it isn't there."""
         selector = pyarrow.fs.FileSelector(self._path(path), allow_not_found=True)
-        return sorted(info.base_name for info in self._fs.get_file_info(selector))
+        try:
+            return sorted(info.base_name for info in self._fs.get_file_info(selector))
+        except OSError as error:
+            raise self._not_readable(error) from None
 
     def delete(self, path: str) -> None:
         """Delete a folder with all in it; one that isn't there is no mistake."""

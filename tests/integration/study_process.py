@@ -72,7 +72,7 @@ class StudyProcess:
                 self._tree[process.pid] = process
         return list(self._tree.values())
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """Its exit status, when it has ended."""
         deadline = time.monotonic() + seconds
         while True:
@@ -123,7 +123,7 @@ def running(*arguments: str | Path) -> Iterator[StudyProcess]:
         study.process.wait()
 
 
-def tuner(*arguments: str | Path, status: int = 0, seconds: float = 120) -> StudyProcess:
+def tuner(*arguments: str | Path, status: int = 0, seconds: float = 240) -> StudyProcess:
     """Run a command to its end; its exit status must be `status`, and nothing of it may stay."""
     with running(*arguments) as study:
         assert study.wait(seconds) == status, study.output
@@ -139,7 +139,7 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 150) -> Any:
     """What `condition` returns as soon as that is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -161,8 +161,8 @@ def curves(folder: Path) -> dict[int, list[tuple[int, float]]]:
 
 def show(storage: Path, name: str) -> dict[str, Any]:
     """`show --json` of a study."""
-    from tuner.show import record_json
     from tuner.record import load_record
+    from tuner.show import record_json
     from tuner.storage import Storage
 
     return record_json(load_record(Storage(str(storage)) / name))

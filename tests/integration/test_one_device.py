@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tests.integration.study_process import curves, events, running, show, tuner, wait_for, write_study
 from tests.workloads.replay import Config, score
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def truth(x: float, epochs: int = 3) -> list[tuple[int, float]]:

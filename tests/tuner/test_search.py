@@ -27,6 +27,10 @@ def spec(**tables: Any) -> StudySpec:
     return StudySpec.model_validate(raw | tables)
 
 
+def nothing(number: int, given_up: bool) -> None:
+    """What to do with a trial's end."""
+
+
 class Tune:
     """What Ray Tune does around a search: asks for a trial, runs it, tells its end, with events in a record."""
 
@@ -149,7 +153,7 @@ def test_a_trial_whose_slot_did_not_answer_is_proposed_again_even_if_it_was_the_
 
 def test_a_closed_search_proposes_nothing_more() -> None:
     closed = False
-    search = StudySearch(StudyRecord(spec()), [None] * 2, lambda number, given_up: None, lambda: closed)
+    search = StudySearch(StudyRecord(spec()), [None] * 2, nothing, lambda: closed)
     search.suggest("a")
     closed = True
     assert search.suggest("b") is None
@@ -336,7 +340,7 @@ def test_a_study_without_a_scheduler_stops_nothing() -> None:
 
 
 def test_settings_are_proposed_for_each_slot_by_its_name() -> None:
-    search = StudySearch(StudyRecord(spec()), ["slot-a", "slot-b"], lambda number, given_up: None)
+    search = StudySearch(StudyRecord(spec()), ["slot-a", "slot-b"], nothing)
     configs = [search.suggest(name) for name in ("1", "2")]
     assert [config["slot"] for config in configs if isinstance(config, dict)] == ["slot-a", "slot-b"]
     search.on_trial_complete("2")
@@ -346,7 +350,7 @@ def test_settings_are_proposed_for_each_slot_by_its_name() -> None:
 
 
 def test_a_search_is_pickled_empty_whatever_it_holds(tmp_path: Path) -> None:
-    search = StudySearch(StudyRecord(spec()), [None], lambda number, given_up: None)
+    search = StudySearch(StudyRecord(spec()), [None], nothing)
     search.save(str(tmp_path / "checkpoint"))
     assert search.__getstate__() == {}
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,196 @@
+"""Events, the state they add up to, and the journal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.errors import StudyError
+from tuner.record import EVENTS, Journal, StudyRecord, is_running, load_record, read_events
+from tuner.storage import Storage
+from tuner.study import StudySpec, to_json
+
+
+def spec(direction: str = "maximize") -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "s",
+            "objective": {"metric": "score", "direction": direction},
+            "budget": {"trials": 9},
+            "space": {"x": {"type": "float", "low": 0, "high": 1}},
+        }
+    )
+
+
+def event(kind: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
+    return {"event": kind, "time": time, **fields}
+
+
+RUN = event("run", 1.0, number=1, host="h", pid=1, versions={}, overrides=[], tracking_uri="sqlite:///x")
+
+
+def record_of(*events: dict[str, Any], direction: str = "maximize") -> StudyRecord:
+    record = StudyRecord(spec(direction))
+    for line in events:
+        record.apply(line)
+    return record
+
+
+def trial(number: int, *values: float, end: str | None = "finished") -> list[dict[str, Any]]:
+    lines = [event("start", trial=number, params={"x": 0.1})]
+    lines += [event("report", trial=number, epoch=e, metrics={"score": v}) for e, v in enumerate(values, start=1)]
+    if end:
+        lines.append(event("end", trial=number, state=end, reason=None, value=None, best_epoch=None))
+    return lines
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Storage:
+    """A study's folder, with its study.json."""
+    storage = Storage(str(tmp_path)) / "s"
+    storage.write_text("study.json", to_json(spec()))
+    return storage
+
+
+def folder(study: Storage) -> Path:
+    assert study.local is not None
+    return study.local
+
+
+def test_a_trials_value_is_its_best_with_the_epoch_and_measures_of_it() -> None:
+    found = record_of(RUN, *trial(1, 0.2, 0.9, 0.4)).trials[1]
+    assert (found.value, found.best_epoch, found.best_metrics) == (0.9, 2, {"score": 0.9})
+    assert (found.epoch, found.curve) == (3, [(1, 0.2), (2, 0.9), (3, 0.4)])
+
+
+def test_the_least_value_is_the_best_where_the_objective_is_minimized() -> None:
+    record = record_of(RUN, *trial(1, 0.5, 0.2, 0.4), *trial(2, 0.3), direction="minimize")
+    assert record.trials[1].value == 0.2
+    assert [found.id for found in record.ranking()] == [1, 2]
+
+
+def test_the_first_of_two_equal_epochs_is_the_best() -> None:
+    assert record_of(RUN, *trial(1, 0.5, 0.5)).trials[1].best_epoch == 1
+
+
+def test_the_older_of_two_equal_trials_ranks_first() -> None:
+    record = record_of(RUN, *trial(2, 0.5), *trial(1, 0.5))
+    assert [found.id for found in record.ranking()] == [1, 2]
+
+
+def test_failed_and_unfinished_trials_cannot_win() -> None:
+    lines = [*trial(1, 0.9, end="failed"), *trial(2, 0.8, end=None), *trial(3), *trial(4, 0.1, end="stopped")]
+    assert [found.id for found in record_of(RUN, *lines).ranking()] == [4]
+
+
+def test_the_time_between_two_attempts_is_not_the_trials() -> None:
+    record = record_of(
+        event("start", 100.0, trial=1, params={}),
+        event("report", 107.0, trial=1, epoch=1, metrics={"score": 1}),
+        event("stop", 500.0, state="interrupted", reason=None),
+        event("start", 900.0, trial=1, params={}),
+        event("end", 905.0, trial=1, state="finished", reason=None, value=1, best_epoch=1),
+    )
+    assert record.trials[1].seconds(now=10_000.0) == 12.0
+
+
+def test_a_run_that_begins_knows_that_no_trial_of_the_last_one_runs() -> None:
+    record = record_of(RUN, *trial(1, 0.5, end=None), {**RUN, "number": 2})
+    assert record.trials[1].state == "interrupted"
+    assert record.runs == 2
+
+
+def test_events_come_back_as_they_were_written(study: Storage) -> None:
+    lines = [RUN, *trial(1, 0.1 + 0.2), event("stop", 9.0, state="finished", reason="ümlaut \n newline")]
+    with Journal(study) as journal:
+        for line in lines:
+            journal.append(line)
+    assert list(read_events(study.read_text(EVENTS) or "")) == lines
+
+
+def test_a_torn_last_line_is_dropped_and_nothing_is_glued_to_it(study: Storage) -> None:
+    with Journal(study) as journal:
+        journal.append(RUN)
+    with (folder(study) / EVENTS).open("a") as file:
+        file.write('{"event": "start", "trial": 1, "par')
+    assert load_record(study).trials == {}
+    with Journal(study) as journal:
+        for line in trial(2, 0.5):
+            journal.append(line)
+    assert set(load_record(study).trials) == {2}
+
+
+def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: Storage) -> None:
+    with Journal(study) as journal, pytest.raises(ValueError, match="JSON"):
+        journal.append(event("report", trial=1, epoch=1, metrics={"score": float("nan")}))
+
+
+HOLD = """
+import sys, time
+from tuner.record import Journal
+from tuner.storage import Storage
+with Journal(Storage(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_cannot_run_the_same_study(study: Storage) -> None:
+    command = [sys.executable, "-c", HOLD, str(folder(study))]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "ready\n"
+        assert is_running(study)
+        with pytest.raises(StudyError, match="study s is being run by another process"):
+            Journal(study)
+        first.kill()
+        first.wait()
+    # The kernel gave the lock back; nobody has to delete a file.
+    assert not is_running(study)
+    Journal(study).close()
+
+
+def test_a_study_whose_process_was_killed_is_interrupted(study: Storage) -> None:
+    with Journal(study) as journal:
+        for line in [RUN, *trial(1, 0.5, end=None)]:
+            journal.append(line)
+        assert load_record(study).state == "running"
+    record = load_record(study)
+    assert (record.state, record.reason) == ("interrupted", "its process is gone")
+    assert record.trials[1].state == "interrupted"
+
+
+def test_one_that_only_looks_does_not_keep_a_study_from_being_run(study: Storage) -> None:
+    with Journal(study):
+        pass
+    for _ in range(50):
+        assert not is_running(study)
+        Journal(study).close()
+
+
+def test_a_study_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="a study is needed there, got none"):
+        load_record(Storage(str(tmp_path)) / "nothing")
+
+
+def test_a_journal_makes_its_folder(tmp_path: Path) -> None:
+    with Journal(Storage(str(tmp_path)) / "new" / "study") as journal:
+        journal.append(RUN)
+    assert json.loads((tmp_path / "new" / "study" / EVENTS).read_text()) == RUN
+
+
+def test_the_end_of_a_trial_is_on_the_disk_before_anything_follows(
+    study: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with Journal(study) as journal:
+        for line in trial(1, 0.5):
+            journal.append(line)
+    assert len(synced) == 1

@@ -1,0 +1,95 @@
+"""Which checkpoints stay on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.workloads.replay import Config, write_checkpoint
+from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.record import StudyRecord
+from tuner.retention import Retention
+from tuner.storage import Storage
+from tuner.study import StudySpec
+
+
+def record(keep: int, direction: str = "maximize") -> StudyRecord:
+    return StudyRecord(
+        StudySpec.model_validate(
+            {
+                "name": "s",
+                "objective": {"metric": "score", "direction": direction},
+                "budget": {"trials": 9},
+                "checkpoints": {"keep": keep},
+                "space": {"x": {"type": "float", "low": 0, "high": 1}},
+            }
+        )
+    )
+
+
+def report(record: StudyRecord, study: Storage, trial: int, value: float) -> None:
+    """A trial's only epoch, with its checkpoint."""
+    record.apply({"event": "start", "time": 0.0, "trial": trial, "params": {}})
+    record.apply({"event": "report", "time": 0.0, "trial": trial, "epoch": 1, "metrics": {"score": value}})
+    progress = Progress(epoch=1, metrics={"score": value}, best_value=value, best_epoch=1)
+    TrialCheckpoints(trial_folder(study, trial)).publish(write_checkpoint(Config(), 1), progress)
+
+
+def end(record: StudyRecord, trial: int, state: str = "finished") -> None:
+    record.apply({"event": "end", "time": 0.0, "trial": trial, "state": state, "reason": None})
+
+
+def kept(folder: Path) -> set[int]:
+    return {int(path.parent.parent.name) for path in folder.glob("s/trials/*/epoch-*/weights.bin")}
+
+
+def test_the_best_trials_keep_their_weights_and_nothing_to_go_on_from(tmp_path: Path) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=2)
+    retention = Retention(found, study)
+    after = []
+    for trial, value in enumerate((0.5, 0.3, 0.4, 0.9, 0.1), start=1):
+        report(found, study, trial, value)
+        end(found, trial)
+        retention.trial_ended(trial)
+        after.append(kept(tmp_path))
+    assert after == [{1}, {1, 2}, {1, 3}, {1, 4}, {1, 4}]
+    assert not list(tmp_path.rglob("resume"))
+
+
+def test_the_least_values_are_kept_where_the_objective_is_minimized(tmp_path: Path) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=1, direction="minimize")
+    retention = Retention(found, study)
+    for trial, value in enumerate((0.5, 0.3, 0.4), start=1):
+        report(found, study, trial, value)
+        end(found, trial)
+        retention.trial_ended(trial)
+    assert kept(tmp_path) == {2}
+
+
+def test_a_failed_trial_keeps_nothing(tmp_path: Path) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=3)
+    report(found, study, 1, 0.9)
+    end(found, 1, "failed")
+    Retention(found, study).trial_ended(1)
+    assert kept(tmp_path) == set()
+
+
+def test_a_running_trial_is_left_alone(tmp_path: Path) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=1)
+    report(found, study, 1, 0.1)
+    report(found, study, 2, 0.9)
+    end(found, 2)
+    Retention(found, study).trial_ended(2)
+    assert kept(tmp_path) == {1, 2}
+    assert [path.parent.parent.name for path in tmp_path.rglob("resume")] == ["1"]
+
+
+def test_a_resumed_study_tidies_what_a_kill_left(tmp_path: Path) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=2)
+    for trial, value in enumerate((0.9, 0.1, 0.8), start=1):
+        report(found, study, trial, value)
+        end(found, trial)  # and the kill came before the tidying
+    report(found, study, 4, 0.2)
+    end(found, 4)
+    Retention(found, study).trial_ended(4)
+    assert kept(tmp_path) == {1, 3}
+    assert not list(tmp_path.rglob("resume"))

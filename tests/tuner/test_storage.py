@@ -1,0 +1,273 @@
+"""Where studies lie: folders and buckets, and what can't be either."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workloads.replay import Config, write_checkpoint
+from tuner import record as records
+from tuner.checkpoints import Progress, TrialCheckpoints
+from tuner.errors import StudyError
+from tuner.record import Journal, is_running, load_record
+from tuner.show import studies
+from tuner.storage import Storage, without_password
+from tuner.study import StudySpec, to_json
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of an S3 server of this machine."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto is not installed: pip install 'moto[server]'")
+    port = free_port()
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    with subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    ) as server:
+        try:
+            for _ in range(300):
+                try:
+                    request = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
+                    urllib.request.urlopen(request, timeout=2).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.kill()
+    log.close()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A storage with nothing in it, of either kind."""
+    if request.param == "folder":
+        return Storage(str(tmp_path / "studies"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server = request.getfixturevalue("bucket_server")
+    return Storage(f"s3://bucket/{tmp_path.name}?endpoint_override={server}&scheme=http&region=us-east-1")
+
+
+def study_of(storage: Storage) -> Storage:
+    """A study's folder, with its study.json."""
+    study = storage / "s"
+    spec = {
+        "name": "s",
+        "objective": {"metric": "score"},
+        "budget": {"trials": 1},
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+    }
+    study.write_text("study.json", to_json(StudySpec.model_validate(spec)))
+    return study
+
+
+def test_a_file_is_read_as_it_was_written(storage: Storage) -> None:
+    assert storage.read_text("a/b.txt") is None
+    storage.write_text("a/b.txt", "one")
+    storage.write_text("a/b.txt", "två")
+    assert storage.read_text("a/b.txt") == "två"
+
+
+def test_a_folder_in_a_storage_is_a_storage(storage: Storage) -> None:
+    (storage / "s" / "trials/1").write_text("x", "1")
+    assert storage.read_text("s/trials/1/x") == "1"
+    assert (storage / "s").names("trials") == ["1"]
+    assert (storage / "s/trials").name == "trials"
+
+
+def test_a_storage_travels_to_other_processes(storage: Storage) -> None:
+    (storage / "s").write_text("x", "1")
+    there = pickle.loads(pickle.dumps(storage / "s"))  # noqa: S301
+    assert there.read_text("x") == "1"
+    assert there.uri == (storage / "s").uri
+
+
+def test_a_folder_that_is_not_there_has_no_names_and_can_be_deleted(storage: Storage) -> None:
+    assert storage.names("nothing") == []
+    storage.delete("nothing")
+
+
+def test_a_folder_comes_back_as_it_was_put(storage: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "data").write_bytes(bytes(range(256)) * 100)
+    (source / "empty").write_bytes(b"")
+    storage.put(source, "trials/1/epoch-1", last="empty")
+    assert storage.names("trials/1") == ["epoch-1"]
+    assert storage.names("trials/1/epoch-1") == ["empty", "inner"]
+    (tmp_path / "scratch").mkdir()
+    found = storage.get("trials/1/epoch-1", tmp_path / "scratch")
+    assert (found / "inner" / "data").read_bytes() == bytes(range(256)) * 100
+    assert (found / "empty").read_bytes() == b""
+    storage.delete("trials/1/epoch-1")
+    assert storage.names("trials/1") == []
+
+
+def test_checkpoints_live_in_either_kind(storage: Storage, tmp_path: Path) -> None:
+    trial = TrialCheckpoints(storage / "s/trials/1")
+    for epoch in (1, 2, 3):
+        progress = Progress(epoch=epoch, metrics={}, best_value=1.0, best_epoch=min(epoch, 2))
+        pictures = trial.publish(write_checkpoint(Config(), epoch), progress)
+        assert bool(pictures) == (epoch < 3)
+    found = trial.newest()
+    assert found is not None
+    assert found[0].epoch == 3
+    (tmp_path / "best").mkdir()
+    best = trial.fetch(2, tmp_path / "best")
+    assert best is not None
+    assert (best / "epoch.txt").read_text() == "2"
+    trial.strip(2)
+    assert (storage / "s/trials/1").names() == ["epoch-000002", "images"]
+    assert "resume" not in (storage / "s/trials/1").names("epoch-000002")
+    assert trial.newest() is None
+
+
+def test_a_journal_lives_in_either_kind(storage: Storage) -> None:
+    study = study_of(storage)
+    event = {"event": "stop", "time": 1.0, "state": "finished", "reason": None}
+    for _ in range(2):
+        with Journal(study) as journal:
+            journal.append(event)
+    assert load_record(study).state == "finished"
+    assert (study.read_text("events.jsonl") or "").count("\n") == 2
+    assert [record.spec.name for record in studies(storage)] == ["s"]
+
+
+def test_only_one_process_at_a_time_runs_a_study_of_either_kind(storage: Storage) -> None:
+    study = study_of(storage)
+    with Journal(study):
+        deadline = time.monotonic() + 10
+        while not is_running(study) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(StudyError, match="run by another process"):
+            Journal(study)
+    assert not is_running(study)
+    Journal(study).close()
+
+
+@pytest.mark.parametrize("storage", ["bucket"], indirect=True)
+def test_a_study_in_a_bucket_whose_process_was_killed_can_be_gone_on_with(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(storage)
+    run = {"event": "run", "time": 1.0, "number": 1, "tracking_uri": "http://x"}
+    study.write_text("events.jsonl", json.dumps(run) + "\n")
+    study.write_text("alive", str(time.time() - 30))
+    assert load_record(study).state == "running"
+    monkeypatch.setattr(records, "_LIFE_SECONDS", 20.0)
+    assert load_record(study).state == "interrupted"
+    Journal(study).close()
+
+
+@pytest.mark.parametrize("storage", ["bucket"], indirect=True)
+def test_events_reach_a_bucket_though_no_trial_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_UPLOAD_SECONDS", 0.05)
+    study = study_of(storage)
+    with Journal(study) as journal:
+        journal.append({"event": "start", "time": 1.0, "trial": 1, "params": {}})
+        deadline = time.monotonic() + 10
+        while not study.read_text("events.jsonl"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_path_with_signs_that_uris_take_otherwise_is_a_path(tmp_path: Path) -> None:
+    for name in ("with space", "per%20cent", "hash#tag", "question?mark", "ümläut", "o'neil"):
+        storage = Storage(str(tmp_path / name))
+        (storage / "s").write_text("x", "1")
+        assert (tmp_path / name / "s" / "x").read_text() == "1"
+        assert storage.names() == ["s"]
+        assert storage.read_text("s/x") == "1"
+        copy = pickle.loads(pickle.dumps(storage / "s"))  # noqa: S301
+        assert copy.read_text("x") == "1"
+
+
+def test_a_relative_path_means_the_folder_that_the_command_was_given_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("studies")
+    monkeypatch.chdir("/")
+    storage.write_text("x", "1")
+    assert (tmp_path / "studies" / "x").read_text() == "1"
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/x", "nothing://x"])
+def test_an_address_that_is_no_storage_is_told(uri: str) -> None:
+    with pytest.raises(StudyError, match=r"--storage: a path or a URI such as s3://bucket/folder is needed"):
+        Storage(uri)
+
+
+def test_a_file_in_the_place_of_a_storage_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StudyError, match="must be a folder that can be written, got a file"):
+            Storage(str(path)).check_writable()
+    with pytest.raises(StudyError, match="must be a folder that can be written"):
+        Storage(str(tmp_path / "file")).write_text("x", "1")
+
+
+def test_a_file_in_the_place_of_a_storage_has_no_studies(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="must be a folder"):
+        studies(Storage(str(tmp_path / "file")))
+
+
+def test_a_storage_that_is_to_be_made_can_be_written(tmp_path: Path) -> None:
+    Storage(str(tmp_path / "new" / "deep")).check_writable()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_half_written_file_is_never_seen(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_text("x", "old")
+    before = (tmp_path / "x").stat().st_ino
+    storage.write_text("x", "new")
+    assert (tmp_path / "x").stat().st_ino != before, "another file takes its place at once"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://u:secret@host:5000/x?y=1", "http://u:***@host:5000/x?y=1"),
+        ("postgresql://u:p@ss@host/db", "postgresql://u:***@host/db"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+        ("/plain/path", "/plain/path"),
+    ],
+)
+def test_an_address_is_written_down_without_its_password(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_a_buckets_secret_is_not_in_what_is_shown() -> None:
+    storage = Storage("s3://key:secret@bucket/studies?region=us-east-1")
+    assert storage.uri == "s3://key:***@bucket/studies?region=us-east-1"
+    assert (storage / "s").uri == "s3://key:***@bucket/studies/s?region=us-east-1"
+    assert re.search("secret", (storage / "s").uri) is None
+
+
+@pytest.mark.parametrize("uri", ["s3://", "/", "file:///"])
+def test_a_storage_without_a_name_is_told(uri: str) -> None:
+    with pytest.raises(StudyError, match="a folder or bucket must be named"):
+        Storage(uri)
