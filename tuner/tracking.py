@@ -66,7 +66,7 @@ class Tracker(threading.Thread):
         )
         state = json.loads(study.read_text(_STATE) or "{}")
         self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
-        self._runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
+        self.runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
         self._experiment: str | None = None
         self._client: Any = None
         self._ending = threading.Event()
@@ -130,7 +130,7 @@ class Tracker(threading.Thread):
         self._log(metrics)
         self._offset = offset
         self._study.write_text(
-            _STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self._runs})
+            _STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self.runs})
         )
         return True
 
@@ -150,12 +150,12 @@ class Tracker(threading.Thread):
     def _run_id(self, trial: int | None, started: float) -> str:
         """The MLflow run of a trial, or the parent run for None; made if there is none."""
         key = "study" if trial is None else str(trial)
-        if key not in self._runs:
+        if key not in self.runs:
             runs = self._client.search_runs([self._experiment], filter_string=f"tags.`tuner.trial` = '{key}'")
             # Compared here: a path may hold what MLflow's filters can't.
             found = [run for run in runs if run.data.tags.get("tuner.storage") == self._study.uri]
-            self._runs[key] = found[0].info.run_id if found else self._make_run(key, started)
-        return self._runs[key]
+            self.runs[key] = found[0].info.run_id if found else self._make_run(key, started)
+        return self.runs[key]
 
     def _make_run(self, key: str, started: float) -> str:
         name = self._spec.name if key == "study" else f"trial {key}"
