@@ -17,8 +17,8 @@ from rich.table import Table
 from tuner import show as shows
 from tuner import workload as workloads
 from tuner.checkpoints import TrialCheckpoints, trial_folder
-from tuner.cli import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
 from tuner.errors import StudyError
+from tuner.options import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
 from tuner.progress import measure
 from tuner.record import StudyRecord, TrialRecord
 from tuner.storage import Storage

@@ -12,6 +12,18 @@ import typer
 from rich.console import Console
 
 from tuner.errors import StudyError
+from tuner.options import (
+    DEFAULT_STORAGE,
+    AddressOption,
+    JsonOption,
+    Name,
+    NameOption,
+    SetOption,
+    StorageOption,
+    StudyFile,
+    TrackingOption,
+    run_app,
+)
 from tuner.storage import Storage
 
 app = typer.Typer(
@@ -22,32 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY_FILE", help="A study file; search_spaces/ has examples.")]
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; the newest if left out.")]
-StorageOption = Annotated[
-    str,
-    typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder."),
-]
-TrackingOption = Annotated[
-    str | None,
-    typer.Option("--tracking-uri", metavar="URI", help="An MLflow server; an SQLite file in the storage if left out."),
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="ADDR",
-        help='A Ray cluster ("auto": the one of this machine); its own if left out.',
-    ),
-]
-NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; the file's if left out.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Replaces what the study file says. Repeatable."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-DEFAULT_STORAGE = "studies"
 
 
 @app.command()
@@ -180,22 +166,6 @@ def ui(
 def main() -> None:
     """Exit status: 0 done, 1 the study failed, 2 a mistake that a person can mend, 130 stopped by Ctrl-C."""
     run_app(app)
-
-
-def run_app(application: typer.Typer) -> None:
-    """Run a command line; a StudyError becomes `error: …` lines and exit status 2."""
-    try:
-        application()
-    except StudyError as error:
-        for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of a pipe has gone: nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
 
 
 def _console() -> Console:

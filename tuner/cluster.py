@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -132,8 +133,9 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             cpus, gpus = machine_capacity()
             ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
         else:
+            _knock(address)
             ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise StudyError(
             f"--address {address}: a running Ray is needed there, got: {str(error).splitlines()[0]}; "
             "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
@@ -150,3 +152,10 @@ def _capacity() -> tuple[float, float]:
     later = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     cpus, gpus = (float(max(now.get(key, 0), later.get(key, 0))) for key in ("CPU", "GPU"))
     return cpus, gpus
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nobody listens: Ray would try for more than a minute."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

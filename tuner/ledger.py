@@ -9,7 +9,8 @@ from typing import Any
 import ray.exceptions
 from ray.tune import Callback
 
-from tuner.record import Journal, StudyRecord
+from tuner.journal import Journal
+from tuner.record import StudyRecord
 from tuner.search import StudySearch
 
 _LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for

@@ -22,9 +22,10 @@ from rich.console import Console
 from tuner import __version__, cluster
 from tuner import workload as workloads
 from tuner.errors import StudyError
+from tuner.journal import Journal, being_run
 from tuner.ledger import Ledger
 from tuner.progress import Progress
-from tuner.record import Journal, StudyRecord, being_run, load_record
+from tuner.record import StudyRecord, load_record
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tuner.record import Journal
+from tuner.journal import Journal
 from tuner.storage import Storage
 from tuner.study import check_study, to_json
 from tuner.tracking import Tracker, artifact_location, default_tracking_uri

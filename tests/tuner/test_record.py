@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tuner.errors import StudyError
-from tuner.record import EVENTS, Journal, StudyRecord, is_running, load_record, read_events
+from tuner.journal import EVENTS, Journal, is_running, read_events
+from tuner.record import StudyRecord, load_record
 from tuner.storage import Storage
 from tuner.study import StudySpec, to_json
 
@@ -133,7 +134,7 @@ def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: St
 
 HOLD = """
 import sys, time
-from tuner.record import Journal
+from tuner.journal import Journal
 from tuner.storage import Storage
 with Journal(Storage(sys.argv[1])):
     print("ready", flush=True)

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from tuner.cluster import Plan
 from tuner.record import StudyRecord
 from tuner.search import StudySearch, study_scheduler
+from tuner.slots import SlotPool
+from tuner.storage import Storage
 from tuner.study import StudySpec, override_study
 
 
@@ -31,12 +34,17 @@ def nothing(number: int, given_up: bool) -> None:
     """What to do with a trial's end."""
 
 
+def pool(record: StudyRecord, slots: int) -> SlotPool:
+    """Slots in Tune's own processes."""
+    return SlotPool(record.spec, Storage("/nowhere"), Plan(slots, 1, 0, 1, slots, 0))
+
+
 class Tune:
     """What Ray Tune does around a search: asks for a trial, runs it, tells its end, with events in a record."""
 
     def __init__(self, record: StudyRecord, slots: int = 1):
         self.record = record
-        self.search = StudySearch(record, [None] * slots, self.ended)
+        self.search = StudySearch(record, pool(record, slots), self.ended)
         self.ends: dict[int, dict[str, Any]] = {}
         self.clock = 0.0
 
@@ -153,7 +161,8 @@ def test_a_trial_whose_slot_did_not_answer_is_proposed_again_even_if_it_was_the_
 
 def test_a_closed_search_proposes_nothing_more() -> None:
     closed = False
-    search = StudySearch(StudyRecord(spec()), [None] * 2, nothing, lambda: closed)
+    record = StudyRecord(spec())
+    search = StudySearch(record, pool(record, 2), nothing, lambda: closed)
     search.suggest("a")
     closed = True
     assert search.suggest("b") is None
@@ -339,18 +348,24 @@ def test_a_study_without_a_scheduler_stops_nothing() -> None:
     assert isinstance(study_scheduler(StudyRecord(spec(scheduler={"name": "none"}))), FIFOScheduler)
 
 
-def test_settings_are_proposed_for_each_slot_by_its_name() -> None:
-    search = StudySearch(StudyRecord(spec()), ["slot-a", "slot-b"], nothing)
-    configs = [search.suggest(name) for name in ("1", "2")]
-    assert [config["slot"] for config in configs if isinstance(config, dict)] == ["slot-a", "slot-b"]
+def test_more_trials_run_as_slots_come_and_fewer_as_they_go() -> None:
+    record = StudyRecord(spec())
+    slots = pool(record, 1)
+    search = StudySearch(record, slots, nothing)
+    assert isinstance(search.suggest("1"), dict)
+    assert search.suggest("2") is None
+    slots.resize(2)
+    assert isinstance(search.suggest("2"), dict)
+    slots.resize(1)
+    search.on_trial_complete("1")
+    assert search.suggest("3") is None
     search.on_trial_complete("2")
-    freed = search.suggest("3")
-    assert isinstance(freed, dict)
-    assert freed["slot"] == "slot-b"
+    assert isinstance(search.suggest("3"), dict)
 
 
 def test_a_search_is_pickled_empty_whatever_it_holds(tmp_path: Path) -> None:
-    search = StudySearch(StudyRecord(spec()), [None], nothing)
+    record = StudyRecord(spec())
+    search = StudySearch(record, pool(record, 1), nothing)
     search.save(str(tmp_path / "checkpoint"))
     assert search.__getstate__() == {}
     assert not list(tmp_path.iterdir())

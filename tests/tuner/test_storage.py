@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
-from tuner import record as records
+from tuner import journal as journals
 from tuner.checkpoints import Progress, TrialCheckpoints
 from tuner.errors import StudyError
-from tuner.record import Journal, is_running, load_record
+from tuner.journal import Journal, is_running
+from tuner.record import load_record
 from tuner.show import studies
 from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, to_json
@@ -173,14 +174,14 @@ def test_a_study_in_a_bucket_whose_process_was_killed_can_be_gone_on_with(
     study.write_text("events.jsonl", json.dumps(run) + "\n")
     study.write_text("alive", str(time.time() - 30))
     assert load_record(study).state == "running"
-    monkeypatch.setattr(records, "_LIFE_SECONDS", 20.0)
+    monkeypatch.setattr(journals, "_LIFE_SECONDS", 20.0)
     assert load_record(study).state == "interrupted"
     Journal(study).close()
 
 
 @pytest.mark.parametrize("storage", ["bucket"], indirect=True)
 def test_events_reach_a_bucket_though_no_trial_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(journals, "_UPLOAD_SECONDS", 0.05)
     study = study_of(storage)
     with Journal(study) as journal:
         journal.append({"event": "start", "time": 1.0, "trial": 1, "params": {}})

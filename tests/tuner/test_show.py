@@ -1,0 +1,150 @@
+"""What `list` and `show` say, to programs and to people."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tuner.errors import StudyError
+from tuner.journal import EVENTS, Journal
+from tuner.record import StudyRecord, load_record
+from tuner.show import best_line, find, print_record, print_studies, record_json, studies, study_json
+from tuner.storage import Storage
+from tuner.study import StudySpec, to_json
+
+
+def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) -> StudyRecord:
+    spec = {
+        "name": name,
+        "objective": {"metric": "score"},
+        "budget": {"trials": 4},
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+    }
+    study = storage / name
+    study.write_text("study.json", to_json(StudySpec.model_validate(spec)))
+    run = {"event": "run", "number": 1, "host": "h", "pid": 1, "versions": {}, "overrides": [], "tracking_uri": "x"}
+    with Journal(study) as journal:
+        for event in (run, *events):
+            journal.append({"time": created, **event})
+    return load_record(study)
+
+
+TRIALS: list[dict[str, Any]] = [
+    {"event": "start", "trial": 1, "params": {"x": 0.25}},
+    {"event": "report", "trial": 1, "epoch": 1, "metrics": {"score": 0.5}, "startup_seconds": 0.02},
+    {"event": "start", "trial": 2, "params": {"x": 0.5}},
+    {"event": "report", "trial": 2, "epoch": 1, "metrics": {"score": 0.75}, "startup_seconds": 0.03},
+    {"event": "report", "trial": 2, "epoch": 2, "metrics": {"score": 0.7}},
+    {"event": "start", "trial": 3, "params": {"x": 0.75}},
+    {"event": "end", "trial": 2, "state": "stopped", "reason": "asha stopped it", "value": 0.75, "best_epoch": 1},
+    {"event": "end", "trial": 1, "state": "finished", "reason": None, "value": 0.5, "best_epoch": 1},
+    {"event": "end", "trial": 3, "state": "failed", "reason": "ValueError: [bold]no[/bold]", "value": None},
+    {"event": "stop", "state": "finished", "reason": None},
+]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def screen(draw: Any, *arguments: Any, width: int = 100) -> str:
+    text = io.StringIO()
+    draw(*arguments, Console(file=text, width=width))
+    return text.getvalue()
+
+
+def test_show_has_the_documented_keys(storage: Storage) -> None:
+    found = record_json(write(storage, "a", 1e9, *TRIALS))
+    assert found == {
+        "name": "a",
+        "state": "finished",
+        "reason": None,
+        "objective": "score",
+        "direction": "maximize",
+        "best": {"trial": 2, "value": 0.75, "epoch": 1, "params": {"x": 0.5}},
+        "trials": [
+            {
+                "id": number,
+                "state": state,
+                "params": {"x": x},
+                "value": value,
+                "epochs": epochs,
+                "startup_seconds": startup,
+                "seconds": 0.0,
+                "reason": reason,
+            }
+            for number, state, x, value, epochs, startup, reason in [
+                (1, "finished", 0.25, 0.5, 1, 0.02, None),
+                (2, "stopped", 0.5, 0.75, 2, 0.03, "asha stopped it"),
+                (3, "failed", 0.75, None, 0, None, "ValueError: [bold]no[/bold]"),
+            ]
+        ],
+    }
+
+
+def test_a_study_without_an_ended_trial_has_no_best(storage: Storage) -> None:
+    record = write(storage, "a", 1e9, *TRIALS[:3])
+    assert record_json(record)["best"] is None
+    assert best_line(record) is None
+
+
+def test_list_has_the_documented_keys_oldest_first(storage: Storage) -> None:
+    write(storage, "younger", 1e9 + 60)
+    write(storage, "older", 1e9)
+    assert [study_json(record) for record in studies(storage)] == [
+        {"name": "older", "state": "interrupted", "created": "2001-09-09T01:46:40+00:00"},
+        {"name": "younger", "state": "interrupted", "created": "2001-09-09T01:47:40+00:00"},
+    ]
+
+
+def test_without_a_name_the_newest_study_is_meant(storage: Storage) -> None:
+    write(storage, "b", 1e9)
+    write(storage, "a", 1e9 + 1)
+    assert find(storage, None).spec.name == "a"
+    assert find(storage, "b").spec.name == "b"
+
+
+def test_folders_that_are_no_studies_are_passed_over(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "mlflow.db").write_text("")
+    write(storage, "a", 1e9)
+    assert [record.spec.name for record in studies(storage)] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["nothing", "../a", "a/trials", ""])
+def test_a_study_that_is_not_there_is_told(storage: Storage, name: str) -> None:
+    write(storage, "a", 1e9)
+    with pytest.raises(StudyError, match="a study is needed there, got none"):
+        find(storage / "inner", name)
+
+
+def test_a_storage_without_studies_is_told(storage: Storage) -> None:
+    with pytest.raises(StudyError, match="start one with `python -m tuner run STUDY_FILE`"):
+        find(storage, None)
+
+
+def test_a_study_that_was_killed_while_it_began_is_shown(storage: Storage) -> None:
+    write(storage, "a", 1e9)
+    assert (storage / "a").local is not None
+    ((storage / "a").local / EVENTS).write_text("")  # type: ignore[operator]
+    assert record_json(find(storage, None))["state"] == "created"
+
+
+def test_a_person_sees_the_ranking_and_each_failures_reason_as_it_is(storage: Storage) -> None:
+    text = screen(print_record, write(storage, "a", 1e9, *TRIALS))
+    rows = [line.split()[:2] for line in text.split("\n")]
+    assert rows.index(["2", "stopped"]) < rows.index(["1", "finished"]) < rows.index(["3", "failed"])
+    assert "trial 3 failed: ValueError: [bold]no[/bold]" in text
+
+
+def test_a_person_sees_each_study_in_a_line(storage: Storage) -> None:
+    write(storage, "a", 1e9, *TRIALS)
+    text = screen(print_studies, studies(storage))
+    assert text.startswith("a ")
+    assert "3 of 4 trials" in text
+    assert text.count("\n") == 1

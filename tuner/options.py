@@ -1,0 +1,54 @@
+"""What the command lines share: their options, and what becomes of a mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuner.errors import StudyError
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY_FILE", help="A study file; search_spaces/ has examples.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; the newest if left out.")]
+StorageOption = Annotated[
+    str,
+    typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder."),
+]
+TrackingOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="An MLflow server; an SQLite file in the storage if left out."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help='A Ray cluster ("auto": the one of this machine); its own if left out.',
+    ),
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; the file's if left out.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Replaces what the study file says. Repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DEFAULT_STORAGE = "studies"
+
+
+def run_app(application: typer.Typer) -> None:
+    """Run a command line; a StudyError becomes `error: …` lines and exit status 2."""
+    try:
+        application()
+    except StudyError as error:
+        for line in str(error).split("\n"):
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe has gone: nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
