@@ -64,5 +64,8 @@ def test_a_plan_reads_as_a_sentence() -> None:
 
 @pytest.mark.slow
 def test_an_address_without_a_ray_is_told() -> None:
-    with pytest.raises(StudyError, match=r"--address 127\.0\.0\.1:1: a running Ray is needed there"), connected("127.0.0.1:1"):
+    with (
+        pytest.raises(StudyError, match=r"--address 127\.0\.0\.1:1: a running Ray is needed there"),
+        connected("127.0.0.1:1"),
+    ):
         pass

@@ -22,6 +22,7 @@ LAYERS = [
     {"slots"},
     {"trial", "tracking", "retention"},
     {"process"},
+    {"journal"},
     {"record", "checkpoints", "cluster"},
     {"study"},
     {"space", "workload", "storage"},
