@@ -1,0 +1,271 @@
+"""Training seconds until a study's best reaches a target IoU: this project's search, random search, plain Optuna.
+
+Seconds are CPU seconds of training, one thread, added up over all trials in the order in which they ran, one at a time.
+This project runs as a person runs it (`python -m tuner run`: TPE, ASHA); random search trains every trial to its end;
+Optuna runs with its defaults, TPE and the median pruner. A study that doesn't reach the target in its budget of trials
+counts with all that it used, which is too little, and is said.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fcn
+from benchmarks import clocked
+from benchmarks.report import Report, arguments
+from benchmarks.study import Event, run_study
+
+METRIC = "val/iou_road"
+SPACE = {
+    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+    "batch_size": {"type": "choice", "choices": [4, 8]},
+    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
+    "l2": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+}
+# Settings that people reported for this recipe (docs/settings.md), as far as they lie in the space.
+PUBLISHED = [
+    {"learning_rate": 1e-3, "batch_size": 8, "dropout": 0.5, "l2": 1e-4},
+    {"learning_rate": 1e-4, "batch_size": 8, "dropout": 0.475, "l2": 2e-3},
+    {"learning_rate": 1e-4, "batch_size": 4, "dropout": 0.5, "l2": 1e-3},
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is tuned, and the IoU that is wanted: about one random full-length trial in twenty reaches it."""
+
+    name: str
+    fixed: dict[str, Any]
+    target: float
+    most_trials: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one study spent until its best reached the target, or, if it never did, in all."""
+
+    seconds: float
+    trials: int
+    there: bool
+
+
+Search = Callable[[Task, int, Path], Reached]
+
+
+def scenes(cache: Path) -> Task:
+    return Task("scenes", {**_slim(cache), "dataset": "scenes", "frames": 96, "width": 0.125}, 0.85, 60)
+
+
+def camvid(cache: Path, data_dir: Path) -> Task:
+    # 0006R0 is held out: daylight like the training drives, so the best settings score well and can be told apart.
+    fixed = {**_slim(cache), "dataset": "camvid", "data_dir": str(data_dir), "frames": 120, "width": 0.125}
+    return Task("CamVid road", {**fixed, "image_size": [48, 64], "val_sequences": ["0006R0"]}, 0.80, 60)
+
+
+def _slim(cache: Path) -> dict[str, Any]:
+    return {
+        "image_size": [32, 96],
+        "weights": "none",
+        "fc_width": 64,
+        "init": "bilinear",
+        "epochs": 12,
+        "test_fraction": 0.0,
+        "masks": 0,
+        "cache_dir": str(cache),
+    }
+
+
+def this_project(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
+    """TPE and ASHA with their defaults, one trial at a time, each in the warm process of a real study."""
+    walk = _Walk(task.target)
+    run_study(
+        {
+            "name": f"{task.name.split()[0].lower()}-{seed}",
+            "workload": clocked.__name__,
+            "objective": {"metric": METRIC},
+            "search": {"seed": seed},
+            "budget": {"trials": task.most_trials},
+            "resources": {"max_concurrent_trials": 1, "gpus_per_worker": 0},
+            "fixed": task.fixed,
+            "space": SPACE,
+            **tables,
+        },
+        folder,
+        lambda _, events: walk.follow(events),
+    )
+    return walk.reached()
+
+
+def later_rungs(task: Task, seed: int, folder: Path) -> Reached:
+    """The same with the scheduler table of search_spaces/demo.toml."""
+    return this_project(task, seed, folder / "later", scheduler={"grace_epochs": 2})
+
+
+def with_published(task: Task, seed: int, folder: Path) -> Reached:
+    """The same as this_project, published settings first."""
+    return this_project(task, seed, folder / "published", first_trials=PUBLISHED)
+
+
+def random_search(task: Task, seed: int, folder: Path) -> Reached:
+    del folder
+    import optuna
+
+    return _with_optuna(task, optuna.samplers.RandomSampler(seed=seed), optuna.pruners.NopPruner())
+
+
+def plain_optuna(task: Task, seed: int, folder: Path) -> Reached:
+    del folder
+    import optuna
+
+    return _with_optuna(task, optuna.samplers.TPESampler(seed=seed), optuna.pruners.MedianPruner())
+
+
+def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    walk = _Walk(task.target)
+
+    def objective(trial: optuna.Trial) -> float:
+        best = 0.0
+        walk.begin()
+
+        def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+            nonlocal best
+            del checkpoint
+            best = max(best, metrics[METRIC])
+            walk.step(metrics)
+            trial.report(metrics[METRIC], int(metrics["epoch"]))
+            if walk.there or trial.should_prune():
+                raise SystemExit
+
+        try:
+            config = fcn.Config(**task.fixed, **_suggest(trial))
+            clocked.train(config, report=report, device=torch.device("cpu"))
+        except SystemExit:
+            raise optuna.TrialPruned from None
+        except fcn.TrainingError:
+            return 0.0
+        return best
+
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    study.optimize(
+        objective, task.most_trials, callbacks=[lambda study, _: study.stop() if walk.there else None]
+    )
+    return walk.reached()
+
+
+def _suggest(trial: Any) -> dict[str, Any]:
+    return {
+        name: trial.suggest_categorical(name, entry["choices"])
+        if entry["type"] == "choice"
+        else trial.suggest_float(name, entry["low"], entry["high"], log=bool(entry.get("log")))
+        for name, entry in SPACE.items()
+    }
+
+
+class _Walk:
+    """Adds up a study's training until its target."""
+
+    def __init__(self, target: float):
+        self._target, self._seconds, self._trials = target, 0.0, 0
+        self.there = False
+
+    def begin(self) -> None:
+        self._trials += not self.there
+
+    def step(self, metrics: dict[str, float]) -> None:
+        if not self.there:
+            self._seconds += metrics[clocked.CPU_SECONDS]
+            self.there = metrics[METRIC] >= self._target
+
+    def follow(self, events: list[Event]) -> bool:
+        for event in events:
+            if event["event"] == "start":
+                self.begin()
+            elif event["event"] == "report":
+                self.step(event["metrics"])
+        return self.there
+
+    def reached(self) -> Reached:
+        return Reached(self._seconds, self._trials, self.there)
+
+
+SEARCHES: dict[str, Search] = {
+    "this project (TPE, ASHA)": this_project,
+    "the same, first rung at epoch 2": later_rungs,
+    "the same, published settings first": with_published,
+    "random search, full-length trials": random_search,
+    "Optuna (TPE, median pruner)": plain_optuna,
+}
+OURS, RANDOM = "this project (TPE, ASHA)", "random search, full-length trials"
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="CamVid's folder: adds its road on real frames")
+    parser.add_argument("--seeds", type=int, default=5, help="studies of each kind")
+    parser.add_argument("--jobs", type=int, default=2, help="studies at a time, one core each")
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="also write what each single study spent here")
+    options = parser.parse_args()
+    report = Report("Training seconds (CPU, one thread) until the best IoU reaches the target")
+    with tempfile.TemporaryDirectory(prefix="search-", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        tasks = [scenes(folder / "cache")]
+        if options.data_dir:
+            tasks.append(camvid(folder / "cache", options.data_dir.resolve()))
+        if options.quick:
+            tasks = [Task(task.name, {**task.fixed, "epochs": 4}, 0.5, 3) for task in tasks]
+        spent = _run(tasks, 2 if options.quick else options.seeds, options.jobs, folder)
+    for task in tasks:
+        means = {}
+        for search in SEARCHES:
+            runs = spent[task.name, search]
+            missed = sum(not run.there for run in runs)
+            note = f" ({missed} of {len(runs)} never)" if missed else ""
+            name = f"{task.name} to {task.target}: {search}{note}"
+            means[search] = report.mean(name, "s", [run.seconds for run in runs])
+            report.median(f"{task.name}: {search}", "trials", [run.trials for run in runs])
+        for search in SEARCHES:
+            if search != RANDOM:
+                report.figure(f"{task.name}: {search} over random search", "ratio", means[search] / means[RANDOM])
+        report.at_most(f"{task.name}: {OURS} over random search", means[OURS] / means[RANDOM], 0.25)
+    report.finish(options.json)
+    if options.runs:
+        options.runs.write_text(
+            json.dumps({f"{task}, {search}": [vars(run) for run in runs] for (task, search), runs in spent.items()})
+        )
+
+
+def _run(tasks: list[Task], seeds: int, jobs: int, folder: Path) -> dict[tuple[str, str], list[Reached]]:
+    """Every search on every task, each seed a study, in processes of their own."""
+    for task in tasks:
+        settings = {name: entry.get("low", entry.get("choices", [0])[0]) for name, entry in SPACE.items()}
+        fcn.prepare(fcn.Config(**task.fixed, **settings))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        # Seed by seed: whatever else this machine does then meets all searches alike.
+        waiting = {
+            (task.name, search, seed): pool.submit(function, task, seed, folder / search.replace(" ", "-"))
+            for seed in range(seeds)
+            for task in tasks
+            for search, function in SEARCHES.items()
+        }
+        return {
+            (task.name, search): [waiting[task.name, search, seed].result() for seed in range(seeds)]
+            for task in tasks
+            for search in SEARCHES
+        }
+
+
+if __name__ == "__main__":
+    main()
