@@ -170,6 +170,7 @@ def build(checkpoint: Checkpoint, device: torch.device | None = None) -> FCN8s:
             fc_width=config.fc_width,
             dropout=config.dropout,
             skip_scaling=config.skip_scaling,
+            standardise=config.standardise,
         )
     try:
         model.load_state_dict(checkpoint.weights, assign=True)

@@ -66,6 +66,10 @@ class Config(BaseModel):
     skip_scaling: Literal["none", "at_once"] = Field(
         "none", description="at_once: pool4 times 0.01 and pool3 times 0.0001 before they are scored."
     )
+    standardise: Literal["none", "image"] = Field(
+        "none",
+        description="image: the network sees each image's log brightness at mean 0, deviation 1, channel by channel.",
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability of dropping, after fc6 and after fc7.")
     freeze: Literal["none", "pool3", "pool4", "pool5"] = Field(
         "none", description="VGG16's layers up to this pool keep their weights."

@@ -212,6 +212,7 @@ def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
             "width": config.width,
             "fc_width": config.fc_width,
             "skip_scaling": config.skip_scaling,
+            "standardise": config.standardise,
         },
         "input": {
             "name": "images",

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fcn.weights import load_weights
+from fcn.weights import PLAIN, load_weights
 
 if TYPE_CHECKING:
     from fcn.config import Config
 
 STRIDE = 32
+# What is added to pixels of 0..1 before their logarithm: below four levels of 255 is noise.
+DARKEST = 4 / 255
 # VGG16's configuration D: channels of each convolution, "pool" between its five blocks.
 _VGG16 = (
     64,
@@ -50,6 +52,7 @@ class FCN8s(nn.Module):
     classes: channels of the output, 2 or more.
     width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
     dropout: probability of dropping an activation of fc6 and fc7 while training.
+    standardise: image: images, normalised as PLAIN, pass through standardised() first.
 
     forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
     the bottom to a multiple of 32, then cropped, so that the skips line up.
@@ -63,6 +66,7 @@ class FCN8s(nn.Module):
         dropout: float = 0.5,
         skip_scaling: Literal["none", "at_once"] = "none",
         init: Literal["normal", "bilinear"] = "normal",
+        standardise: Literal["none", "image"] = "none",
     ) -> None:
         super().__init__()
         channels = [scaled(count, width) for count in (256, 512, 512)]
@@ -76,6 +80,7 @@ class FCN8s(nn.Module):
         self.up_pool4 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
         self.up_pool3 = nn.ConvTranspose2d(classes, classes, 16, stride=8, padding=4)
         self.dropout = dropout
+        self.standardise = standardise
         # The paper's at-once training: deeper layers speak first.
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
         initialise(self, init)
@@ -83,6 +88,8 @@ class FCN8s(nn.Module):
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
         height, width = images_NCHW.shape[2:]
+        if self.standardise == "image":
+            images_NCHW = standardised(images_NCHW)
         x = functional.pad(images_NCHW, (0, -width % STRIDE, 0, -height % STRIDE))
         pool3: Tensor = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
         pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
@@ -130,6 +137,20 @@ class FCN8s(nn.Module):
         """VGG16's layers up to this pool take no gradient from here on."""
         for layer in self.features[: POOL_ENDS.get(pool, 0)]:
             layer.requires_grad_(False)
+
+
+def standardised(images_NCHW: Tensor) -> Tensor:
+    """Each channel of each image at mean 0 and deviation 1, of the logarithm of its pixels.
+
+    images_NCHW: normalised as PLAIN. A brightness factor moves the logarithm and a gamma stretches it, so
+    neither is left in what comes out, but for the darkest pixels.
+    """
+    mean, std = (torch.tensor(values, device=images_NCHW.device).view(1, 3, 1, 1) for values in (PLAIN.mean, PLAIN.std))
+    # In float32 under autocast too: in bfloat16 a dark image has a handful of levels.
+    logs = torch.log((images_NCHW.float() * std + mean).clamp_min(0) + DARKEST)
+    variance, middle = torch.var_mean(logs, dim=(2, 3), correction=0, keepdim=True)
+    # An image of one colour is all zero, not noise blown up.
+    return (logs - middle) / (variance.sqrt() + 1e-3)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -212,4 +233,5 @@ def _on_meta(config: Config, classes: int) -> FCN8s:
             fc_width=config.fc_width,
             dropout=config.dropout,
             skip_scaling=config.skip_scaling,
+            standardise=config.standardise,
         )

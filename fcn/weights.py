@@ -47,7 +47,12 @@ PLAIN = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def normalisation(config: Config) -> Normalisation:
-    """What config.weights were trained with. Raises InputError where a path doesn't say it."""
+    """What config.weights were trained with. Raises InputError where a path doesn't say it.
+
+    PLAIN where the network standardises each image itself, whatever the weights.
+    """
+    if config.standardise == "image":
+        return PLAIN
     if config.weights == "imagenet":
         return IMAGENET
     if config.weights == "none":

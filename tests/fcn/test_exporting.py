@@ -190,6 +190,20 @@ def test_a_run_in_bfloat16_is_repeated_in_bfloat16(make_checkpoint: MakeCheckpoi
         must_repeat(loaded, cache, loaded.config, CPU, float32_score={})
 
 
+def test_a_standardising_network_exports_in_every_format_and_is_opened_as_one(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    made = make_checkpoint(tmp_path / "checkpoint", standardise="image")
+
+    exported = export(made, tmp_path / "export")
+
+    assert read_export(tmp_path / "export").network["standardise"] == "image"
+    assert set(exported.formats) == {"safetensors", "pt2", "onnx"}
+    for name, found in exported.formats.items():
+        assert found.parity < 1e-5, name
+    assert exported.metrics["val/mean_iou"] == pytest.approx(checkpoint.load(made).metrics["val/mean_iou"], abs=1e-3)
+
+
 def test_a_taken_output_is_refused_and_left_alone(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +15,7 @@ from torch.nn import functional
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.model import FCN8s, bilinear_kernel, build_model, check_weights
+from fcn.model import FCN8s, bilinear_kernel, build_model, check_weights, standardised
 from fcn.weights import IMAGENET, PLAIN, fetch_weights, normalisation
 
 SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
@@ -21,6 +23,11 @@ SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
 
 def slim_config(**settings: object) -> Config:
     return Config.model_validate({"weights": "none", **SLIM, **settings})
+
+
+def as_plain(pixels_NCHW: npt.NDArray[np.float64]) -> Tensor:
+    """Pixels of 0..1, normalised as the network expects them of random weights."""
+    return (torch.from_numpy(pixels_NCHW).float() - 0.5) / 0.25
 
 
 def plain_upsampling(x_NCHW: Tensor, weight: Tensor, bias: Tensor, stride: int, crop: int) -> Tensor:
@@ -106,6 +113,28 @@ def test_any_size_is_the_crop_of_the_padded_image() -> None:
     images_NCHW = torch.randn(1, 3, 50, 71)
     padded = functional.pad(images_NCHW, (0, 96 - 71, 0, 64 - 50))
     torch.testing.assert_close(model(images_NCHW), model(padded)[:, :, :50, :71])
+
+
+def test_standardised_images_have_mean_zero_and_deviation_one_of_their_logarithm() -> None:
+    pixels = np.random.default_rng(0).uniform(0, 1, (2, 3, 16, 24))
+    logs = np.log(pixels + 4 / 255)
+    expected = (logs - logs.mean((2, 3), keepdims=True)) / logs.std((2, 3), keepdims=True)
+    found = standardised(as_plain(pixels)).numpy()
+    assert found == pytest.approx(expected, abs=0.01)
+    one_colour = standardised(as_plain(np.full((1, 3, 8, 8), 0.3))).numpy()
+    assert one_colour == pytest.approx(0, abs=1e-3)
+
+
+def test_a_standardising_network_says_the_same_at_half_the_light_and_another_not() -> None:
+    # Far above what is taken for noise, so that half the light is a shift of the logarithm.
+    pixels = np.random.default_rng(1).uniform(0.5, 1, (1, 3, 32, 64))
+    changes = {}
+    for standardise in ("none", "image"):
+        model = build_model(slim_config(standardise=standardise, init="bilinear"), 2).eval()
+        with torch.no_grad():
+            day, dusk = model(as_plain(pixels)), model(as_plain(pixels / 2))
+        changes[standardise] = float((day - dusk).abs().max() / day.abs().max())
+    assert changes["image"] < 0.05 < 0.2 < changes["none"], changes
 
 
 @pytest.mark.parametrize(("size", "stride"), [(4, 2), (16, 8)])
@@ -227,6 +256,8 @@ def test_imagenet_without_network_says_what_to_fetch_and_where_to_put_it(
 def test_the_normalisation_follows_the_weights() -> None:
     assert normalisation(Config()) == IMAGENET
     assert normalisation(slim_config()) == PLAIN
+    # The network undoes it before it takes the logarithm.
+    assert normalisation(Config(standardise="image")) == PLAIN
 
 
 @pytest.mark.slow
