@@ -159,9 +159,7 @@ def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
         return best
 
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-    study.optimize(
-        objective, task.most_trials, callbacks=[lambda study, _: study.stop() if walk.there else None]
-    )
+    study.optimize(objective, task.most_trials, callbacks=[lambda study, _: study.stop() if walk.there else None])
     return walk.reached()
 
 
