@@ -25,7 +25,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from benchmarks import no_op
 
 
-class Ends(ray.tune.Callback):  # type: ignore[misc]
+class Ends(ray.tune.Callback):
     def __init__(self) -> None:
         self.times = [time.time()]
 
@@ -40,6 +40,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
 
 def documented(workers: int, folder: str) -> Any:
     def driver(config: dict[str, Any]) -> None:
+        callbacks: list[Any] = [TuneReportCallback()]  # type: ignore[no-untyped-call]
         trainer = ray.train.torch.TorchTrainer(
             train_on_worker,
             train_loop_config=config,
@@ -47,7 +48,7 @@ def documented(workers: int, folder: str) -> Any:
             run_config=ray.train.RunConfig(
                 name=f"train-{ray.tune.get_context().get_trial_id()}",
                 storage_path=folder,
-                callbacks=[TuneReportCallback()],
+                callbacks=callbacks,
             ),
         )
         trainer.fit()

@@ -81,7 +81,7 @@ class Study:
     """From the last event to the process's end."""
 
     def reports_a_second(self) -> float:
-        times = [event["time"] for event in self.events if event["event"] == "report"]
+        times: list[float] = [event["time"] for event in self.events if event["event"] == "report"]
         return (len(times) - 1) / (times[-1] - times[0])
 
     def seconds_a_trial(self, begin: float, end: float) -> float:

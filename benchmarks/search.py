@@ -13,7 +13,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from benchmarks import clocked
 from benchmarks.report import Report, arguments
 from benchmarks.study import Event, run_study
 
-METRIC = "val/iou_road"
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
     "batch_size": {"type": "choice", "choices": [4, 8]},
     "dropout": {"type": "float", "low": 0.0, "high": 0.5},
@@ -44,6 +43,7 @@ class Task:
     """What is tuned, and the IoU that is wanted: about one random full-length trial in twenty reaches it."""
 
     name: str
+    metric: str
     fixed: dict[str, Any]
     target: float
     most_trials: int
@@ -62,13 +62,14 @@ Search = Callable[[Task, int, Path], Reached]
 
 
 def scenes(cache: Path) -> Task:
-    return Task("scenes", {**_slim(cache), "dataset": "scenes", "frames": 96, "width": 0.125}, 0.85, 60)
+    return Task("scenes", "val/iou_road", {**_slim(cache), "dataset": "scenes", "frames": 96, "width": 0.125}, 0.85, 60)
 
 
 def camvid(cache: Path, data_dir: Path) -> Task:
-    # 0006R0 is held out: daylight like the training drives, so the best settings score well and can be told apart.
-    fixed = {**_slim(cache), "dataset": "camvid", "data_dir": str(data_dir), "frames": 120, "width": 0.125}
-    return Task("CamVid road", {**fixed, "image_size": [48, 64], "val_sequences": ["0006R0"]}, 0.80, 60)
+    """All classes: at this size any setting finds CamVid's road, which lies at the same place in most frames."""
+    fixed = {**_slim(cache), "dataset": "camvid", "data_dir": str(data_dir), "frames": 120, "width": 0.25}
+    fixed |= {"classes": "all", "image_size": [48, 64], "val_sequences": ["0006R0"]}
+    return Task("CamVid", "val/mean_iou", fixed, 0.30, 60)
 
 
 def _slim(cache: Path) -> dict[str, Any]:
@@ -86,12 +87,12 @@ def _slim(cache: Path) -> dict[str, Any]:
 
 def this_project(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
     """TPE and ASHA with their defaults, one trial at a time, each in the warm process of a real study."""
-    walk = _Walk(task.target)
+    walk = _Walk(task)
     run_study(
         {
             "name": f"{task.name.split()[0].lower()}-{seed}",
             "workload": clocked.__name__,
-            "objective": {"metric": METRIC},
+            "objective": {"metric": task.metric},
             "search": {"seed": seed},
             "budget": {"trials": task.most_trials},
             "resources": {"max_concurrent_trials": 1, "gpus_per_worker": 0},
@@ -134,7 +135,7 @@ def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
-    walk = _Walk(task.target)
+    walk = _Walk(task)
 
     def objective(trial: optuna.Trial) -> float:
         best = 0.0
@@ -143,9 +144,9 @@ def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
         def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
             nonlocal best
             del checkpoint
-            best = max(best, metrics[METRIC])
+            best = max(best, metrics[task.metric])
             walk.step(metrics)
-            trial.report(metrics[METRIC], int(metrics["epoch"]))
+            trial.report(metrics[task.metric], int(metrics["epoch"]))
             if walk.there or trial.should_prune():
                 raise SystemExit
 
@@ -175,8 +176,8 @@ def _suggest(trial: Any) -> dict[str, Any]:
 class _Walk:
     """Adds up a study's training until its target."""
 
-    def __init__(self, target: float):
-        self._target, self._seconds, self._trials = target, 0.0, 0
+    def __init__(self, task: Task):
+        self._task, self._seconds, self._trials = task, 0.0, 0
         self.there = False
 
     def begin(self) -> None:
@@ -185,7 +186,7 @@ class _Walk:
     def step(self, metrics: dict[str, float]) -> None:
         if not self.there:
             self._seconds += metrics[clocked.CPU_SECONDS]
-            self.there = metrics[METRIC] >= self._target
+            self.there = metrics[self._task.metric] >= self._task.target
 
     def follow(self, events: list[Event]) -> bool:
         for event in events:
@@ -223,7 +224,7 @@ def main() -> None:
         if options.data_dir:
             tasks.append(camvid(folder / "cache", options.data_dir.resolve()))
         if options.quick:
-            tasks = [Task(task.name, {**task.fixed, "epochs": 4}, 0.5, 3) for task in tasks]
+            tasks = [replace(task, fixed={**task.fixed, "epochs": 4}, target=0.5, most_trials=3) for task in tasks]
         spent = _run(tasks, 2 if options.quick else options.seeds, options.jobs, folder)
     for task in tasks:
         means = {}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def gaps(events: list[Event]) -> tuple[float, list[float]]:
     """Seconds from the run's begin to its first trial's end, then between the ends of consecutive trials."""
     begin = next(event["time"] for event in events if event["event"] == "run")
     ends = [event["time"] for event in events if event["event"] == "end"]
-    return ends[0] - begin, [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return ends[0] - begin, [after - before for before, after in pairwise(ends)]
 
 
 def _toml(value: Any) -> str:

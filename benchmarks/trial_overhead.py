@@ -1,4 +1,4 @@
-"""Seconds that a trial costs beyond its training: what passes between the ends of consecutive trials that train nothing.
+"""Seconds that a trial costs beyond its training: what passes between the ends of trials that train nothing.
 
 One trial at a time, three reports each. The first trial, which also starts processes, is reported apart. This project
 runs as a person runs it, with its defaults (TPE, ASHA on rungs 1 and 3, MLflow): `python -m tuner run`.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import no_op
@@ -122,7 +123,7 @@ def _between(command: list[str], output: Path) -> tuple[float, list[float]]:
 
 
 def _differences(times: list[float]) -> list[float]:
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in pairwise(times)]
 
 
 def _ranks(workers: int) -> str:
