@@ -5,7 +5,8 @@
   resize the files with Pillow in every epoch.
 
 The three take turns, an epoch each, so that what else this machine does meets them alike; the first turn isn't
-counted. The data path is timed by itself, in CPU time on one thread. Frames are drawn once, at KITTI's size, and written as PNG files; --data-dir takes CamVid's instead.
+counted. The data path is timed by itself, in CPU time on one thread. Frames are drawn once, at KITTI's size, and
+written as PNG files; --data-dir takes CamVid's instead.
 """
 
 from __future__ import annotations
