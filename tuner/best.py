@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Best:
 
     @property
     def rescored(self) -> float:
-        return self.exported.metrics[self.record.spec.objective.metric]
+        """The objective, scored on what was exported; NaN if the workload's export didn't score it."""
+        return self.exported.metrics.get(self.record.spec.objective.metric, math.nan)
 
     def to_json(self) -> dict[str, Any]:
         """Keys: study, trial, value, output, formats, rescored, params, test."""
@@ -91,7 +93,8 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
             )
         exported = _export(record, directory, output)
     best = Best(record, winner, output, exported)
-    if abs(best.rescored - winner.value) > _TOLERANCE * max(1.0, abs(winner.value)):
+    # An export that can't be scored, NaN too, is no better than one that scores something else.
+    if not abs(best.rescored - winner.value) <= _TOLERANCE * max(1.0, abs(winner.value)):
         shutil.rmtree(output, ignore_errors=True)
         raise StudyError(
             f"study {study}: the export must score what trial {winner.id} logged, got "
@@ -103,10 +106,12 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
 
 
 def _export(record: StudyRecord, checkpoint: Path, output: Path) -> workloads.Exported:
-    output.parent.mkdir(parents=True, exist_ok=True)
+    workload = workloads.load(record.spec.workload)
     try:
-        return workloads.load(record.spec.workload).export(checkpoint, output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return workload.export(checkpoint, output)
     except (ValueError, OSError, RuntimeError) as error:
+        shutil.rmtree(output, ignore_errors=True)
         raise StudyError(f"study {record.spec.name}: the export failed: {error}") from error
 
 

@@ -15,6 +15,7 @@ import ray._private.state
 import ray.tune
 import torch
 
+from tuner import fate
 from tuner.errors import StudyError
 from tuner.study import Resources
 
@@ -141,7 +142,8 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
     try:
-        yield _capacity()
+        with fate.shared() if address is None else contextlib.nullcontext():
+            yield _capacity()
     finally:
         ray.shutdown()
 

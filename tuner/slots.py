@@ -35,7 +35,7 @@ from tuner.trial import Assignment, run_trial
 
 NAMESPACE = "tuner"
 _CLOSING_SECONDS = 15.0
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 15.0
 
 Verdict = Literal["go on", "stop", "leave"]
 """What a report is answered: train on, end this trial, or end the worker process with its group."""
@@ -215,6 +215,9 @@ class GroupSlot:
                         self._changed.wait_for(lambda: self._death or self._all_asked()), _GRACE_SECONDS
                     )
                 self._broken = len(self._failed) < self._spec.resources.workers
+                if self._death:
+                    # A rank's process died; what the others told is how that looks from their side of the connection.
+                    self._event = None
             self._broken |= bool(self._event and self._event.get("spoilt"))
             if self._event is None:
                 raise RuntimeError(f"the worker group died: {self._death}")

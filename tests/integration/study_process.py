@@ -121,6 +121,8 @@ def running(*arguments: str | Path) -> Iterator[StudyProcess]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         study.process.wait()
+        if study.process.stdout:
+            study.process.stdout.close()
 
 
 def tuner(*arguments: str | Path, status: int = 0, seconds: float = 240) -> StudyProcess:

@@ -15,7 +15,11 @@ from mlflow import MlflowClient
 from tests.integration.study_process import curves, events, running, show, tuner, wait_for, write_study
 from tests.workloads.replay import Config, score
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's database library
+]
 
 
 def truth(x: float, epochs: int = 3) -> list[tuple[int, float]]:
@@ -219,7 +223,7 @@ def test_a_study_whose_first_trials_all_fail_stops_and_says_so(tmp_path: Path) -
     file = write_study(
         tmp_path / "hopeless.toml",
         budget={"trials": 50},
-        fixed={"fail": "raise"},
+        fixed={"fail": "raise", "fail_epoch": 1},
         failures={"stop_after": 3},
         resources={"max_concurrent_trials": 1},
     )

@@ -22,10 +22,10 @@ LAYERS = [
     {"slots"},
     {"trial", "tracking", "retention"},
     {"process"},
-    {"journal"},
     {"record", "checkpoints", "cluster"},
+    {"journal"},
     {"study"},
-    {"space", "workload", "storage"},
+    {"space", "workload", "storage", "fate"},
     {"errors"},
 ]
 
