@@ -140,12 +140,14 @@ def _print(best: Best, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    # Not in the table, which would cut a long one: a path is there to be copied.
+    console.print(f"exported to {best.output}", highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("format", "file", "MB", "largest difference of outputs"):
         table.add_column(title, justify="right" if title == "MB" else "left")
     for name, form in best.exported.formats.items():
         size = (best.output / form.file).stat().st_size / 1e6
-        table.add_row(name, str(best.output / form.file), f"{size:.1f}", f"{form.parity:.1e}")
+        table.add_row(name, form.file, f"{size:.1f}", f"{form.parity:.1e}")
     console.print(table)
     test_metric = metric.replace("val/", "test/", 1)
     if test_metric in best.exported.test_metrics:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tuner.errors import StudyError
 from tuner.options import (
@@ -73,7 +74,7 @@ def check(
         ("runs", str(plan)),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
     ]:
-        console.print(f"[bold]{title:<16}[/bold] {text}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{title:<16}[/bold] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,261 @@
+"""The command lines: what a mistake gets, and what programs read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tuner.test_best import run_study
+from tuner import cli
+from tuner.best import app as best_app
+from tuner.options import run_app
+from tuner.storage import Storage
+
+ROOT = Path(__file__).parents[2]
+
+STUDY = """
+workload = "tests.workloads.replay"
+[objective]
+metric = "score"
+[budget]
+trials = 2
+[space]
+x = {type = "float", low = 0.0, high = 1.0}
+"""
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "roads.toml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture
+def tuner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Runs `python -m tuner ...` in this process and in an empty folder; returns exit status, output, errors."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        best = arguments[0] == "best"
+        monkeypatch.setattr(sys, "argv", ["tuner", *map(str, arguments[1:] if best else arguments)])
+        with pytest.raises(SystemExit) as end:
+            run_app(best_app if best else cli.app)
+        out, err = capsys.readouterr()
+        code = end.value.code
+        return (code if isinstance(code, int) else 0), out, err
+
+    return command
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    """The sentence of a mistake: exit status 2, `error:` in front, no traceback, nothing else."""
+    status, out, err = result
+    assert status == 2, (status, out, err)
+    assert "Traceback" not in err
+    assert all(line.startswith("error: ") for line in err.strip().split("\n")), err
+    return err
+
+
+def test_every_mistake_of_a_study_file_gets_a_line(tuner: Command, file: Path) -> None:
+    file.write_text(STUDY.replace("low = 0.0", "low = 2.0").replace("trials = 2", "trials = 0"))
+    err = refused(tuner("check", file))
+    assert err.count("\n") == 2
+    assert f"error: {file}: space.x: low < high must hold, got low=2.0, high=1.0; swap them" in err
+
+
+def test_a_study_that_exists_is_not_run_again(tuner: Command, file: Path, tmp_path: Path) -> None:
+    run_study(Storage(str(tmp_path / "studies")), "roads")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "studies").rglob("*"))
+    err = refused(tuner("run", file, "--storage", tmp_path / "studies"))
+    assert "study roads exists in" in err
+    assert "python -m tuner resume roads" in err
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "studies").rglob("*")) == before
+
+
+def test_a_storage_that_cannot_be_written_is_told_and_nothing_is_started(
+    tuner: Command, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    for place in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        assert "must be a folder that can be written, got a file" in refused(tuner("run", file, "--storage", place))
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["list"], ["show"], ["show", "x"], ["resume", "x"], ["ui"]])
+def test_a_file_in_the_place_of_a_storage_is_told_by_each_command(
+    tuner: Command, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "taken").write_text("")
+    refused(tuner(*command, "--storage", tmp_path / "taken"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["show", "nothing"], ["show"], ["resume", "nothing"], ["ui"], ["best", "nothing", "--output", "out"]],
+)
+def test_a_study_that_is_not_there_is_told(tuner: Command, tmp_path: Path, command: list[str]) -> None:
+    assert "is needed there, got none" in refused(tuner(*command, "--storage", tmp_path / "studies"))
+    assert not (tmp_path / "studies").exists()
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_gpus_that_are_not_there_are_told_with_what_to_do(tuner: Command, file: Path, tmp_path: Path) -> None:
+    for command in ("check", "run"):
+        err = refused(tuner(command, file, "--set", "resources.gpus_per_worker=64"))
+        assert "a trial of 1 worker of 64 GPU needs 64 GPUs; there are" in err
+        assert "set gpus_per_worker = 0 to train on CPUs" in err
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_what_the_workload_misses_is_told_before_anything_is_written(
+    tuner: Command, file: Path, tmp_path: Path
+) -> None:
+    err = refused(tuner("run", file, "--set", "fixed.missing_data=true"))
+    assert err == "error: fixed.missing_data: frames are needed, got none; take missing_data out\n"
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_an_objective_that_the_workload_does_not_report_is_told(tuner: Command, file: Path) -> None:
+    err = refused(tuner("run", file, "--set", "objective.metric=scoer"))
+    assert "reports (score, loss), got 'scoer'; did you mean score?" in err
+
+
+def test_a_workload_that_is_not_there_is_told(tuner: Command, file: Path) -> None:
+    assert "workload: a Python package" in refused(tuner("check", file, "--set", "workload=nowhere"))
+
+
+def test_check_tells_all_that_is_wrong_around_a_good_file_at_once(tuner: Command, file: Path) -> None:
+    sets = ["--set", "resources.gpus_per_worker=64", "--set", "fixed.missing_data=true"]
+    assert refused(tuner("check", file, *sets)).count("error: ") == 2
+
+
+def test_check_says_what_would_run_and_writes_nothing(tuner: Command, file: Path, tmp_path: Path) -> None:
+    status, out, _ = tuner("check", file)
+    assert status == 0
+    assert "roads, workload tests.workloads.replay, to maximize score" in out
+    assert "0 to 1" in out
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_best_without_a_finished_trial_is_told(tuner: Command, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    study = storage / "a"
+    lines = (study.read_text("events.jsonl") or "").split("\n")[:3]
+    study.write_text("events.jsonl", "\n".join(lines) + "\n")
+    err = refused(tuner("best", "a", "--storage", storage.uri, "--output", tmp_path / "out"))
+    assert "a finished trial is needed" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_best_prints_json_alone(tuner: Command, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    status, out, _ = tuner("best", "--storage", storage.uri, "--output", tmp_path / "out", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert {"study", "trial", "value", "output", "formats", "rescored"} <= set(found)
+    assert found["formats"]["weights"] == {"file": "weights.bin", "parity": 0.0}
+
+
+def test_best_says_to_a_person_where_it_lies(tuner: Command, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    status, out, _ = tuner("best", "a", "--storage", storage.uri, "--output", tmp_path / "out")
+    assert status == 0
+    assert f"exported to {tmp_path / 'out'}\n" in out
+    assert "weights.bin" in out
+
+
+def test_list_and_show_print_json_alone(tuner: Command, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    _, out, _ = tuner("list", "--storage", storage.uri, "--json")
+    assert json.loads(out) == {"studies": [{"name": "a", "state": "finished", "created": "2001-09-09T01:46:40+00:00"}]}
+    _, out, _ = tuner("show", "--storage", storage.uri, "--json")
+    found = json.loads(out)
+    assert set(found) >= {"name", "state", "objective", "direction", "best", "trials"}
+    assert set(found["best"]) == {"trial", "value", "epoch", "params"}
+    keys = {"id", "state", "params", "value", "epochs", "startup_seconds", "seconds", "reason"}
+    assert set(found["trials"][0]) >= keys
+
+
+def test_list_of_a_storage_that_is_not_there_is_empty(tuner: Command, tmp_path: Path) -> None:
+    assert tuner("list", "--storage", tmp_path / "nothing", "--json")[:2] == (0, '{\n  "studies": []\n}\n')
+    status, out, _ = tuner("list", "--storage", tmp_path / "nothing")
+    assert status == 0
+    assert "start one: python -m tuner run" in out
+
+
+@pytest.mark.parametrize("key", ["name=b", "workload=json", "objective.direction=minimize"])
+def test_what_a_study_is_stays_when_it_is_gone_on_with(tuner: Command, tmp_path: Path, key: str) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    before = (storage / "a").read_text("study.json")
+    refused(tuner("resume", "a", "--storage", storage.uri, "--set", key))
+    assert (storage / "a").read_text("study.json") == before
+    assert storage.names() == ["a"]
+
+
+def test_a_storage_that_is_no_address_is_told(tuner: Command, file: Path) -> None:
+    assert "a path or a URI such as s3://bucket/folder" in refused(tuner("run", file, "--storage", "ftp://x"))
+
+
+def test_a_bucket_needs_an_mlflow_elsewhere(tuner: Command, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage, "read_text", lambda self, path: None)
+    err = refused(tuner("run", file, "--storage", "s3://bucket/studies?region=us-east-1"))
+    assert "--tracking-uri: a storage in a bucket" in err
+
+
+def test_ui_shows_the_storages_own_database(tuner: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def execv(program: str, arguments: list[str]) -> None:
+        started.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execv", execv)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mlflow.db").write_text("")
+    status, out, _ = tuner("ui", "--storage", tmp_path / "studies", "--port", "5050")
+    assert status == 0
+    assert "http://127.0.0.1:5050" in out
+    assert f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}" in started[0]
+
+
+def test_a_word_that_is_no_command_is_told_without_a_traceback(tuner: Command) -> None:
+    status, _, err = tuner("rnu")
+    assert status == 2
+    assert "No such command" in err
+
+
+def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage)
+    command = f"{sys.executable} -m tuner show --storage {storage.uri} --json | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_help_is_there_for_every_command(tuner: Command) -> None:
+    for command in ("check", "run", "resume", "list", "show", "ui"):
+        status, out, _ = tuner(command, "--help")
+        assert status == 0
+        assert "--" in out
+
+
+def test_the_first_words_of_a_command_line_are_cheap() -> None:
+    """`list` and `--help` need neither torch nor ray nor MLflow, which take seconds to import."""
+    say = "import sys, tuner.cli, tuner.show; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
