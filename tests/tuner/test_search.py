@@ -257,6 +257,9 @@ def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
 # The scheduler
 
 
+TUNE: Any = None  # the controller, which ASHA never asks
+
+
 def proxy(number: int) -> Any:
     return SimpleNamespace(config={"trial": number}, trial_id=f"tune-{number}")
 
@@ -291,19 +294,19 @@ def test_rungs_rebuilt_from_a_record_decide_as_the_unbroken_scheduler_does(break
         if step == break_at:
             resumed = study_scheduler(record)
             for open_trial in running:
-                resumed.on_trial_add(None, proxy(open_trial))
+                resumed.on_trial_add(TUNE, proxy(open_trial))
         if len(running) < 3:
             number += 1
             running[number] = 0
             for scheduler in (unbroken, resumed):
                 if scheduler:
-                    scheduler.on_trial_add(None, proxy(number))
+                    scheduler.on_trial_add(TUNE, proxy(number))
         trial = draw.choice(list(running))
         running[trial] += 1
         result = told(record, trial, running[trial], draw.random())
-        decision = unbroken.on_trial_result(None, proxy(trial), result)
+        decision = unbroken.on_trial_result(TUNE, proxy(trial), result)
         if resumed:
-            assert resumed.on_trial_result(None, proxy(trial), result) == decision, step
+            assert resumed.on_trial_result(TUNE, proxy(trial), result) == decision, step
             compared += 1
         if decision == TrialScheduler.STOP or running[trial] == 20:
             end = {"state": "stopped", "reason": "asha", "value": 0.0, "best_epoch": 1}
@@ -316,9 +319,9 @@ def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
     record = StudyRecord(asha(grace_epochs=3))
     scheduler = study_scheduler(record)
     for number, curve in {1: (0.6, 0.7, 0.8), 2: (0.5, 0.6, 0.7), 3: (0.5, 0.9, 0.1)}.items():
-        scheduler.on_trial_add(None, proxy(number))
+        scheduler.on_trial_add(TUNE, proxy(number))
         decisions = [
-            scheduler.on_trial_result(None, proxy(number), told(record, number, epoch, value))
+            scheduler.on_trial_result(TUNE, proxy(number), told(record, number, epoch, value))
             for epoch, value in enumerate(curve, start=1)
         ]
         assert decisions[:2] == [TrialScheduler.CONTINUE] * 2
@@ -330,18 +333,18 @@ def test_no_trial_is_stopped_in_its_grace_epochs() -> None:
     record = StudyRecord(asha(grace_epochs=4))
     scheduler = study_scheduler(record)
     for number in range(1, 8):
-        scheduler.on_trial_add(None, proxy(number))
+        scheduler.on_trial_add(TUNE, proxy(number))
         for epoch in range(1, 4):
             result = told(record, number, epoch, 1 / number)
-            assert scheduler.on_trial_result(None, proxy(number), result) == TrialScheduler.CONTINUE
+            assert scheduler.on_trial_result(TUNE, proxy(number), result) == TrialScheduler.CONTINUE
 
 
 def test_a_trials_end_is_no_report_to_the_scheduler() -> None:
     scheduler = study_scheduler(StudyRecord(asha()))
-    scheduler.on_trial_add(None, proxy(1))
+    scheduler.on_trial_add(TUNE, proxy(1))
     end = {"end": {"state": "finished", "reason": None}}
-    assert scheduler.on_trial_result(None, proxy(1), end) == TrialScheduler.CONTINUE
-    scheduler.on_trial_complete(None, proxy(1), end)
+    assert scheduler.on_trial_result(TUNE, proxy(1), end) == TrialScheduler.CONTINUE
+    scheduler.on_trial_complete(TUNE, proxy(1), end)
 
 
 def test_a_study_without_a_scheduler_stops_nothing() -> None:

@@ -131,7 +131,7 @@ def test_a_storage_without_studies_is_told(storage: Storage) -> None:
 def test_a_study_that_was_killed_while_it_began_is_shown(storage: Storage) -> None:
     write(storage, "a", 1e9)
     assert (storage / "a").local is not None
-    ((storage / "a").local / EVENTS).write_text("")  # type: ignore[operator]
+    ((storage / "a").local / EVENTS).write_text("")
     assert record_json(find(storage, None))["state"] == "created"
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tuner import slots
-from tuner.slots import GroupSlot
+from tuner.slots import GroupSlot, Verdict
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.trial import Assignment
 
-REPORT = {"epoch": 1, "best": 0.5}
-FINISHED = {"end": {"state": "finished", "reason": None}}
-FAILED = {"end": {"state": "failed", "reason": "ValueError: no"}}
+REPORT: dict[str, Any] = {"epoch": 1, "best": 0.5}
+FINISHED: dict[str, Any] = {"end": {"state": "finished", "reason": None}}
+FAILED: dict[str, Any] = {"end": {"state": "failed", "reason": "ValueError: no"}}
 
 
 class Slot(GroupSlot):
@@ -91,7 +91,8 @@ def test_all_ranks_get_one_verdict_when_all_have_told(tmp_path: Path) -> None:
     async def body(slot: Slot) -> None:
         await slot.submit(assignment(1))
         assert await slot.next_assignment(0) == (1, assignment(1))
-        for verdict in ("go on", "go on", "stop"):
+        verdicts: list[Verdict] = ["go on", "go on", "stop"]
+        for verdict in verdicts:
             first = asyncio.create_task(slot.tell(1, 1, REPORT))
             event = asyncio.create_task(slot.next_event())
             await asyncio.sleep(0.01)
@@ -99,8 +100,8 @@ def test_all_ranks_get_one_verdict_when_all_have_told(tmp_path: Path) -> None:
             assert not event.done(), "rank 0 has not told"
             second = asyncio.create_task(slot.tell(0, 1, REPORT))
             assert await event == REPORT
-            await slot.answer(verdict)  # type: ignore[arg-type]
-            assert await asyncio.gather(first, second) == [verdict, verdict]
+            await slot.answer(verdict)
+            assert [await first, await second] == [verdict, verdict]
 
     run(body, tmp_path)
 

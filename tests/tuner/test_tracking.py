@@ -111,7 +111,7 @@ class Study:
         return found
 
 
-EXPECTED = {
+EXPECTED: dict[str, Any] = {
     "study": {
         "status": "KILLED",
         "params": {"objective": "maximize score", "epochs": "3"},

@@ -1,0 +1,107 @@
+"""Studies on a Ray that is there already, of several nodes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cluster_utils
+
+from tests.integration.study_process import curves, events, running, show, wait_for, write_study
+from tests.workloads.replay import Config, score
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own test cluster leaves files open
+]
+
+WHAT_IS_LEFT = """
+import ray, sys
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+free = ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
+print("left", len(groups), free)
+"""
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    """A head with one CPU; tests add what they need."""
+    cluster = ray.cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def left_on(cluster: Any) -> str:
+    """How many placement groups are left, and whether every CPU is free."""
+    command = [sys.executable, "-c", WHAT_IS_LEFT, cluster.address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout.strip() or done.stderr
+
+
+def truth(x: float, epochs: int) -> list[tuple[int, float]]:
+    config = Config(x=x, epochs=epochs)
+    return [(epoch, score(config, epoch)) for epoch in range(1, epochs + 1)]
+
+
+def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(nodes: Any, tmp_path: Path) -> None:
+    going = nodes.add_node(num_cpus=1)
+    file = write_study(
+        tmp_path / "moving.toml",
+        budget={"trials": 10},
+        scheduler={"name": "none"},
+        fixed={"epochs": 8, "step_seconds": 0.5},
+    )
+    storage = tmp_path / "studies"
+    folder = storage / "moving"
+    with running("run", file, "--storage", storage, "--address", nodes.address) as study:
+        wait_for(lambda: {event["trial"] for event in events(folder) if event["event"] == "report"} >= {1, 2})
+        nodes.remove_node(going, allow_graceful=False)
+        wait_for(lambda: sum(event["event"] == "end" for event in events(folder)) >= 3)
+        nodes.add_node(num_cpus=1)
+        assert study.wait(400) == 0, study.output
+    found = show(storage, "moving")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 10, study.output
+    for trial in found["trials"]:
+        assert curves(folder)[trial["id"]] == truth(trial["params"]["x"], 8)
+    starts = [event["trial"] for event in events(folder) if event["event"] == "start"]
+    assert len(starts) == 11, "one trial was on the node that went"
+    assert left_on(nodes) == "left 0 True"
+
+
+def test_a_group_whose_ranks_sit_on_two_nodes_leaves_nothing_when_its_driver_is_killed(
+    nodes: Any, tmp_path: Path
+) -> None:
+    nodes.add_node(num_cpus=1)
+    file = write_study(
+        tmp_path / "spread.toml",
+        budget={"trials": 2},
+        resources={"workers": 2},
+        fixed={"epochs": 5, "step_seconds": 0.3, "collective": True},
+        scheduler={"name": "none"},
+    )
+    storage = tmp_path / "studies"
+    folder = storage / "spread"
+    address = ("--storage", storage, "--address", nodes.address)
+    with running("run", file, *address) as study:
+        wait_for(lambda: any(event["event"] == "report" for event in events(folder)))
+        study.kill()
+        assert study.left_behind() == []
+    wait_for(lambda: left_on(nodes) == "left 0 True", 40)
+    with running("resume", "spread", *address) as study:
+        assert study.wait() == 0, study.output
+    found = show(storage, "spread")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
+    for trial in found["trials"]:
+        assert curves(folder)[trial["id"]] == truth(trial["params"]["x"], 5)
+    assert left_on(nodes) == "left 0 True"
