@@ -69,7 +69,7 @@ def camvid(cache: Path, data_dir: Path) -> Task:
     """All classes: at this size any setting finds CamVid's road, which lies at the same place in most frames."""
     fixed = {**_slim(cache), "dataset": "camvid", "data_dir": str(data_dir), "frames": 120, "width": 0.25}
     fixed |= {"classes": "all", "image_size": [48, 64], "val_sequences": ["0006R0"]}
-    return Task("CamVid", "val/mean_iou", fixed, 0.30, 60)
+    return Task("CamVid", "val/mean_iou", fixed, 0.23, 60)
 
 
 def _slim(cache: Path) -> dict[str, Any]:
@@ -202,10 +202,10 @@ class _Walk:
 
 SEARCHES: dict[str, Search] = {
     "this project (TPE, ASHA)": this_project,
-    "the same, first rung at epoch 2": later_rungs,
-    "the same, published settings first": with_published,
     "random search, full-length trials": random_search,
     "Optuna (TPE, median pruner)": plain_optuna,
+    "this project, first rung at epoch 2": later_rungs,
+    "this project, published settings first": with_published,
 }
 OURS, RANDOM = "this project (TPE, ASHA)", "random search, full-length trials"
 
