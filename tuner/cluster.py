@@ -142,7 +142,8 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
     try:
-        with fate.shared() if address is None else contextlib.nullcontext():
+        session = ray.get_runtime_context().get_session_name()
+        with fate.shared(session) if address is None else contextlib.nullcontext():
             yield _capacity()
     finally:
         ray.shutdown()
