@@ -9,10 +9,12 @@ One parent run a study, one child a trial; pictures of a trial's best epochs are
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import tempfile
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +32,9 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 _STATE = "tracking.json"
-_METRICS_A_CALL = 1000
+# MLflow takes 1000 metrics, tags and parameters together in a call, of the latter two at most 100 each.
+_METRICS_A_CALL = 800
+_BYTES_A_STEP = 1 << 20
 # The UI then opens on runs and charts, not on MLflow's pages for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -51,6 +55,19 @@ def artifact_location(storage: Storage) -> str | None:
     return (storage.local / "artifacts").as_uri() if storage.local else None
 
 
+@dataclass
+class _Batch:
+    """What a step has for one run. Every call is a transaction, so all of it goes in one."""
+
+    params: dict[str, Any] = field(default_factory=dict)
+    metrics: list[Any] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+_Batches = collections.defaultdict[str, _Batch]
+"""By MLflow's run id."""
+
+
 class Tracker(threading.Thread):
     """Writes a study's events to MLflow until told to finish."""
 
@@ -69,6 +86,8 @@ class Tracker(threading.Thread):
         self.runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
         self._experiment: str | None = None
         self._client: Any = None
+        self._new: set[str] = set()
+        """Runs made since the last trouble: what they hold is known."""
         self._ending = threading.Event()
         self._woken = threading.Event()
         self.trouble: str | None = None
@@ -84,6 +103,8 @@ class Tracker(threading.Thread):
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.trouble = self._sentence(error)
+                # What broke off may have got through: look at what is there before going on.
+                self._client = None
                 if self._ending.is_set():
                     pause = min(pause, 1.0)
                 busy = False
@@ -113,7 +134,7 @@ class Tracker(threading.Thread):
                 # The file lost lines that we have read: a bucket's copy is seconds old, a machine may have lost power.
                 self._offset = 0
                 stream.seek(0)
-            data = stream.read(4 << 20)
+            data = stream.read(_BYTES_A_STEP)
         whole = data.rfind(b"\n") + 1
         return [json.loads(line) for line in data[:whole].splitlines()], self._offset + whole
 
@@ -124,10 +145,10 @@ class Tracker(threading.Thread):
             return False
         if self._client is None:
             self._connect()
-        metrics: dict[str, list[Any]] = {}
+        batches: _Batches = collections.defaultdict(_Batch)
         for event in events:
-            getattr(self, f"_on_{event['event']}")(event, metrics)
-        self._log(metrics)
+            getattr(self, f"_on_{event['event']}")(event, batches)
+        self._send_all(batches)
         self._offset = offset
         self._study.write_text(
             _STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self.runs})
@@ -140,21 +161,34 @@ class Tracker(threading.Thread):
 
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._spec.name)
-        self._experiment = (
-            experiment.experiment_id
-            if experiment
-            else client.create_experiment(self._spec.name, artifact_location=self._artifacts, tags=_TRAINING)
-        )
+        self._new.clear()
+        if experiment:
+            self._experiment = experiment.experiment_id
+            self._find_runs(client)
+        else:
+            self._experiment = client.create_experiment(
+                self._spec.name, artifact_location=self._artifacts, tags=_TRAINING
+            )
         self._client = client
+
+    def _find_runs(self, client: Any) -> None:
+        """The runs of this study that MLflow has. From here on nobody but this tracker makes any."""
+        page = None
+        while True:
+            runs = client.search_runs([self._experiment], max_results=1000, page_token=page)
+            for run in runs:
+                # Compared here: a path may hold what MLflow's filters can't.
+                if run.data.tags.get("tuner.storage") == self._study.uri and "tuner.trial" in run.data.tags:
+                    self.runs[run.data.tags["tuner.trial"]] = run.info.run_id
+            page = runs.token
+            if not page:
+                return
 
     def _run_id(self, trial: int | None, started: float) -> str:
         """The MLflow run of a trial, or the parent run for None; made if there is none."""
         key = "study" if trial is None else str(trial)
         if key not in self.runs:
-            runs = self._client.search_runs([self._experiment], filter_string=f"tags.`tuner.trial` = '{key}'")
-            # Compared here: a path may hold what MLflow's filters can't.
-            found = [run for run in runs if run.data.tags.get("tuner.storage") == self._study.uri]
-            self.runs[key] = found[0].info.run_id if found else self._make_run(key, started)
+            self.runs[key] = self._make_run(key, started)
         return self.runs[key]
 
     def _make_run(self, key: str, started: float) -> str:
@@ -163,48 +197,51 @@ class Tracker(threading.Thread):
         if key != "study":
             tags["mlflow.parentRunId"] = self._run_id(None, started)
         run = self._client.create_run(self._experiment, start_time=_ms(started), tags=tags, run_name=name)
+        self._new.add(run.info.run_id)
         return str(run.info.run_id)
 
-    def _on_run(self, event: dict[str, Any], _: dict[str, list[Any]]) -> None:
-        run = self._run_id(None, event["time"])
-        self._client.update_run(run, status="RUNNING")
+    def _on_run(self, event: dict[str, Any], batches: _Batches) -> None:
+        run = self._begin(None, event["time"])
         objective = self._spec.objective
-        self._log_params(run, {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed})
-        for name, version in event["versions"].items():
-            self._client.set_tag(run, f"tuner.version.{name}", version)
+        batches[run].params |= {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed}
+        batches[run].tags |= {f"tuner.version.{name}": version for name, version in event["versions"].items()}
 
-    def _on_start(self, event: dict[str, Any], _: dict[str, list[Any]]) -> None:
+    def _on_start(self, event: dict[str, Any], batches: _Batches) -> None:
+        run = self._begin(event["trial"], event["time"])
+        batches[run].params |= event["params"]
+
+    def _begin(self, trial: int | None, at: float) -> str:
+        """The run, which runs now; one that was just made does so already."""
+        there = self.runs.get("study" if trial is None else str(trial))
+        if there is not None:
+            self._client.update_run(there, status="RUNNING")
+        return there or self._run_id(trial, at)
+
+    def _on_report(self, event: dict[str, Any], batches: _Batches) -> None:
         run = self._run_id(event["trial"], event["time"])
-        self._client.update_run(run, status="RUNNING")
-        self._log_params(run, event["params"])
-
-    def _on_report(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
-        from mlflow.entities import Metric
-
-        run = self._run_id(event["trial"], event["time"])
-        epoch, at = event["epoch"], _ms(event["time"])
-        metrics.setdefault(run, []).extend(
-            Metric(name, value, at, epoch) for name, value in event["metrics"].items() if name != "epoch"
-        )
+        epoch, at = event["epoch"], event["time"]
+        batches[run].metrics += [
+            _metric(name, value, at, epoch) for name, value in event["metrics"].items() if name != "epoch"
+        ]
         for path in event.get("images", ()):
             self._log_image(run, event["trial"], path, epoch)
 
-    def _on_end(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
-        self._log(metrics)
+    def _on_end(self, event: dict[str, Any], batches: _Batches) -> None:
         run = self._run_id(event["trial"], event["time"])
-        self._client.set_tag(run, "tuner.state", event["state"])
+        batches[run].tags["tuner.state"] = event["state"]
         if event.get("reason"):
-            self._client.set_tag(run, "tuner.reason", event["reason"][:4000])
+            batches[run].tags["tuner.reason"] = event["reason"][:4000]
         if event.get("value") is not None:
             # The run's own metric ends on its last epoch; a comparison of runs wants their best.
             best = f"best/{self._spec.objective.metric.removeprefix('best/')}"
-            self._client.log_metric(run, best, event["value"], _ms(event["time"]), event["best_epoch"])
+            batches[run].metrics.append(_metric(best, event["value"], event["time"], event["best_epoch"]))
             parent = self._run_id(None, event["time"])
-            self._client.log_metric(parent, best, event["value"], _ms(event["time"]), event["trial"])
+            batches[parent].metrics.append(_metric(best, event["value"], event["time"], event["trial"]))
+        self._send(run, batches.pop(run))
         self._client.set_terminated(run, _STATUS[event["state"]], _ms(event["time"]))
 
-    def _on_stop(self, event: dict[str, Any], metrics: dict[str, list[Any]]) -> None:
-        self._log(metrics)
+    def _on_stop(self, event: dict[str, Any], batches: _Batches) -> None:
+        self._send_all(batches)
         run = self._run_id(None, event["time"])
         # A trial that is to go on later doesn't run now.
         children = f"tags.`mlflow.parentRunId` = '{run}' and attributes.status = 'RUNNING'"
@@ -212,20 +249,27 @@ class Tracker(threading.Thread):
             self._client.set_terminated(child.info.run_id, _STATUS["interrupted"], _ms(event["time"]))
         self._client.set_terminated(run, _STATUS[event["state"]], _ms(event["time"]))
 
-    def _log(self, metrics: dict[str, list[Any]]) -> None:
-        for run, values in metrics.items():
-            for start in range(0, len(values), _METRICS_A_CALL):
-                self._client.log_batch(run, metrics=values[start : start + _METRICS_A_CALL])
-        metrics.clear()
+    def _send_all(self, batches: _Batches) -> None:
+        for run, batch in batches.items():
+            self._send(run, batch)
+        batches.clear()
 
-    def _log_params(self, run: str, params: dict[str, Any]) -> None:
-        """Parameters can't change in MLflow: what is there stays, which a resume relies on."""
-        from mlflow.entities import Param
+    def _send(self, run: str, batch: _Batch) -> None:
+        from mlflow.entities import Param, RunTag
 
-        known = self._client.get_run(run).data.params
-        fresh = [Param(name, str(value)) for name, value in params.items() if name not in known]
-        if fresh:
-            self._client.log_batch(run, params=fresh)
+        params = batch.params
+        if params and run not in self._new:
+            # Parameters can't change in MLflow: what is there stays, which a resume relies on.
+            known = self._client.get_run(run).data.params
+            params = {name: value for name, value in params.items() if name not in known}
+        self._client.log_batch(
+            run,
+            metrics=batch.metrics[:_METRICS_A_CALL],
+            params=[Param(name, str(value)) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in batch.tags.items()],
+        )
+        for start in range(_METRICS_A_CALL, len(batch.metrics), _METRICS_A_CALL):
+            self._client.log_batch(run, metrics=batch.metrics[start : start + _METRICS_A_CALL])
 
     def _log_image(self, run: str, trial: int, path: str, epoch: int) -> None:
         folder, name = path.rsplit("/", 1)
@@ -240,6 +284,12 @@ class Tracker(threading.Thread):
             with Image.open(local) as image:
                 image.load()
                 self._client.log_image(run, image, key=key, step=epoch)
+
+
+def _metric(name: str, value: float, at: float, step: int) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(name, value, _ms(at), step)
 
 
 def _ms(seconds: float) -> int:
