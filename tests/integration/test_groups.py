@@ -58,8 +58,8 @@ def test_a_group_of_two_serves_trial_after_trial_warm_and_an_early_stop_keeps_it
     trials = show(storage, "warm")["trials"]
     # ASHA's first rung keeps what is above the 66th percentile of those before.
     assert [trial["state"] for trial in trials] == ["finished", *["stopped"] * 3, "finished", "stopped"]
-    # The median: other processes may be busy here.
-    assert statistics.median(trial["startup_seconds"] for trial in trials[1:]) < 0.3
+    # A new group takes seconds. How little a warm one takes is for benchmarks/ to say: this machine may be busy.
+    assert statistics.median(trial["startup_seconds"] for trial in trials[1:]) < 1.0
     for trial in trials:
         assert curves(storage / "warm")[trial["id"]] == truth(trial["params"]["x"], 3)[: trial["epochs"]]
     ranks = processes_of(log)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, write_checkpoint
 from tuner import journal as journals
 from tuner.checkpoints import Progress, TrialCheckpoints
@@ -27,34 +23,10 @@ from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, to_json
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
-def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """host:port of an S3 server of this machine."""
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("moto is not installed: pip install 'moto[server]'")
-    port = free_port()
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    with subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    ) as server:
-        try:
-            for _ in range(300):
-                try:
-                    request = urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")
-                    urllib.request.urlopen(request, timeout=2).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.kill()
-    log.close()
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with bucket_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -62,10 +34,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     """A storage with nothing in it, of either kind."""
     if request.param == "folder":
         return Storage(str(tmp_path / "studies"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    server = request.getfixturevalue("bucket_server")
-    return Storage(f"s3://bucket/{tmp_path.name}?endpoint_override={server}&scheme=http&region=us-east-1")
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    return Storage(bucket_uri(request.getfixturevalue("bucket"), tmp_path.name))
 
 
 def study_of(storage: Storage) -> Storage:
