@@ -21,6 +21,7 @@ from benchmarks.report import Report, arguments
 from benchmarks.study import Event, run_study
 
 EPOCHS = 27
+SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 SPACE = {
     "learning_rate": {"type": "float", "low": 5e-6, "high": 2e-3, "log": True},
     "batch_size": {"type": "choice", "choices": [1, 2, 4, 8, 16]},
@@ -33,6 +34,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--concurrent", type=int, default=64, help="trials at a time")
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10000], help="sizes of the studies")
+    parser.add_argument("--long", type=int, default=400, metavar="TRIALS", help="trials of the study without stopping")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the studies here")
     options = parser.parse_args()
     concurrent = 4 if options.quick else options.concurrent
@@ -40,29 +42,41 @@ def main() -> None:
     report = Report(f"Studies over trials that replay learning curves, {concurrent} at a time")
     with tempfile.TemporaryDirectory(prefix="scale-", ignore_cleanup_errors=True) as scratch:
         folder = options.keep or Path(scratch)
-        long = _run(folder, "long", 8 if options.quick else 400, concurrent, scheduler={"name": "none"})
+        long = _run(folder, "long", 8 if options.quick else options.long, concurrent, scheduler={"name": "none"})
         rate = long.reports_a_second()
-        report.figure(f"{long.trials} trials of {EPOCHS} epochs, none stopped", "reports/s", rate)
-        _mlflow(report, "the same", long)
-        seconds: list[float] = []
-        growth: list[float] = []
+        name = f"{long.trials} trials of {EPOCHS} epochs, none stopped"
+        report.figure(name, "reports/s", rate)
+        report.figure(f"{name}: driver's CPU", "ms/report", 1000 * long.cpu(0, 1) / (EPOCHS * long.trials))
+        _mlflow(report, name, long)
+        studies = []
         for trials in sizes:
             study = _run(folder, f"trials-{trials}", trials, concurrent)
+            studies.append(study)
             name = f"{trials:,} trials"
-            report.figure(f"{name}", "s/trial", study.seconds_a_trial(0, 1))
-            report.figure(f"{name}, first tenth", "s/trial", study.seconds_a_trial(0, 0.1))
-            report.figure(f"{name}, last tenth", "s/trial", study.seconds_a_trial(0.9, 1))
-            report.figure(f"{name}", "reports/s", study.reports_a_second())
+            report.figure(name, "reports/s", study.reports_a_second())
+            for begin, end, which in ((0.0, 1.0, ""), (0.0, 0.1, ", first tenth"), (0.9, 1.0, ", last tenth")):
+                report.figure(f"{name}{which}", "s/trial", study.seconds_a_trial(begin, end))
+                cpu = 1000 * study.cpu(begin, end) / (trials * (end - begin))
+                report.figure(f"{name}{which}: driver's CPU", "ms/trial", cpu)
             for share in (0.1, 0.5, 1.0):
-                report.figure(f"{name}, driver's memory at {share:.0%}", "MB", study.memory[share])
-            report.figure(f"{name}, memory of all its processes at 10 %", "MB", study.all_memory)
+                report.figure(f"{name}: driver's memory at {share:.0%}", "MB", study.marks[share].memory)
+            report.figure(f"{name}: memory of all its processes at 10 %", "MB", study.all_memory)
             _mlflow(report, name, study)
-            seconds.append(study.seconds_a_trial(0, 1))
-            growth.append(study.memory[1.0] / study.memory[0.1])
+    growth = studies[-1].marks[1.0].memory / studies[-1].marks[0.1].memory
+    slower = studies[-1].seconds_a_trial(0, 1) / studies[0].seconds_a_trial(0, 1)
     report.at_least("reports a second", rate, 300)
-    report.at_most(f"driver's memory at 100 % over 10 % of {sizes[-1]:,} trials", growth[-1], 1.1)
-    report.at_most(f"seconds a trial, {sizes[-1]:,} over {sizes[0]:,} trials", seconds[-1] / seconds[0], 1.1)
+    report.at_most(f"driver's memory at 100 % over 10 % of {sizes[-1]:,} trials", growth, 1.1)
+    report.at_most(f"seconds a trial, {sizes[-1]:,} over {sizes[0]:,} trials", slower, 1.1)
     report.finish(options.json)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The driver at one moment."""
+
+    cpu_seconds: float
+    memory: float
+    """MB resident."""
 
 
 @dataclass
@@ -71,8 +85,8 @@ class Study:
 
     trials: int
     events: list[Event] = field(default_factory=list)
-    memory: dict[float, float] = field(default_factory=dict)
-    """MB of the driver when this share of the trials had ended."""
+    marks: dict[float, Mark] = field(default_factory=dict)
+    """When this share of the trials had ended; 0.0: at the first report."""
     all_memory: float = 0.0
     """MB of the study's processes together, shared pages counted once."""
     behind: int = 0
@@ -84,6 +98,10 @@ class Study:
         times: list[float] = [event["time"] for event in self.events if event["event"] == "report"]
         return (len(times) - 1) / (times[-1] - times[0])
 
+    def cpu(self, begin: float, end: float) -> float:
+        """CPU seconds of the driver, MLflow's thread with it, between these shares of the trials."""
+        return self.marks[end].cpu_seconds - self.marks[begin].cpu_seconds
+
     def seconds_a_trial(self, begin: float, end: float) -> float:
         """Wall seconds over trials ended, between these shares of the trials."""
         times = [next(e["time"] for e in self.events if e["event"] == "report")]
@@ -94,14 +112,17 @@ class Study:
 
 def _run(folder: Path, name: str, trials: int, concurrent: int, **tables: Any) -> Study:
     study = Study(trials)
-    ended = 0
+    reports = ended = 0
 
     def watch(pid: int, events: list[Event]) -> bool:
-        nonlocal ended
+        nonlocal reports, ended
+        reports += sum(event["event"] == "report" for event in events)
         ended += sum(event["event"] == "end" for event in events)
-        for share in (0.1, 0.5, 1.0):
-            if ended >= share * trials and share not in study.memory:
-                study.memory[share] = psutil.Process(pid).memory_info().rss / 1e6
+        for share in SHARES:
+            if reports and ended >= share * trials and share not in study.marks:
+                driver = psutil.Process(pid)
+                times = driver.cpu_times()
+                study.marks[share] = Mark(times.user + times.system, driver.memory_info().rss / 1e6)
                 if share == 0.1:
                     study.all_memory = _memory_of_tree(pid)
         return False
