@@ -31,7 +31,7 @@ from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
-from tuner.tracking import Tracker, artifact_location, default_tracking_uri
+from tuner.tracking import Tracker, default_tracking_uri
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
@@ -101,7 +101,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
             soft_wrap=True,
         )
         with Journal(study) as journal:
-            _finish_tracking(_tracker(spec, study, options.storage, journal, tracking_uri), name, console)
+            _finish_tracking(Tracker(spec, study, journal.path, tracking_uri), name, console)
         return record
     record.spec = spec
     return _start(record, spec, options, tracking_uri, overrides, console)
@@ -133,7 +133,7 @@ def _start(
             journal = journals.enter_context(Journal(study))
             _check_unchanged(record, study)
             study.write_text("study.json", to_json(spec))
-            tracker = _tracker(spec, study, options.storage, journal, tracking_uri)
+            tracker = Tracker(spec, study, journal.path, tracking_uri)
             _Run(record, study, journal, tracker, plan, console).fit(tracking_uri, overrides)
         # After Ray has ended: a slow MLflow must not hold devices.
         _finish_tracking(tracker, spec.name, console)
@@ -297,10 +297,6 @@ class _Stop(ray.tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._should_stop()
-
-
-def _tracker(spec: StudySpec, study: Storage, storage: Storage, journal: Journal, uri: str) -> Tracker:
-    return Tracker(spec, study, journal.path, uri, artifact_location(storage))
 
 
 def _finish_tracking(tracker: Tracker, name: str, console: Console) -> None:

@@ -27,6 +27,7 @@ from tuner.space import Dimension, Scalar, ordered
 
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 _TAKEN = ("artifacts", "mlflow.db")
+_ADD_IT = "; add it to [fixed]"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -238,7 +239,8 @@ def _config_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]:
         if key not in fields
     ]
     known = {key: value for key, value in _table_of(raw, "fixed").items() if key in fields}
-    problems += _config_lines(config_type, known, {})
+    # What only sampling gives isn't missing yet.
+    problems += [line for line in _config_lines(config_type, known, {}) if not line.endswith(_ADD_IT)]
     for name, dimension in _readable_dimensions(raw):
         if name in fields:
             for endpoint in dimension.endpoints:
@@ -278,7 +280,7 @@ def _config_lines(config_type: type[BaseModel], fixed: dict[str, Any], sampled: 
             where = ".".join(str(part) for part in detail["loc"])
             table = "space" if detail["loc"] and detail["loc"][0] in sampled else "fixed"
             if detail["type"] == "missing":
-                lines.append(f"fixed.{where}: {config_type.__name__} needs it; add it to [fixed]")
+                lines.append(f"fixed.{where}: {config_type.__name__} needs it{_ADD_IT}")
                 continue
             got = "" if not detail["loc"] or detail["type"] == "value_error" else f", got {detail['input']!r}"
             lines.append(f"{table}{'.' if where else ''}{where}: {_message(detail)}{got}")

@@ -50,9 +50,13 @@ def default_tracking_uri(storage: Storage) -> str:
     return f"sqlite:///{storage.local / 'mlflow.db'}"
 
 
-def artifact_location(storage: Storage) -> str | None:
-    """Where a study's pictures lie; None leaves it to the MLflow server."""
-    return (storage.local / "artifacts").as_uri() if storage.local else None
+def artifact_location(uri: str, study: Storage) -> str | None:
+    """Where a study's pictures lie: beside an SQLite file, else in the storage; None leaves it to an MLflow server."""
+    if uri.startswith("sqlite:///"):
+        return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+    if uri.startswith("http") or study.local is None:
+        return None
+    return (study.local.parent / "artifacts").as_uri()
 
 
 @dataclass
@@ -71,16 +75,10 @@ _Batches = collections.defaultdict[str, _Batch]
 class Tracker(threading.Thread):
     """Writes a study's events to MLflow until told to finish."""
 
-    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str, artifacts: str | None):
-        """study: the study's folder. events: its events file. artifacts: where a new experiment keeps its files."""
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
+        """study: the study's folder. events: its events file. uri: where MLflow is."""
         super().__init__(name="tracking", daemon=True)
-        self._spec, self._study, self._events, self._uri, self._artifacts = (
-            spec,
-            study,
-            events,
-            uri,
-            artifacts,
-        )
+        self._spec, self._study, self._events, self._uri = spec, study, events, uri
         state = json.loads(study.read_text(_STATE) or "{}")
         self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
         self.runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
@@ -167,7 +165,7 @@ class Tracker(threading.Thread):
             self._find_runs(client)
         else:
             self._experiment = client.create_experiment(
-                self._spec.name, artifact_location=self._artifacts, tags=_TRAINING
+                self._spec.name, artifact_location=artifact_location(self._uri, self._study), tags=_TRAINING
             )
         self._client = client
 

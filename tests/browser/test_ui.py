@@ -18,7 +18,7 @@ from PIL import Image
 from tuner.journal import Journal
 from tuner.storage import Storage
 from tuner.study import check_study, to_json
-from tuner.tracking import Tracker, artifact_location, default_tracking_uri
+from tuner.tracking import Tracker, default_tracking_uri
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -57,7 +57,7 @@ def _tracked_study(folder: Path) -> dict[str, str]:
             {"event": "stop", "state": "finished", "reason": None},
         ):  # fmt: skip
             journal.append({**event, "time": time.time()})
-        tracker = Tracker(spec, study, journal.path, default_tracking_uri(storage), artifact_location(storage))
+        tracker = Tracker(spec, study, journal.path, default_tracking_uri(storage))
         tracker.start()
         assert tracker.finish(120) == 0, tracker.trouble
     return dict(tracker.runs)

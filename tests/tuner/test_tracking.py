@@ -22,7 +22,7 @@ from PIL import Image
 from tuner.errors import StudyError
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.tracking import Tracker, artifact_location, default_tracking_uri
+from tuner.tracking import Tracker, default_tracking_uri
 
 # What MLflow and its database library warn of is theirs.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -81,7 +81,7 @@ class Study:
             file.writelines(json.dumps(event) + "\n" for event in events)
 
     def track(self, uri: str | None = None, patience_seconds: float = 60) -> int:
-        tracker = Tracker(spec(), self.study, self.events, uri or self.uri, artifact_location(self.storage))
+        tracker = Tracker(spec(), self.study, self.events, uri or self.uri)
         tracker.start()
         return tracker.finish(patience_seconds)
 
