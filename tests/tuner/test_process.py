@@ -32,7 +32,7 @@ def _leave_a_mess(folder: Path) -> None:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1 if torch.get_num_threads() > 1 else 2)
     torch.set_float32_matmul_precision("medium")
-    register_module_forward_hook(_nothing)
+    register_module_forward_hook(_nothing)  # type: ignore[arg-type]
 
 
 def _measured() -> dict[str, object]:

@@ -244,7 +244,7 @@ def test_two_storages_with_a_study_of_one_name_share_a_server_without_mixing(tmp
 
 def test_a_password_in_the_address_is_never_written(study: Study) -> None:
     study.write(lines())
-    tracker = Tracker(spec(), study.study, study.events, "http://me:s3cret@127.0.0.1:9/", None)
+    tracker = Tracker(spec(), study.study, study.events, "http://me:s3cret@127.0.0.1:9/")
     tracker.start()
     tracker.finish(3)
     assert tracker.trouble is not None
@@ -293,7 +293,7 @@ def test_a_server_that_hangs_in_mid_study_gets_everything_once(
     study = Study(tmp_path / "studies", uri)
     events = lines()
     study.write(events[:6])
-    tracker = Tracker(spec(), study.study, study.events, uri, None)
+    tracker = Tracker(spec(), study.study, study.events, uri)
     tracker.start()
     deadline = time.monotonic() + 60
     while not (study.events.parent / "tracking.json").exists():
