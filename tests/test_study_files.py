@@ -20,8 +20,9 @@ def test_a_shipped_study_file_has_no_mistake(path: Path) -> None:
 
 def test_the_readme_names_every_key_of_a_study_file() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    tables = [StudySpec, *(t for f in StudySpec.model_fields.values() if isinstance(t := f.annotation, type))]
-    keys = {key for t in [*tables, Float, Int, Choice] if issubclass(t, BaseModel) for key in t.model_fields}
+    annotations = [field.annotation for field in StudySpec.model_fields.values()]
+    tables = [kind for kind in annotations if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    keys = {key for table in [StudySpec, *tables, Float, Int, Choice] for key in table.model_fields}
     missing = {key for key in keys if f"`{key}`" not in page and f"[{key}]" not in page}
     assert not missing
 

@@ -39,7 +39,7 @@ def nodes() -> Iterator[Any]:
     try:
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def left_on(cluster: Any) -> str:
