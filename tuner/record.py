@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,9 @@ class StudyRecord:
         self.runs = 0
         self.reason: str | None = None
         self.tracking_uri: str | None = None
+        # Kept as trials end: looking through all of them at every end makes a large study slow.
+        self._ended: list[TrialRecord] = []
+        self._ranking: list[TrialRecord] = []
 
     def apply(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_{event['event']}")(event)
@@ -71,6 +75,9 @@ class StudyRecord:
         trial = self.trials.setdefault(event["trial"], TrialRecord(event["trial"], event["params"]))
         if trial.began is not None:
             trial.pause(event["time"])
+        if not trial.open:
+            self._ended.remove(trial)
+            self._ranking = [other for other in self._ranking if other is not trial]
         trial.state, trial.began, trial.last_seen = "running", event["time"], event["time"]
 
     def _on_report(self, event: dict[str, Any]) -> None:
@@ -85,8 +92,14 @@ class StudyRecord:
 
     def _on_end(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
+        again = not trial.open
         trial.state, trial.reason = event["state"], event.get("reason")
         trial.pause(event["time"])
+        if again:
+            return
+        self._ended.append(trial)
+        if trial.value is not None and trial.state in ("finished", "stopped"):
+            bisect.insort(self._ranking, trial, key=self._rank)
 
     def _on_stop(self, event: dict[str, Any]) -> None:
         self.state, self.reason = event["state"], event.get("reason")
@@ -100,14 +113,16 @@ class StudyRecord:
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
-        scored = [t for t in list(self.trials.values()) if t.value is not None and t.state in ("finished", "stopped")]
-        sign = -1.0 if self.spec.objective.direction == "maximize" else 1.0
-        return sorted(scored, key=lambda t: (sign * (t.value or 0.0), t.id))
+        # Copied at once, and so is `ended`: a terminal's table is drawn in a thread of its own.
+        return list(self._ranking)
+
+    def _rank(self, trial: TrialRecord) -> tuple[float, int]:
+        value = trial.value or 0.0
+        return (-value if self.spec.objective.direction == "maximize" else value), trial.id
 
     @property
     def ended(self) -> list[TrialRecord]:
-        # Copied at once: a terminal's table is drawn in a thread of its own.
-        return [trial for trial in list(self.trials.values()) if not trial.open]
+        return list(self._ended)
 
 
 def load_record(storage: Storage) -> StudyRecord:
