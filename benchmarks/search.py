@@ -12,8 +12,8 @@ import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,12 @@ def this_project(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
 
 def later_rungs(task: Task, seed: int, folder: Path) -> Reached:
     """The same with the scheduler table of search_spaces/demo.toml."""
-    return this_project(task, seed, folder / "later", scheduler={"grace_epochs": 2})
+    return this_project(task, seed, folder, scheduler={"grace_epochs": 2})
 
 
 def with_published(task: Task, seed: int, folder: Path) -> Reached:
     """The same as this_project, published settings first."""
-    return this_project(task, seed, folder / "published", first_trials=PUBLISHED)
+    return this_project(task, seed, folder, first_trials=PUBLISHED)
 
 
 def random_search(task: Task, seed: int, folder: Path) -> Reached:
@@ -215,7 +215,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="CamVid's folder: adds its road on real frames")
     parser.add_argument("--seeds", type=int, default=5, help="studies of each kind")
     parser.add_argument("--jobs", type=int, default=2, help="studies at a time, one core each")
-    parser.add_argument("--runs", type=Path, metavar="FILE", help="also write what each single study spent here")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FILE",
+        help="a line here for each study that is done; those that it has already aren't run again",
+    )
     options = parser.parse_args()
     report = Report("Training seconds (CPU, one thread) until the best IoU reaches the target")
     with tempfile.TemporaryDirectory(prefix="search-", ignore_cleanup_errors=True) as scratch:
@@ -225,7 +230,8 @@ def main() -> None:
             tasks.append(camvid(folder / "cache", options.data_dir.resolve()))
         if options.quick:
             tasks = [replace(task, fixed={**task.fixed, "epochs": 4}, target=0.5, most_trials=3) for task in tasks]
-        spent = _run(tasks, 2 if options.quick else options.seeds, options.jobs, folder)
+        runs = options.runs or folder / "runs.jsonl"
+        spent = _run(tasks, 2 if options.quick else options.seeds, options.jobs, folder, runs)
     for task in tasks:
         means = {}
         for search in SEARCHES:
@@ -240,30 +246,36 @@ def main() -> None:
                 report.figure(f"{task.name}: {search} over random search", "ratio", means[search] / means[RANDOM])
         report.at_most(f"{task.name}: {OURS} over random search", means[OURS] / means[RANDOM], 0.25)
     report.finish(options.json)
-    if options.runs:
-        options.runs.write_text(
-            json.dumps({f"{task}, {search}": [vars(run) for run in runs] for (task, search), runs in spent.items()})
-        )
 
 
-def _run(tasks: list[Task], seeds: int, jobs: int, folder: Path) -> dict[tuple[str, str], list[Reached]]:
+def _run(tasks: list[Task], seeds: int, jobs: int, folder: Path, runs: Path) -> dict[tuple[str, str], list[Reached]]:
     """Every search on every task, each seed a study, in processes of their own."""
+    done = {}
+    if runs.exists():
+        for line in runs.read_text(encoding="utf-8").splitlines():
+            task_name, search, seed, spent = json.loads(line)
+            done[task_name, search, seed] = Reached(**spent)
     for task in tasks:
         settings = {name: entry.get("low", entry.get("choices", [0])[0]) for name, entry in SPACE.items()}
-        fcn.prepare(fcn.Config(**task.fixed, **settings))
+        fcn.prepare(fcn.Config(**{**task.fixed, **settings}))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         # Seed by seed: whatever else this machine does then meets all searches alike.
         waiting = {
-            (task.name, search, seed): pool.submit(function, task, seed, folder / search.replace(" ", "-"))
+            pool.submit(function, task, seed, folder / str(place)): (task.name, search, seed)
             for seed in range(seeds)
             for task in tasks
-            for search, function in SEARCHES.items()
+            for place, (search, function) in enumerate(SEARCHES.items())
+            if (task.name, search, seed) not in done
         }
-        return {
-            (task.name, search): [waiting[task.name, search, seed].result() for seed in range(seeds)]
-            for task in tasks
-            for search in SEARCHES
-        }
+        for future in as_completed(waiting):
+            done[waiting[future]] = future.result()
+            with runs.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([*waiting[future], asdict(future.result())]) + "\n")
+    return {
+        (task.name, search): [done[task.name, search, seed] for seed in range(seeds)]
+        for task in tasks
+        for search in SEARCHES
+    }
 
 
 if __name__ == "__main__":
