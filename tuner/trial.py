@@ -44,7 +44,7 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
     """
     checkpoints = TrialCheckpoints(trial_folder(study, assignment.trial))
     seed = spec.search.seed + assignment.trial
-    with as_found(seed), tempfile.TemporaryDirectory(prefix="tuner-resume-") as scratch:
+    with as_found(seed), contextlib.ExitStack() as scratch:
         reporter = _Reporter(assignment, spec.objective, checkpoints, rank, tell)
         try:
             workload = workloads.load(spec.workload)
@@ -53,7 +53,9 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
             resume_from = None
             if newest:
                 progress, name = newest
-                resume_from = trial_folder(study, assignment.trial).get(name, Path(scratch))
+                # Made only where it is needed: a process that is killed leaves it behind.
+                folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
+                resume_from = trial_folder(study, assignment.trial).get(name, folder)
                 reporter.go_on_from(progress)
             workload.train(config, report=reporter, resume_from=resume_from, device=device)
         except (Exception, SystemExit) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import time
 from pathlib import Path
@@ -103,6 +101,8 @@ def test_what_breaks_a_group_fails_or_resumes_one_trial_and_the_next_gets_a_new_
     assert ranks[repr(0.1)][0] == ranks[repr(0.2)][0]
     assert ranks[repr(0.2)][0].isdisjoint(ranks[repr(0.1 * 3)][0]), "a group out of step serves no more"
     assert [len(pids) for pids in ranks[repr(0.4)]] == [2, 2], "a dead rank takes its group with it"
+    trained = [int(line.split()[1]) for line in log.read_text().splitlines() if line.split()[::2] == ["0.4", "0"]]
+    assert len(trained) - len(set(trained)) <= 1, "it costs at most an epoch"
 
 
 def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path) -> None:
         study.interrupt()
         began = time.monotonic()
         assert study.wait() == 130, study.output
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40  # seconds where nothing else runs
         assert study.left_behind() == []
     with running("resume", "ended", "--storage", storage) as study:
         reports = len(events(folder))
@@ -135,26 +135,3 @@ def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path) -> None:
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
     for trial in found["trials"]:
         assert curves(folder)[trial["id"]] == truth(trial["params"]["x"], 6)
-
-
-def test_a_rank_that_is_killed_costs_at_most_an_epoch(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    file = group_study(
-        tmp_path / "rank.toml",
-        log,
-        budget={"trials": 1},
-        first_trials=[{"x": 0.5}],
-        fixed={"epochs": 6, "step_seconds": 0.3},
-    )
-    storage = tmp_path / "studies"
-    folder = storage / "rank"
-    with running("run", file, "--storage", storage) as study:
-        wait_for(lambda: any(event["event"] == "report" and event["epoch"] == 2 for event in events(folder)))
-        os.kill(processes_of(log)["0.5"][1].pop(), signal.SIGKILL)
-        assert study.wait() == 0, study.output
-        assert study.left_behind() == []
-    (trial,) = show(storage, "rank")["trials"]
-    assert trial["state"] == "finished"
-    assert curves(folder)[1] == truth(0.5, 6)
-    trained = [int(line.split()[1]) for line in log.read_text().splitlines() if line.split()[2] == "0"]
-    assert len(trained) - len(set(trained)) <= 1, trained
