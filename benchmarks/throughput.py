@@ -39,8 +39,8 @@ from fcn.precision import autocast, precision_of
 from fcn.weights import normalisation
 
 KITTI_SIZE = (375, 1242)
-SLIM = {"image_size": (64, 192), "width": 0.25, "fc_width": 256, "batch_size": 4}
-RECIPE = {"image_size": (160, 576), "width": 1.0, "fc_width": 4096, "batch_size": 5}
+SLIM: dict[str, Any] = {"image_size": (64, 192), "width": 0.25, "fc_width": 256, "batch_size": 4}
+RECIPE: dict[str, Any] = {"image_size": (160, 576), "width": 1.0, "fc_width": 4096, "batch_size": 5, "frames": 12}
 
 Pair = tuple[Path, Path]
 
