@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last message is its end, not a measure
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has one of its own
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots for a restore that a study doesn't use
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # A stopped trial's thread may be busy for a while; Tune would drop the trial after it.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",

@@ -1,23 +1,29 @@
-"""One event, its readers: everything that Tune tells about a study goes through here, into the journal first."""
+"""One event, its readers: everything that trials and Tune tell of a study goes through here, into the journal first."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray.exceptions
+from ray import cloudpickle
 from ray.tune import Callback
 
 from tuner.journal import Journal
 from tuner.record import StudyRecord
-from tuner.search import StudySearch
+from tuner.search import StudySearch, is_on_rung
 
 _LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for
 
 
 class Ledger(Callback):
-    """Turns Tune's callbacks into events. `readers` are called with an event after the record has taken it."""
+    """Turns reports and Tune's callbacks into events; they come in two threads.
+
+    `readers` are called with an event after the record has taken it.
+    """
 
     def __init__(self, record: StudyRecord, journal: Journal, readers: list[Callable[[dict[str, Any]], None]]):
         self.record = record
@@ -26,6 +32,7 @@ class Ledger(Callback):
         self._search: StudySearch | None = None
         self._ends: dict[int, dict[str, Any]] = {}
         self._tune_trials: dict[int, Any] = {}
+        self._one_at_a_time = threading.RLock()
         self.closed = False
         """Set when the study is being stopped: what trials do from then on is not their end."""
         self.last_call: str | None = None
@@ -40,11 +47,22 @@ class Ledger(Callback):
 
     def write(self, event: str, **fields: Any) -> None:
         """Journal first, then the record, then whoever shows or uses it."""
-        line = {"event": event, "time": time.time(), **fields}
-        self._journal.append(line)
-        self.record.apply(line)
-        for reader in self._readers:
-            reader(line)
+        with self._one_at_a_time:
+            line = {"event": event, "time": time.time(), **fields}
+            self._journal.append(line)
+            self.record.apply(line)
+            for reader in self._readers:
+                reader(line)
+
+    def heard(self, number: int, report: dict[str, Any]) -> bool:
+        """A trial's report. Returns whether Tune is to decide if the trial goes on."""
+        before = self.record.trials[number].epoch
+        # After a kill the last report may come again.
+        if report["epoch"] > before:
+            told = {key: value for key, value in report["report"].items() if value}
+            self.write("report", trial=number, epoch=report["epoch"], **told)
+        stopping = self.closed or self.last_call is not None
+        return stopping or is_on_rung(self.record.spec.scheduler, before, report["epoch"])
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["trial"]
@@ -54,13 +72,8 @@ class Ledger(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        number = trial.config["trial"]
         if "end" in result:
-            self._ends[number] = result["end"]
-        elif result["epoch"] > self.record.trials[number].epoch:
-            # After a kill the last report may come again.
-            report = {key: value for key, value in result["report"].items() if value}
-            self.write("report", trial=number, epoch=result["epoch"], **report)
+            self._ends[trial.config["trial"]] = result["end"]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune drops a trial without a word if the slot that should take it doesn't answer."""
@@ -73,11 +86,12 @@ class Ledger(Callback):
     def trial_ended(self, number: int, given_up: bool = False) -> None:
         """Tune is done with a trial. given_up: because it failed more often than it is retried."""
         tune_trial = self._tune_trials.pop(number, None)
-        if self.closed or number not in self.record.trials or not self.record.trials[number].open:
-            return
-        trial = self.record.trials[number]
-        end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
-        self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
+        with self._one_at_a_time:
+            trial = self.record.trials.get(number)
+            if self.closed or trial is None or not trial.open:
+                return
+            end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
+            self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
 
     def _unsaid_end(self, number: int, given_up: Any) -> dict[str, Any]:
         """The trial didn't tell its end: its process died too often, or the scheduler stopped it.
@@ -85,7 +99,7 @@ class Ledger(Callback):
         given_up: Tune's trial, if it gave up on it. A trial that was retried with success still has its error.
         """
         if given_up is not None:
-            return {"state": "failed", "reason": _why_it_died(given_up.get_pickled_error() or given_up.get_error())}
+            return {"state": "failed", "reason": _why_it_died(_last_error(given_up))}
         epoch = self.record.trials[number].epoch
         return {
             "state": "stopped",
@@ -93,7 +107,14 @@ class Ledger(Callback):
         }
 
 
-def _why_it_died(error: Exception | str | None) -> str:
+def _last_error(tune_trial: Any) -> Any:
+    """What Tune, in this process, wrote of a trial's last error: the exception, or else its text."""
+    if tune_trial.pickled_error_file is not None:
+        return cloudpickle.loads(Path(tune_trial.pickled_error_file).read_bytes())
+    return Path(tune_trial.error_file).read_text(encoding="utf-8") if tune_trial.error_file else "its process died"
+
+
+def _why_it_died(error: Any) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "this machine's memory ran out: set resources.max_concurrent_trials lower"
     if isinstance(error, ray.exceptions.RayActorError):

@@ -88,12 +88,22 @@ def _torch_settings() -> Iterator[Callable[[], Any]]:
     yield _call(torch.set_num_threads, torch.get_num_threads())
     yield _call(torch.set_grad_enabled, torch.is_grad_enabled())
     yield _call(torch.autograd.set_detect_anomaly, torch.is_anomaly_enabled())
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    yield lambda: torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+    yield _determinism()
     for device in ("cpu", "cuda"):
         yield _call(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
         yield _call(torch.set_autocast_dtype, device, torch.get_autocast_dtype(device))
+
+
+def _determinism() -> Callable[[], Any]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+    def restore() -> None:
+        present = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        # Setting it imports torch's compiler, two seconds.
+        if present != before:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+    return restore
 
 
 def _environment() -> Callable[[], Any]:

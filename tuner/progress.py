@@ -83,9 +83,7 @@ class Progress:
         return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
 
     def _leads(self, trial: TrialRecord) -> bool:
-        others = [t.value for t in self._record.trials.values() if t.value is not None and t.id != trial.id]
-        better = self._record.spec.objective.better
-        return trial.best_epoch == trial.epoch and all(better(trial.value or 0.0, value) for value in others)
+        return trial is self._record.leader and trial.best_epoch == trial.epoch
 
     def _table(self) -> RenderableType:
         record = self._record

@@ -58,7 +58,11 @@ class StudyRecord:
         self.runs = 0
         self.reason: str | None = None
         self.tracking_uri: str | None = None
-        # Kept as trials end: looking through all of them at every end makes a large study slow.
+        # These are kept up to date: looking through all trials at every event makes a large study slow.
+        self.leader: TrialRecord | None = None
+        """The trial with the best value reported so far, however it ended; the first of equals."""
+        self.worst_value: float | None = None
+        """The worst that any trial reported."""
         self._ended: list[TrialRecord] = []
         self._ranking: list[TrialRecord] = []
 
@@ -87,8 +91,12 @@ class StudyRecord:
             trial.startup_seconds = event.get("startup_seconds")
         value = event["metrics"][self.spec.objective.metric]
         trial.curve.append((trial.epoch, value))
+        if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
+            self.worst_value = value
         if self.spec.objective.better(value, trial.value):
             trial.value, trial.best_epoch, trial.best_metrics = value, trial.epoch, trial.metrics
+            if self.leader is None or self.spec.objective.better(value, self.leader.value):
+                self.leader = trial
 
     def _on_end(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]

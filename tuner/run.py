@@ -26,12 +26,14 @@ from tuner.journal import Journal, being_run
 from tuner.ledger import Ledger
 from tuner.progress import Progress
 from tuner.record import StudyRecord, load_record
+from tuner.reports import Reports
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage, without_password
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
-from tuner.tracking import Tracker, default_tracking_uri
+from tuner.tracking import default_tracking_uri
+from tuner.tracking_process import TrackingProcess
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
@@ -101,7 +103,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
             soft_wrap=True,
         )
         with Journal(study) as journal:
-            _finish_tracking(Tracker(spec, study, journal.path, tracking_uri), name, console)
+            _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), name, console)
         return record
     record.spec = spec
     return _start(record, spec, options, tracking_uri, overrides, console)
@@ -133,7 +135,7 @@ def _start(
             journal = journals.enter_context(Journal(study))
             _check_unchanged(record, study)
             study.write_text("study.json", to_json(spec))
-            tracker = Tracker(spec, study, journal.path, tracking_uri)
+            tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
             _Run(record, study, journal, tracker, plan, console).fit(tracking_uri, overrides)
         # After Ray has ended: a slow MLflow must not hold devices.
         _finish_tracking(tracker, spec.name, console)
@@ -158,7 +160,7 @@ class _Run:
         record: StudyRecord,
         study: Storage,
         journal: Journal,
-        tracker: Tracker,
+        tracker: TrackingProcess,
         plan: cluster.Plan,
         console: Console,
     ):
@@ -170,6 +172,7 @@ class _Run:
         self._waited_for = 0
         self._looked_at = time.monotonic()
         self._ledger = Ledger(record, journal, [self._progress.event, self._after])
+        self._reports: Reports | None = None
         self._stopping: tuple[str, str] | None = None
         self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
 
@@ -205,9 +208,14 @@ class _Run:
         self._ledger.serve(search)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
-        with tempfile.TemporaryDirectory(prefix="tuner-tune-", ignore_cleanup_errors=True) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="tuner-tune-", ignore_cleanup_errors=True) as folder,
+            contextlib.closing(Reports(self._ledger.heard)) as self._reports,
+        ):
             ray.tune.Tuner(
-                ray.tune.with_resources(tune_function(spec, self._study), self._plan.trial_request()),
+                ray.tune.with_resources(
+                    tune_function(spec, self._study, self._reports.box), self._plan.trial_request()
+                ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=search,
                     scheduler=study_scheduler(self._record),
@@ -240,6 +248,8 @@ class _Run:
         if self._stopping is not None and not self._ledger.closed and self._stopping[0] == "interrupted":
             self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
         self._ledger.closed = self._stopping is not None
+        if self._reports:
+            self._reports.check()
         self._out_of_time()
         self._follow_cluster()
         return self._ledger.closed
@@ -299,10 +309,9 @@ class _Stop(ray.tune.Stopper):
         return self._should_stop()
 
 
-def _finish_tracking(tracker: Tracker, name: str, console: Console) -> None:
+def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:
     """Give MLflow a minute for what is left, and say so if that isn't enough."""
-    if not tracker.is_alive():
-        tracker.start()
+    tracker.start()
     left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
     if left:
         console.print(

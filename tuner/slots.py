@@ -5,7 +5,7 @@ A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (re
 group, the study's runner holds the slot, and the trial's process only passes messages between Tune and the slot.
 
     runner ── SlotPool ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
-    tune_function:  slot.submit(assignment) -> for each slot.next_event(): tune.report(...), slot.answer(go on or stop)
+    tune_function:  slot.submit(assignment) -> for each slot.next_event(): hand it on, slot.answer(go on or stop)
     each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
 """
 
@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tuner.cluster import Plan
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.trial import Assignment, run_trial
+from tuner.trial import Assignment, Tell, run_trial
 
 NAMESPACE = "tuner"
 _CLOSING_SECONDS = 15.0
@@ -51,20 +51,25 @@ class _Process:
 _process = _Process()
 
 
-def tune_function(spec: StudySpec, study: Storage) -> Callable[[dict[str, Any]], None]:
-    """The function that Ray Tune calls once a trial, in a process that it keeps."""
+def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[str, Any]], None]:
+    """The function that Ray Tune calls once a trial, in a process that it keeps. box: a ReportBox."""
 
     def trial(config: dict[str, Any]) -> None:
         assignment = Assignment(config["trial"], config["params"], config["suggested_at"])
+
+        def tell(event: dict[str, Any]) -> None:
+            if "end" in event or _get(box.post.remote(assignment.trial, event)):
+                ray.tune.report(event)
+
         if config["slot"] is None:
-            _run_here(assignment, spec, study)
+            _run_here(assignment, spec, study, tell)
         else:
-            _run_on_group(assignment, config["slot"])
+            _run_on_group(assignment, config["slot"], tell)
 
     return trial
 
 
-def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
+def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tell) -> None:
     """Ray Train's local mode: the training loop runs in this process, on the device that Ray gave it."""
     if _process.spoilt and spec.failures.max_retries:
         # Tune sees its process die, and runs the trial in a new one.
@@ -72,7 +77,7 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
 
     def loop() -> None:
         device = ray.train.torch.get_device()
-        _process.spoilt = run_trial(assignment, spec, study, device=device, rank=0, tell=ray.tune.report)
+        _process.spoilt = run_trial(assignment, spec, study, device=device, rank=0, tell=tell)
 
     trainer = ray.train.torch.TorchTrainer(
         loop,
@@ -82,14 +87,14 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     trainer.fit()
 
 
-def _run_on_group(assignment: Assignment, slot_name: str) -> None:
-    """Pass one trial's messages between its slot and Tune."""
+def _run_on_group(assignment: Assignment, slot_name: str, tell: Tell) -> None:
+    """Pass one trial's messages on from its slot, and the answers back."""
     slot: Any = ray.get_actor(slot_name, namespace=NAMESPACE)
     _get(slot.submit.remote(assignment))
     while True:
         event = _get(slot.next_event.remote())
         try:
-            ray.tune.report(event)
+            tell(event)
         except SystemExit:
             _get(slot.answer.remote("stop"))
             raise

@@ -1,8 +1,8 @@
 """The only writer to MLflow while a study runs.
 
-Tracking follows the study's events file in a thread of its own, from where it got to last time, so training never waits
-for MLflow and an outage loses nothing: what couldn't be written is read again later. Writing an event twice does no
-harm: runs are found by their tags before one is made, and MLflow drops a metric that it has.
+Tracking follows the study's events file from where it got to last time, in a process of its own (tracking_process.py),
+so training never waits for MLflow and an outage loses nothing: what couldn't be written is read again later. Writing an
+event twice does no harm: runs are found by their tags before one is made, and MLflow drops a metric that it has.
 
 One parent run a study, one child a trial; pictures of a trial's best epochs are images of its run.
 """
@@ -81,7 +81,8 @@ class Tracker(threading.Thread):
         self._spec, self._study, self._events, self._uri = spec, study, events, uri
         state = json.loads(study.read_text(_STATE) or "{}")
         self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
-        self.runs: dict[str, str] = state.get("runs", {}) if state.get("uri") == without_password(uri) else {}
+        self.runs: dict[str, str] = {}
+        """MLflow's run id by trial, "study" for the parent run; found when MLflow is connected to."""
         self._experiment: str | None = None
         self._client: Any = None
         self._new: set[str] = set()
@@ -123,7 +124,11 @@ class Tracker(threading.Thread):
         self._ending.set()
         self._woken.set()
         self.join(patience_seconds)
-        return len(self._pending()[0]) if self.is_alive() or self.trouble else 0
+        return self.left() if self.is_alive() or self.trouble else 0
+
+    def left(self) -> int:
+        """How many events MLflow hasn't got, counted up to a few thousand."""
+        return len(self._pending()[0])
 
     def _pending(self) -> tuple[list[dict[str, Any]], int]:
         with self._events.open("rb") as stream:
@@ -148,9 +153,7 @@ class Tracker(threading.Thread):
             getattr(self, f"_on_{event['event']}")(event, batches)
         self._send_all(batches)
         self._offset = offset
-        self._study.write_text(
-            _STATE, json.dumps({"uri": without_password(self._uri), "offset": offset, "runs": self.runs})
-        )
+        self._study.write_text(_STATE, json.dumps({"uri": without_password(self._uri), "offset": offset}))
         return True
 
     def _connect(self) -> None:

@@ -54,7 +54,9 @@ def truth(x: float, epochs: int) -> list[tuple[int, float]]:
     return [(epoch, score(config, epoch)) for epoch in range(1, epochs + 1)]
 
 
-def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(nodes: Any, tmp_path: Path) -> None:
+def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(
+    nodes: Any, tmp_path: Path, storage: Path
+) -> None:
     going = nodes.add_node(num_cpus=1)
     file = write_study(
         tmp_path / "moving.toml",
@@ -62,7 +64,6 @@ def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(no
         scheduler={"name": "none"},
         fixed={"epochs": 8, "step_seconds": 0.5},
     )
-    storage = tmp_path / "studies"
     folder = storage / "moving"
     with running("run", file, "--storage", storage, "--address", nodes.address) as study:
         wait_for(lambda: {event["trial"] for event in events(folder) if event["event"] == "report"} >= {1, 2})
@@ -80,7 +81,7 @@ def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(no
 
 
 def test_a_group_whose_ranks_sit_on_two_nodes_leaves_nothing_when_its_driver_is_killed(
-    nodes: Any, tmp_path: Path
+    nodes: Any, tmp_path: Path, storage: Path
 ) -> None:
     nodes.add_node(num_cpus=1)
     file = write_study(
@@ -90,7 +91,6 @@ def test_a_group_whose_ranks_sit_on_two_nodes_leaves_nothing_when_its_driver_is_
         fixed={"epochs": 5, "step_seconds": 0.3, "collective": True},
         scheduler={"name": "none"},
     )
-    storage = tmp_path / "studies"
     folder = storage / "spread"
     address = ("--storage", storage, "--address", nodes.address)
     with running("run", file, *address) as study:

@@ -41,7 +41,9 @@ def group_study(path: Path, log: Path, **tables: Any) -> Path:
     )
 
 
-def test_a_group_of_two_serves_trial_after_trial_warm_and_an_early_stop_keeps_it(tmp_path: Path) -> None:
+def test_a_group_of_two_serves_trial_after_trial_warm_and_an_early_stop_keeps_it(
+    tmp_path: Path, storage: Path, shared_ray: str
+) -> None:
     log = tmp_path / "log"
     settings = [0.9, 0.8, 0.7, 0.6, 0.95, 0.5]
     file = group_study(
@@ -51,8 +53,7 @@ def test_a_group_of_two_serves_trial_after_trial_warm_and_an_early_stop_keeps_it
         first_trials=[{"x": x} for x in settings],
         fixed={"epochs": 3},
     )
-    storage = tmp_path / "studies"
-    tuner("run", file, "--storage", storage)
+    tuner("run", file, "--storage", storage, "--address", shared_ray)
     trials = show(storage, "warm")["trials"]
     # ASHA's first rung keeps what is above the 66th percentile of those before.
     assert [trial["state"] for trial in trials] == ["finished", *["stopped"] * 3, "finished", "stopped"]
@@ -67,7 +68,9 @@ def test_a_group_of_two_serves_trial_after_trial_warm_and_an_early_stop_keeps_it
     assert {frozenset(pids[1]) for pids in ranks.values()} == {frozenset(ranks["0.9"][1])}
 
 
-def test_what_breaks_a_group_fails_or_resumes_one_trial_and_the_next_gets_a_new_group(tmp_path: Path) -> None:
+def test_what_breaks_a_group_fails_or_resumes_one_trial_and_the_next_gets_a_new_group(
+    tmp_path: Path, storage: Path
+) -> None:
     log = tmp_path / "log"
     fails = ["none", "raise", "none", "exit_once"]
     file = group_study(
@@ -79,7 +82,6 @@ def test_what_breaks_a_group_fails_or_resumes_one_trial_and_the_next_gets_a_new_
         first_trials=[{"fail": fail, "x": 0.1 * number} for number, fail in enumerate(fails, start=1)],
         fixed={"epochs": 5, "step_seconds": 0.2, "fail_rank": 1},
     )
-    storage = tmp_path / "studies"
     folder = storage / "broken"
     with running("run", file, "--storage", storage) as study:
         # The process that stands between Tune and the slot dies in the first trial, its ranks don't.
@@ -105,7 +107,7 @@ def test_what_breaks_a_group_fails_or_resumes_one_trial_and_the_next_gets_a_new_
     assert len(trained) - len(set(trained)) <= 1, "it costs at most an epoch"
 
 
-def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path) -> None:
+def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path, storage: Path) -> None:
     log = tmp_path / "log"
     file = group_study(
         tmp_path / "ended.toml",
@@ -114,7 +116,6 @@ def test_ctrl_c_and_kill_leave_nothing_of_a_group(tmp_path: Path) -> None:
         scheduler={"name": "none"},
         fixed={"epochs": 6, "step_seconds": 0.4},
     )
-    storage = tmp_path / "studies"
     folder = storage / "ended"
     with running("run", file, "--storage", storage) as study:
         wait_for(lambda: any(event["event"] == "report" for event in events(folder)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ def started_again(folder: Path) -> dict[int, int]:
     return collections.Counter(event["trial"] for event in events(folder) if event["event"] == "start")
 
 
-def test_a_study_ends_with_every_number_right_and_can_be_given_more_trials(tmp_path: Path) -> None:
+def test_a_study_ends_with_every_number_right_and_can_be_given_more_trials(tmp_path: Path, storage: Path) -> None:
     file = write_study(
         tmp_path / "whole.toml",
         budget={"trials": 10},
@@ -58,7 +59,6 @@ def test_a_study_ends_with_every_number_right_and_can_be_given_more_trials(tmp_p
         fixed={"step_seconds": 0.3},
         resources={"max_concurrent_trials": 2},
     )
-    storage = tmp_path / "studies"
     tuner("run", file, "--storage", storage)
     found = show(storage, "whole")
     assert found["state"] == "finished"
@@ -89,7 +89,7 @@ def test_a_study_ends_with_every_number_right_and_can_be_given_more_trials(tmp_p
     assert set(mlflow_runs(storage, "whole")) == {"study", *map(str, range(1, 13))}
 
 
-def test_a_study_that_is_stopped_and_then_killed_goes_on_as_if_unbroken(tmp_path: Path) -> None:
+def test_a_study_that_is_stopped_and_then_killed_goes_on_as_if_unbroken(tmp_path: Path, storage: Path) -> None:
     settings = [0.9, 0.1, 0.5, 0.7, 0.3, 0.8]
     log = tmp_path / "log"
     file = write_study(
@@ -100,7 +100,6 @@ def test_a_study_that_is_stopped_and_then_killed_goes_on_as_if_unbroken(tmp_path
         first_trials=[{"x": x} for x in settings],
         resources={"max_concurrent_trials": 2},
     )
-    storage = tmp_path / "studies"
     folder = storage / "broken"
 
     def ended() -> set[int]:
@@ -145,7 +144,9 @@ def test_a_study_that_is_stopped_and_then_killed_goes_on_as_if_unbroken(tmp_path
         assert runs[str(number)].info.status == "FINISHED"
 
 
-def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(tmp_path: Path) -> None:
+def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(
+    tmp_path: Path, storage: Path, shared_ray: str
+) -> None:
     file = write_study(
         tmp_path / "twin.toml",
         budget={"trials": 14},
@@ -153,8 +154,13 @@ def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(tmp_path:
         fixed={"epochs": 4, "step_seconds": 0.1},
         resources={"max_concurrent_trials": 1},
     )
-    a, b = tmp_path / "a", tmp_path / "b"
-    with running("run", file, "--storage", a) as first, running("run", file, "--storage", b) as second:
+    a, b = storage, tmp_path / "b"
+    shutil.copytree(a, b)
+    address = ("--address", shared_ray)
+    with (
+        running("run", file, "--storage", a, *address) as first,
+        running("run", file, "--storage", b, *address) as second,
+    ):
         wait_for(lambda: events(a / "twin"))
         study = (a / "twin" / "study.json").read_bytes()
         # One that runs is nobody else's.
@@ -165,7 +171,7 @@ def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(tmp_path:
             assert process.wait() == 0, process.output
             assert process.left_behind() == []
     assert curves(a / "twin") == curves(b / "twin")
-    twins = [show(storage, "twin")["trials"] for storage in (a, b)]
+    twins = [show(folder, "twin")["trials"] for folder in (a, b)]
     outcomes = [[(trial["params"], trial["state"]) for trial in trials] for trials in twins]
     assert outcomes[0] == outcomes[1]
     assert {state for _, state in outcomes[0]} == {"finished", "stopped"}
@@ -174,7 +180,7 @@ def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(tmp_path:
 FAILURES = ["none", "raise", "nan", "missing", "sys_exit", "exit", "exit_once", "nan_side"]
 
 
-def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path) -> None:
+def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path, storage: Path, shared_ray: str) -> None:
     file = write_study(
         tmp_path / "fails.toml",
         budget={"trials": len(FAILURES) + 1},
@@ -185,9 +191,8 @@ def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path) -> N
         + [{"fail": "none", "x": 1}],
         failures={"max_retries": 2},
     )
-    storage = tmp_path / "studies"
     folder = storage / "fails"
-    with running("run", file, "--storage", storage) as study:
+    with running("run", file, "--storage", storage, "--address", shared_ray) as study:
         # The first trial's process is killed from outside when it has a checkpoint.
         wait_for(lambda: any(event["event"] == "report" and event["trial"] == 1 for event in events(folder)))
         psutil.Process(int((tmp_path / "log").read_text().split("0.1 ")[1].split()[2])).kill()
@@ -217,24 +222,25 @@ def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path) -> N
     assert runs["2"].data.tags["tuner.reason"] == named["raise"]["reason"]
 
 
-def test_a_study_ends_early_when_all_fails_or_its_time_is_over(tmp_path: Path) -> None:
+def test_a_study_ends_early_when_all_fails_or_its_time_is_over(tmp_path: Path, storage: Path, shared_ray: str) -> None:
     hopeless = write_study(
         tmp_path / "hopeless.toml",
         budget={"trials": 50},
         fixed={"fail": "raise", "fail_epoch": 1},
         failures={"stop_after": 3},
-        resources={"max_concurrent_trials": 1},
+        resources={"max_concurrent_trials": 1, "cpus_per_worker": 0.5},
     )
     timed = write_study(
         tmp_path / "timed.toml",
         budget={"trials": 100, "time_seconds": 6},
         scheduler={"name": "none"},
         fixed={"epochs": 10_000, "step_seconds": 0.2},
-        resources={"max_concurrent_trials": 2},
+        resources={"max_concurrent_trials": 2, "cpus_per_worker": 0.5},
     )
-    storage = tmp_path / "studies"
-    with running("run", timed, "--storage", storage) as long:
-        short = tuner("run", hopeless, "--storage", tmp_path / "other", status=1)
+    shutil.copytree(storage, tmp_path / "other")
+    address = ("--address", shared_ray)
+    with running("run", timed, "--storage", storage, *address) as long:
+        short = tuner("run", hopeless, "--storage", tmp_path / "other", *address, status=1)
         assert long.wait() == 0, long.output
         assert long.left_behind() == []
     found = show(tmp_path / "other", "hopeless")

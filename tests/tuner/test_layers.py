@@ -20,12 +20,13 @@ LAYERS = [
     {"ledger"},
     {"search"},
     {"slots"},
-    {"trial", "tracking", "retention"},
+    {"trial", "tracking_process", "retention"},
+    {"tracking"},
     {"process"},
     {"record", "checkpoints", "cluster"},
     {"journal"},
     {"study"},
-    {"space", "workload", "storage", "fate"},
+    {"space", "workload", "storage", "fate", "reports"},
     {"errors"},
 ]
 

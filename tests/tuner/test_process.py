@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,15 @@ def test_memory_that_ran_out_spoils_a_process_also_as_a_cause() -> None:
 def test_a_usual_failure_spoils_nothing() -> None:
     assert not is_spoilt_by(ValueError("learning_rate is too large"))
     assert not is_spoilt_by(None)
+
+
+def test_a_slot_does_not_import_torchs_compiler() -> None:
+    """It takes two seconds, which the first trial of every slot would wait for."""
+    code = """
+import sys
+from tuner.process import as_found
+with as_found(0):
+    pass
+assert "sympy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

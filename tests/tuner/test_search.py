@@ -13,7 +13,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from tuner.cluster import Plan
 from tuner.record import StudyRecord
-from tuner.search import StudySearch, study_scheduler
+from tuner.search import StudySearch, is_on_rung, study_scheduler
 from tuner.slots import SlotPool
 from tuner.storage import Storage
 from tuner.study import StudySpec, override_study
@@ -212,12 +212,9 @@ def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
             tune.ends[trial] = {"state": "failed"}
             if not told:
                 # All that StudySearch's rule needs is a value that was seen; without any it tells FAIL.
-                seen = {other.id: other.curve for other in tune.record.trials.values()}
-                for other in tune.record.trials.values():
-                    other.curve = []
+                worst, tune.record.worst_value = tune.record.worst_value, None
                 tune.search.on_trial_complete(name)
-                for other_id, curve in seen.items():
-                    tune.record.trials[other_id].curve = curve
+                tune.record.worst_value = worst
                 continue
         tune.search.on_trial_complete(name)
     return failed
@@ -315,6 +312,36 @@ def test_rungs_rebuilt_from_a_record_decide_as_the_unbroken_scheduler_does(break
     assert compared > 40
 
 
+@pytest.mark.parametrize(("grace", "factor"), [(1, 3), (2, 2), (3, 2.5)])
+def test_the_scheduler_decides_the_same_when_it_sees_rungs_alone(grace: int, factor: float) -> None:
+    record = StudyRecord(asha(grace_epochs=grace, reduction_factor=factor))
+    sees_all, sees_rungs = study_scheduler(record), study_scheduler(record)
+    draw = random.Random(grace)
+    shown = stopped = 0
+    for number in range(1, 60):
+        for scheduler in (sees_all, sees_rungs):
+            scheduler.on_trial_add(TUNE, proxy(number))
+        for epoch in range(1, 31):
+            result = told(record, number, epoch, draw.random())
+            decision = sees_all.on_trial_result(TUNE, proxy(number), result)
+            if is_on_rung(record.spec.scheduler, epoch - 1, epoch):
+                shown += 1
+                assert sees_rungs.on_trial_result(TUNE, proxy(number), result) == decision
+            else:
+                assert decision == TrialScheduler.CONTINUE
+            if decision == TrialScheduler.STOP:
+                stopped += 1
+                break
+    assert shown > stopped > 10
+
+
+def test_a_report_that_comes_again_is_decided_on_again() -> None:
+    table = asha(grace_epochs=2).scheduler
+    assert is_on_rung(table, 2, 2)
+    assert not is_on_rung(table, 2, 3)
+    assert not is_on_rung(spec(scheduler={"name": "none"}).scheduler, 1, 1)
+
+
 def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
     record = StudyRecord(asha(grace_epochs=3))
     scheduler = study_scheduler(record)
@@ -372,3 +399,18 @@ def test_a_search_is_pickled_empty_whatever_it_holds(tmp_path: Path) -> None:
     search.save(str(tmp_path / "checkpoint"))
     assert search.__getstate__() == {}
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run() -> None:
+    record = StudyRecord(spec(budget={"trials": 5000}))
+    tune = Tune(record, slots=2)
+    number, params = tune.begin("runs on")
+    for n in range(1100):
+        tune.run(f"t{n}", value=(n * 7919) % 1100)
+    known = [trial for trial in tune.search._study.trials if trial.state.is_finished()]
+    assert len(known) < 700
+    best = sorted((trial.value for trial in record.ranking()[:100] if trial.value is not None), reverse=True)
+    assert sorted((trial.value for trial in known if trial.value is not None), reverse=True)[:100] == best
+    tune.report(number, 1, 5000.0)
+    tune.search.on_trial_complete("runs on")
+    assert tune.search._study.best_trial.params == params

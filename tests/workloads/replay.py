@@ -109,7 +109,12 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
             measures["loss"] = math.nan
         if epoch == config.fail_epoch and config.fail == "missing":
             del measures["score"]
-        report(measures, write_checkpoint(config, epoch) if rank == 0 else None)
+        checkpoint = write_checkpoint(config, epoch) if rank == 0 else None
+        try:
+            report(measures, checkpoint)
+        finally:
+            if checkpoint is not None:
+                shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _fail(config: Config, epoch: int) -> None:

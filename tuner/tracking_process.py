@@ -1,0 +1,84 @@
+"""The tracker in a process of its own: MLflow's imports and transactions then take nothing from what runs the study."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tuner.storage import Storage
+from tuner.study import StudySpec
+from tuner.tracking import Tracker
+
+_LOOK_SECONDS = 0.2
+_ORPHAN_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class TrackingProcess:
+    """A Tracker that runs beside. Ends when told to finish, and soon after the process that started it."""
+
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
+        """study: the study's folder. events: its events file. uri: where MLflow is."""
+        self._arguments = (spec, study, events, uri)
+        self._process: Any = None
+        self._connection: Any = None
+        self._trouble: str | None = None
+        self._reading = threading.Lock()  # the live table is drawn in a thread of its own
+
+    def start(self) -> None:
+        """Starts it, if it doesn't run yet."""
+        if self._process is not None:
+            return
+        self._connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_follow, args=(*self._arguments, theirs), name="tracking", daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why MLflow takes nothing at the moment, or None."""
+        with self._reading:
+            try:
+                while self._connection is not None and self._connection.poll():
+                    self._trouble = self._connection.recv()
+            except (EOFError, OSError):
+                self._trouble = self._trouble or f"its process ended with {self._process.exitcode}"
+            return self._trouble
+
+    def finish(self, patience_seconds: float) -> int:
+        """Write what is left, for at most that long. Returns how many events wait for a later run."""
+        with contextlib.suppress(OSError):
+            self._connection.send(patience_seconds)
+        self._process.join(patience_seconds + _ORPHAN_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        return Tracker(*self._arguments).left()
+
+
+def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection: Connection[Any, Any]) -> None:
+    """The process: says what trouble there is, and waits to be told how long it may take to finish."""
+    # A terminal's Ctrl-C goes to all processes; how the study ends is still to be tracked.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tracker = Tracker(spec, study, events, uri)
+    tracker.start()
+    said = None
+    while not connection.poll(_LOOK_SECONDS):
+        if tracker.trouble != said:
+            said = tracker.trouble
+            connection.send(said)
+    try:
+        patience = connection.recv()
+    except EOFError:
+        patience = _ORPHAN_SECONDS
+    tracker.finish(patience)
+    with contextlib.suppress(OSError):
+        connection.send(tracker.trouble)
+    # A call to MLflow that hangs must not hold the process.
+    os._exit(0)
