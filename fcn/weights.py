@@ -60,10 +60,8 @@ def normalisation(config: Config) -> Normalisation:
     path = _weights_file(config.weights)
     if path.suffix == ".pth":
         return IMAGENET
-    for name in ("export.json", "config.json"):
-        description = path.parent / name
-        if description.is_file():
-            return described_normalisation(description, _json(description))
+    if described := _description(path):
+        return described_normalisation(*described)
     if "classifier.0.weight" in _names(path):
         return IMAGENET
     raise InputError(
@@ -85,6 +83,30 @@ def described_normalisation(path: Path, description: dict[str, Any]) -> Normalis
         ) from error
 
 
+def _description(weights: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The export.json or config.json beside a file of weights, and what it says; None where there is neither."""
+    for name in ("export.json", "config.json"):
+        path = weights.parent / name
+        if path.is_file():
+            return path, _json(path)
+    return None
+
+
+def _check_standardise(config: Config) -> None:
+    """Raises InputError where an earlier run's weights are used to other images than config.standardise gives."""
+    described = _description(_weights_file(config.weights))
+    if described is None:
+        return
+    path, found = described
+    # An export says it of its network, a checkpoint in its config.
+    was = {**found.get("config", {}), **found.get("network", {})}.get("standardise", config.standardise)
+    if was != config.standardise:
+        raise InputError(
+            f"standardise: {path} says that the weights were trained with {was!r}, got {config.standardise!r}: "
+            f"set standardise = {was}"
+        )
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8")))
@@ -101,6 +123,7 @@ def fetch_weights(config: Config) -> None:
         imagenet_file()
     elif config.weights != "none":
         normalisation(config)
+        _check_standardise(config)
         _read(_weights_file(config.weights))
 
 

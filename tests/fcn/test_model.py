@@ -226,6 +226,17 @@ def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -
     check_weights(slim_config(weights=str(tmp_path)), 2)
 
 
+@pytest.mark.parametrize("description", ["export.json", "config.json"])
+def test_weights_that_saw_other_images_are_refused(tmp_path: Path, description: str) -> None:
+    save_file(dict(FCN8s(2, **SLIM).state_dict()), tmp_path / "weights.safetensors")
+    section = "network" if description == "export.json" else "config"
+    plain = {"normalisation": {"mean": PLAIN.mean, "std": PLAIN.std}, section: {"standardise": "image"}}
+    (tmp_path / description).write_text(json.dumps(plain))
+    fetch_weights(slim_config(weights=str(tmp_path), standardise="image"))
+    with pytest.raises(InputError, match="trained with 'image', got 'none': set standardise = image"):
+        fetch_weights(slim_config(weights=str(tmp_path)))
+
+
 def test_a_path_that_holds_no_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere is no file"):
         fetch_weights(slim_config(weights=str(tmp_path / "nowhere")))
