@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from tuner import search
 from tuner.cluster import Plan
 from tuner.record import StudyRecord
 from tuner.search import StudySearch, is_on_rung, study_scheduler
@@ -401,16 +402,20 @@ def test_a_search_is_pickled_empty_whatever_it_holds(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run() -> None:
-    record = StudyRecord(spec(budget={"trials": 5000}))
+def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, count in {"_BEST_KNOWN": 10, "_NEWEST_KNOWN": 20, "_MOST_KNOWN": 50}.items():
+        monkeypatch.setattr(search, name, count)
+    record = StudyRecord(spec(budget={"trials": 200}))
     tune = Tune(record, slots=2)
     number, params = tune.begin("runs on")
-    for n in range(1100):
+    for n in range(110):
         tune.run(f"t{n}", value=(n * 7919) % 1100)
     known = [trial for trial in tune.search._study.trials if trial.state.is_finished()]
-    assert len(known) < 700
-    best = sorted((trial.value for trial in record.ranking()[:100] if trial.value is not None), reverse=True)
-    assert sorted((trial.value for trial in known if trial.value is not None), reverse=True)[:100] == best
+    assert len(known) < 60
+    best = sorted((trial.value for trial in record.ranking()[:10] if trial.value is not None), reverse=True)
+    assert sorted((trial.value for trial in known if trial.value is not None), reverse=True)[:10] == best
     tune.report(number, 1, 5000.0)
     tune.search.on_trial_complete("runs on")
     assert tune.search._study.best_trial.params == params
