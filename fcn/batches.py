@@ -21,9 +21,6 @@ from fcn.cache import Cache
 from fcn.config import Config
 from fcn.weights import normalisation
 
-# Share of a GPU's free memory that the pixels may live in; a larger cache is streamed.
-GPU_CACHE_FRACTION = 0.3
-
 _ORDER, _AUGMENTATION = 1, 2  # what a random stream is for: equal seeds must not give equal streams
 
 
@@ -49,7 +46,7 @@ class Batches:
         self._config = config
         self._device = device
         self._rank, self._world = rank, world
-        self._source = _source(cache, device)
+        self._source = _source(cache, device, config.gpu_cache_fraction)
         self._augmentation = Augmentation(config)
         norm = normalisation(config)
         mean = torch.tensor(norm.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
@@ -176,14 +173,14 @@ class _Streamed:
 _on_device: WeakValueDictionary[tuple[str, str], _Resident] = WeakValueDictionary()
 
 
-def _source(cache: Cache, device: torch.device) -> _Resident | _Mapped | _Streamed:
+def _source(cache: Cache, device: torch.device, gpu_fraction: float) -> _Resident | _Mapped | _Streamed:
     if device.type == "cpu":
         return _Mapped(cache)
     key = (str(device), str(cache.path))
     resident = _on_device.get(key)
     if resident is not None:
         return resident
-    if device.type == "cuda" and cache.nbytes > GPU_CACHE_FRACTION * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and cache.nbytes > gpu_fraction * torch.cuda.mem_get_info(device)[0]:
         return _Streamed(cache, device)
     resident = _Resident(_upload(cache.images, device), _upload(cache.labels, device))
     _on_device[key] = resident

@@ -51,6 +51,9 @@ class Config(BaseModel):
     cache_dir: Path | None = Field(
         None, description="Folder of decoded pixels; None: $XDG_CACHE_HOME/fcn or ~/.cache/fcn."
     )
+    gpu_cache_fraction: float = Field(
+        0.3, ge=0, le=1, description="Share of a GPU's free memory that the pixels may live in; more are streamed."
+    )
 
     # Model
     weights: str = Field(

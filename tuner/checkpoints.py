@@ -117,10 +117,17 @@ def trial_folder(study: Storage, trial: int) -> Storage:
     return study / f"trials/{trial}"
 
 
-def report_payload(progress: Progress, startup_seconds: float, images: list[str]) -> dict[str, Any]:
+def report_payload(
+    progress: Progress, startup_seconds: float, gpu_share: float | None, images: list[str]
+) -> dict[str, Any]:
     """What travels to the study's runner for one report."""
     return {
         "epoch": progress.epoch,
         "best": progress.best_value,
-        "report": {"metrics": progress.metrics, "startup_seconds": startup_seconds, "images": images},
+        "report": {
+            "metrics": progress.metrics,
+            "startup_seconds": startup_seconds,
+            "gpu_share": gpu_share,
+            "images": images,
+        },
     }

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import ray
@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     # A stopped trial's thread may be busy for a while; Tune would drop the trial after it.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+_USABLE_MEMORY = 0.9  # of a GPU: what is left over is for allocators that don't fit into each other
+
 # Ray reads them when it is imported and when it starts its processes, which inherit them.
 os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
 
@@ -52,12 +54,22 @@ class Plan:
     cluster_gpus: float
     """What there is, or can be where an autoscaler adds machines."""
 
-    def trial_request(self) -> ray.tune.PlacementGroupFactory:
+    def trial_request(self, gpus: float) -> ray.tune.PlacementGroupFactory:
         """What Tune sets aside for a trial's process. A group's workers are asked for by the group, not here."""
         if self.workers > 1:
             # Tune refuses an empty request, and any share of a CPU could be the one that a worker needs.
             return ray.tune.PlacementGroupFactory([{"memory": 1}])
-        return ray.tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": self.gpus}])
+        return ray.tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": gpus}])
+
+    def sharing(self, resources: Resources, used: float) -> Plan:
+        """This plan with as many workers on a GPU as its memory holds. used: the most that one took of it, 0 to 1."""
+        on_one = int(_USABLE_MEMORY / used)
+        if resources.gpus_per_worker != "auto" or self.gpus != 1 or on_one < 2:
+            return self
+        gpus = 1 / on_one
+        fits = _fits(resources, gpus, self.cluster_cpus, self.cluster_gpus)
+        wanted = resources.max_concurrent_trials
+        return replace(self, gpus=gpus, slots=fits if wanted == "auto" else min(wanted, fits))
 
     @property
     def each(self) -> str:

@@ -5,7 +5,7 @@ events; nothing is known that is not in it. Each has "event" and "time" (seconds
 
     run     {number, host, pid, versions, overrides, tracking_uri}  a run or resume of the study began
     start   {trial, params}                                         a trial was handed to a slot
-    report  {trial, epoch, metrics, startup_seconds?, images?}      a trial finished an epoch
+    report  {trial, epoch, metrics, startup_seconds?, gpu_share?, images?}  a trial finished an epoch
     end     {trial, state, reason, value, best_epoch}               state: finished, stopped or failed
     stop    {state, reason}                                         the run ended: finished, interrupted or failed
 """

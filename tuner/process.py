@@ -19,12 +19,17 @@ from torch.nn.modules import module as torch_module
 _GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and "hook" in name]
 
 
+# What a process takes of a GPU's memory beside what torch allocates: its CUDA context and its libraries.
+_CONTEXT_BYTES = 600e6
+
+
 @contextlib.contextmanager
-def as_found(seed: int) -> Iterator[None]:
+def as_found(seed: int, gpus: float = 0.0) -> Iterator[None]:
     """A block that starts from this seed and leaves no trace: random numbers, environment, current folder, torch's
     settings and global hooks are put back, and what nobody holds any more is freed.
 
     A workload that seeds itself is not touched by it; one that forgets to still gives the same trial again.
+    gpus: a share of a GPU, if less than 1, is also all that the block may take of its memory.
     """
     put_back = [*_torch_settings(), _environment(), _hooks()]
     folder = Path.cwd()
@@ -34,6 +39,8 @@ def as_found(seed: int) -> Iterator[None]:
         # Libraries count what is left of theirs when Python ends, and complain.
         atexit.register(gc.unfreeze)
     _seed(seed)
+    if gpus and torch.cuda.is_available():
+        _limit_memory(gpus)
     try:
         with warnings.catch_warnings():
             yield
@@ -45,6 +52,22 @@ def as_found(seed: int) -> Iterator[None]:
         _free()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
+
+
+def gpu_share() -> float | None:
+    """The most that the present trial has taken of its GPU's memory, 0 to 1; None if it uses none."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    _, total = torch.cuda.mem_get_info()
+    return min(1.0, (torch.cuda.max_memory_reserved() + _CONTEXT_BYTES) / total)
+
+
+def _limit_memory(gpus: float) -> None:
+    """Whoever runs over its share runs out of memory itself, not its neighbour on the GPU."""
+    _, total = torch.cuda.mem_get_info()
+    share = 1.0 if gpus >= 1 else max(0.01, gpus - _CONTEXT_BYTES / total)
+    torch.cuda.set_per_process_memory_fraction(share)
+    torch.cuda.reset_peak_memory_stats()
 
 
 def is_spoilt_by(error: BaseException | None) -> bool:

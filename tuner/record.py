@@ -33,6 +33,8 @@ class TrialRecord:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, objective's value at that epoch)."""
     startup_seconds: float | None = None
+    gpu_share: float | None = None
+    """Most that it has taken of its GPU's memory, 0 to 1."""
     reason: str | None = None
 
     @property
@@ -89,6 +91,8 @@ class StudyRecord:
         trial.epoch, trial.metrics, trial.last_seen = event["epoch"], event["metrics"], event["time"]
         if trial.startup_seconds is None:
             trial.startup_seconds = event.get("startup_seconds")
+        if "gpu_share" in event:
+            trial.gpu_share = max(trial.gpu_share or 0.0, event["gpu_share"])
         value = event["metrics"][self.spec.objective.metric]
         trial.curve.append((trial.epoch, value))
         if self.worst_value is None or self.spec.objective.better(self.worst_value, value):

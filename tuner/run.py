@@ -37,6 +37,7 @@ from tuner.tracking_process import TrackingProcess
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
+_PROBES = 3  # trials whose memory says how many share a GPU
 _LOOK_SECONDS = 10.0  # between two looks at which nodes there are
 
 
@@ -190,6 +191,7 @@ class _Run:
             tracking_uri=without_password(tracking_uri),
         )
         self._tracker.start()
+        self._share_gpus()
         try:
             with self._progress, self._signals(), contextlib.closing(self._slots):
                 self._fit()
@@ -203,7 +205,7 @@ class _Run:
         self._ledger.write("stop", state=state, reason=reason)
 
     def _fit(self) -> None:
-        spec = self._record.spec
+        spec, plan = self._record.spec, self._plan
         search = self._search = StudySearch(self._record, self._slots, self._ledger.trial_ended, self._out_of_time)
         self._ledger.serve(search)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -214,7 +216,8 @@ class _Run:
         ):
             ray.tune.Tuner(
                 ray.tune.with_resources(
-                    tune_function(spec, self._study, self._reports.box), self._plan.trial_request()
+                    tune_function(spec, self._study, self._reports.box),
+                    lambda config: plan.trial_request(config["gpus"]),
                 ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=search,
@@ -237,11 +240,26 @@ class _Run:
         if event["event"] != "end":
             return
         self._retention.trial_ended(event["trial"])
+        self._share_gpus()
         ended = self._record.ended
         if len(ended) >= self._record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
             self._stopping = (
                 "failed",
                 f"the first {len(ended)} trials all failed, the last: {event['reason']}",
+            )
+
+    def _share_gpus(self) -> None:
+        """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""
+        used = [trial.gpu_share for trial in self._record.ended[:_PROBES] if trial.gpu_share]
+        if len(used) < _PROBES:
+            return
+        plan = self._plan.sharing(self._record.spec.resources, max(used))
+        if plan is not self._plan:
+            self._plan = plan
+            self._slots.follow(plan)
+            self._progress.note(
+                f"the first {_PROBES} trials took at most {max(used):.0%} of a GPU's memory: "
+                f"from now on {round(1 / plan.gpus)} share one, {plan.slots} trials at a time"
             )
 
     def _should_stop(self) -> bool:

@@ -68,7 +68,7 @@ class StudySearch(Searcher):
         suggested_at = time.time()
         number, params = self._ask()
         self._tune_ids[trial_id] = (number, slot)
-        return {"trial": number, "params": params, "suggested_at": suggested_at, "slot": slot.group}
+        return {"trial": number, "params": params, "suggested_at": suggested_at, **slot.config()}
 
     def _ask(self) -> tuple[int, dict[str, Any]]:
         if self._waiting:

@@ -55,7 +55,7 @@ def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[s
     """The function that Ray Tune calls once a trial, in a process that it keeps. box: a ReportBox."""
 
     def trial(config: dict[str, Any]) -> None:
-        assignment = Assignment(config["trial"], config["params"], config["suggested_at"])
+        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"])
 
         def tell(event: dict[str, Any]) -> None:
             if "end" in event or _get(box.post.remote(assignment.trial, event)):
@@ -105,9 +105,16 @@ def _run_on_group(assignment: Assignment, slot_name: str, tell: Tell) -> None:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one trial at a time. group: the name of its GroupSlot, None in a process of Tune's own."""
+    """A place for one trial at a time."""
 
+    gpus: float
+    """A worker's."""
     group: str | None = None
+    """The name of its GroupSlot, None in a process of Tune's own."""
+
+    def config(self) -> dict[str, Any]:
+        """What `tune_function` must know of it."""
+        return {"slot": self.group, "gpus": self.gpus}
 
 
 class SlotPool:
@@ -133,8 +140,18 @@ class SlotPool:
     def give(self, slot: Slot) -> None:
         """Give a slot back; it stays warm if there is still room for it."""
         self._taken -= 1
-        self._free.append(slot)
+        if slot.gpus == self._plan.gpus:
+            self._free.append(slot)
+        else:
+            self._end(slot)
         self._shrink()
+
+    def follow(self, plan: Plan) -> None:
+        """Make slots by another plan from now on; those of the one before end when they are free."""
+        self._plan, self._size = plan, plan.slots
+        for slot in self._free:
+            self._end(slot)
+        self._free.clear()
 
     def resize(self, size: int) -> None:
         """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
@@ -151,8 +168,8 @@ class SlotPool:
 
     def _make(self) -> Slot:
         if self._plan.workers == 1:
-            return Slot()
-        slot = Slot(f"{self._spec.name}-{uuid.uuid4().hex[:12]}")
+            return Slot(self._plan.gpus)
+        slot = Slot(self._plan.gpus, f"{self._spec.name}-{uuid.uuid4().hex[:12]}")
         # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
@@ -162,10 +179,13 @@ class SlotPool:
 
     def _shrink(self) -> None:
         while self._free and len(self._free) + self._taken > self._size:
-            group = self._groups.pop(self._free.pop(), None)
-            if group is not None:
-                # It isn't waited for; it ends when its workers have left.
-                group.close.remote()
+            self._end(self._free.pop())
+
+    def _end(self, slot: Slot) -> None:
+        group = self._groups.pop(slot, None)
+        if group is not None:
+            # It isn't waited for; it ends when its workers have left.
+            group.close.remote()
 
 
 class GroupSlot:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tuner import workload as workloads
 from tuner.checkpoints import Progress, TrialCheckpoints, report_payload, trial_folder
 from tuner.errors import StudyError, TrialError
-from tuner.process import as_found, is_spoilt_by
+from tuner.process import as_found, gpu_share, is_spoilt_by
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec
 
@@ -33,6 +33,8 @@ class Assignment:
     params: dict[str, Any]
     suggested_at: float
     """Seconds since 1970 when the sampler chose the setting: start-up is counted from here."""
+    gpus: float = 0.0
+    """What a worker has of GPUs; less than 1 is a share of one."""
 
 
 def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, tell: Tell) -> bool:
@@ -44,7 +46,7 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
     """
     checkpoints = TrialCheckpoints(trial_folder(study, assignment.trial))
     seed = spec.search.seed + assignment.trial
-    with as_found(seed), contextlib.ExitStack() as scratch:
+    with as_found(seed, assignment.gpus), contextlib.ExitStack() as scratch:
         reporter = _Reporter(assignment, spec.objective, checkpoints, rank, tell)
         try:
             workload = workloads.load(spec.workload)
@@ -110,7 +112,7 @@ class _Reporter:
 
     def _hand_on(self, images: list[str]) -> None:
         try:
-            self._tell(report_payload(self._progress, self._startup_seconds, images))
+            self._tell(report_payload(self._progress, self._startup_seconds, gpu_share(), images))
         except BaseException:
             self.told_to_end = True
             raise

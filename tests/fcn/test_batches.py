@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcn import batches as batches_module
 from fcn.augmentation import Augmentation
 from fcn.batches import Batches
 from fcn.cache import Cache, open_cache
@@ -251,9 +250,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU her
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("share", [0.3, 0.0])
-def test_a_gpu_gets_the_batches_of_the_cpu_resident_or_streamed(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches_module, "GPU_CACHE_FRACTION", share)
-    config, cache = configure(batch_size=3, flip=0.5), make_cache()
+def test_a_gpu_gets_the_batches_of_the_cpu_resident_or_streamed(share: float) -> None:
+    config, cache = configure(batch_size=3, flip=0.5, gpu_cache_fraction=share), make_cache()
     device = torch.device("cuda", 0)
     on_cpu = list(Batches(cache, range(11), config, CPU).epoch(1, train=True))
     on_gpu = list(Batches(cache, range(11), config, device).epoch(1, train=True))

@@ -10,7 +10,7 @@ import pytest
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "always", "-m", "fcn.export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def test_an_export_runs_without_what_training_needs_and_without_unpickling(
     argv = ["fcn.predict", str(tiny_export[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     script = BLOCKED.format(blocked=blocked + TRAINING, argv=[*argv, "--format", format])
 
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=150)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
