@@ -17,7 +17,7 @@ from fcn.config import Config
 from fcn.datasets import VOID
 from fcn.errors import TrainingError
 from fcn.gradient import BatchGradient
-from fcn.optimiser import learning_rate, set_learning_rate
+from fcn.optimiser import bytes_to_come, learning_rate, set_learning_rate
 from fcn.ranks import rank, sum_over_ranks, world
 from fcn.state import RunState
 
@@ -39,6 +39,9 @@ class EpochTrainer:
             None if weights is None else weights.to(device),
             state.micro_batch,
         )
+        if not config.compile:
+            # A compiled network would be compiled for the two passes as well.
+            self._gradient.fit(*config.image_size, to_come=bytes_to_come(state.optimizer))
 
     def run(self) -> dict[str, float]:
         """The next epoch. Returns its measures. Raises TrainingError where the run can't go on."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fcn import memory
 from fcn.config import Config
 from fcn.datasets import VOID
 from fcn.errors import TrainingError
@@ -39,6 +40,27 @@ class BatchGradient:
         self._class_weights = class_weights
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.micro_batch = micro_batch
+
+    def fit(self, height: int, width: int, to_come: int) -> None:
+        """On a GPU, lower micro_batch to what two small passes say will fit, so that few steps are repeated.
+
+        to_come: bytes that the run will allocate later, its optimiser's state.
+        """
+        if self._device.type == "cuda" and self.micro_batch > 2:
+            room = memory.room(self._device) - to_come
+            at_most = memory.predicted(lambda count: self._peak(count, height, width), room)
+            self.micro_batch = min(self.micro_batch, at_most)
+
+    def _peak(self, count: int, height: int, width: int) -> int:
+        """Bytes allocated at most in a pass of so many images."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        images_NCHW = torch.zeros(count, 3, height, width, device=self._device)
+        images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        target_NHW = torch.zeros(count, height, width, dtype=torch.int64, device=self._device)
+        self._try(images_NCHW, target_NHW, [0] * count)
+        for parameter in self._parameters:
+            parameter.grad = None
+        return torch.cuda.max_memory_allocated(self._device)
 
     def take(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor:
         """seeds: of each image's dropout. Returns this rank's part of the loss, a scalar on the device.
@@ -114,6 +136,7 @@ class BatchGradient:
                 "make image_size, width or fc_width smaller"
             )
         self.micro_batch = at_once // 2
+        memory.remember(self._config, self._device, self.micro_batch)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

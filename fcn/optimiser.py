@@ -34,6 +34,14 @@ def build_optimizer(model: FCN8s, config: Config) -> Optimizer:
     return rule(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=True)
 
 
+def bytes_to_come(optimizer: Optimizer) -> int:
+    """What the optimiser's state will take when its first step has been made; 0 after it."""
+    if optimizer.state:
+        return 0
+    tensors = 1 if isinstance(optimizer, torch.optim.SGD) else 2
+    return tensors * sum(p.numel() * p.element_size() for group in optimizer.param_groups for p in group["params"])
+
+
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     """For a step counted from 0 over the whole run: a linear rise, then config.schedule."""
     warmup = round(config.warmup_epochs * steps_per_epoch)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from fcn import checkpoint
 from fcn.config import Config
 from fcn.errors import InputError
+from fcn.memory import first_micro_batch
 from fcn.model import FCN8s, build_model
 from fcn.optimiser import build_optimizer, optimizer_state, restore_optimizer
 from fcn.ranks import copy_from_rank_0
@@ -34,7 +35,7 @@ class RunState:
             model=model,
             optimizer=build_optimizer(model, config),
             epoch=0,
-            micro_batch=min(config.micro_batch or config.batch_size, config.batch_size),
+            micro_batch=first_micro_batch(config, device),
             best_score=float("-inf"),
             epochs_without_better=0,
         )
@@ -62,7 +63,7 @@ class RunState:
             model=model,
             optimizer=optimizer,
             epoch=loaded.epoch,
-            micro_batch=min(saved["micro_batch"], config.micro_batch or config.batch_size, config.batch_size),
+            micro_batch=min(saved["micro_batch"], first_micro_batch(config, device)),
             best_score=saved["best_score"],
             epochs_without_better=saved["epochs_without_better"],
         )

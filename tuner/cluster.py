@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -66,7 +67,8 @@ class Plan:
         on_one = int(_USABLE_MEMORY / used)
         if resources.gpus_per_worker != "auto" or self.gpus != 1 or on_one < 2:
             return self
-        gpus = 1 / on_one
+        # Ray counts in ten thousandths, and rounds: six times 0.1667 is more than there is.
+        gpus = math.floor(10_000 / on_one) / 10_000
         fits = _fits(resources, gpus, self.cluster_cpus, self.cluster_gpus)
         wanted = resources.max_concurrent_trials
         return replace(self, gpus=gpus, slots=fits if wanted == "auto" else min(wanted, fits))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fcn import checkpoint
+from fcn import checkpoint, memory
 from fcn.batches import Batches
 from fcn.cache import open_cache
 from fcn.config import Config
@@ -86,3 +86,9 @@ def tiny_export(tiny_checkpoint: Path) -> tuple[Path, Exported]:
     """The export of tiny_checkpoint, and what export() said of it."""
     directory = tiny_checkpoint.parent / "export"
     return directory, export(tiny_checkpoint, directory, device=CPU)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fitted into memory in one test is nothing to the next."""
+    monkeypatch.setattr(memory, "_fitted", {})

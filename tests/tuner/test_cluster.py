@@ -56,6 +56,34 @@ def test_what_can_never_fit_is_refused_with_the_arithmetic(resources: dict[str, 
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("used", "gpus", "resources", "slots", "share"),
+    [
+        (0.2, 2, {}, 8, 1 / 4),
+        (0.31, 1, {}, 2, 1 / 2),
+        (0.15, 1, {}, 6, 0.1666),  # what Ray would round up,
+        (0.46, 4, {}, 4, 1),  # two of them would not fit
+        (0.05, 1, {}, 16, 0.0555),  # the CPUs are the limit
+        (0.05, 1, {"cpus_per_worker": 4}, 4, 0.0555),
+        (0.2, 2, {"max_concurrent_trials": 2}, 2, 1 / 4),
+        (0.2, 2, {"workers": 2}, 4, 1 / 4),
+        (0.2, 2, {"gpus_per_worker": 1}, 2, 1),  # what a person says holds
+    ],
+)
+def test_as_many_trials_share_a_gpu_as_its_memory_holds(
+    used: float, gpus: int, resources: dict[str, Any], slots: int, share: float
+) -> None:
+    table = Resources(**resources)
+    shared = plan(table, 16, gpus).sharing(table, used)
+    assert (shared.slots, shared.gpus) == (slots, share)
+
+
+def test_a_study_without_gpus_shares_none() -> None:
+    table = Resources()
+    alone = plan(table, 8, 0)
+    assert alone.sharing(table, 0.1) is alone
+
+
 def test_a_plan_reads_as_a_sentence() -> None:
     assert str(plan(Resources(workers=2), 8, 4)) == (
         "2 trials at a time, each on 2 workers of 1 GPU; there are 8 CPUs and 4 GPUs"

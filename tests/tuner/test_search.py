@@ -252,6 +252,23 @@ def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
     assert tune.search._study.trials[0].value == 0.9
 
 
+def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended() -> None:
+    record = StudyRecord(spec())
+    slots = SlotPool(record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
+    alone = slots.take()
+    assert alone is not None
+    assert alone.config() == {"slot": None, "gpus": 1}
+    assert slots.take() is None
+    slots.follow(Plan(4, 1, 0.25, 1, 8, 1))
+    shared = [slots.take() for _ in range(3)]
+    assert [slot and slot.gpus for slot in shared] == [0.25] * 3
+    assert slots.take() is None, "the trial that began alone still runs"
+    slots.give(alone)
+    last = slots.take()
+    assert last is not None
+    assert last.gpus == 0.25
+
+
 # The scheduler
 
 

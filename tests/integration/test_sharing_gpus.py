@@ -1,0 +1,52 @@
+"""Trials that share a GPU when it is known how little of it they take. Ray is told of a GPU that isn't there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cluster_utils
+
+from tests.integration.study_process import events, running, show, write_study
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own test cluster leaves files open
+]
+
+
+@pytest.fixture
+def one_gpu() -> Iterator[str]:
+    """The address of a Ray that believes it has a GPU."""
+    head: dict[str, Any] = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield str(cluster.address)
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_trials_run_alone_until_three_have_shown_their_memory_and_then_share_the_gpu(
+    one_gpu: str, tmp_path: Path, storage: Path
+) -> None:
+    file = write_study(
+        tmp_path / "shared.toml",
+        budget={"trials": 9},
+        scheduler={"name": "none"},
+        resources={"cpus_per_worker": 0.25},
+        fixed={"epochs": 2, "step_seconds": 0.5, "gpu_share": 0.3},
+    )
+    with running("run", file, "--storage", storage, "--address", one_gpu) as study:
+        assert study.wait() == 0, study.output
+    assert [trial["state"] for trial in show(storage, "shared")["trials"]] == ["finished"] * 9
+    assert "the first 3 trials took at most 30% of a GPU's memory: from now on 3 share one" in study.output
+    together, most = 0, {True: 0, False: 0}
+    for event in events(storage / "shared"):
+        together += {"start": 1, "end": -1}.get(event["event"], 0)
+        alone = event.get("trial", 0) <= 3
+        most[alone] = max(most[alone], together)
+    assert most == {True: 1, False: 3}
