@@ -39,7 +39,8 @@ def bytes_to_come(optimizer: Optimizer) -> int:
     if optimizer.state:
         return 0
     tensors = 1 if isinstance(optimizer, torch.optim.SGD) else 2
-    return tensors * sum(p.numel() * p.element_size() for group in optimizer.param_groups for p in group["params"])
+    parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+    return tensors * sum(p.numel() * p.element_size() for p in parameters)
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import ray
 import ray._private.state
 import ray.tune
-import torch
+from ray._private.accelerators import get_accelerator_manager_for_resource
 
 from tuner import fate
 from tuner.errors import StudyError
@@ -132,8 +132,11 @@ def _fits(resources: Resources, gpus_per_worker: float, cpus: float, gpus: float
 
 
 def machine_capacity() -> tuple[float, float]:
-    """CPUs that this process may use, and GPUs of this machine."""
-    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+    """CPUs and GPUs of this machine that this process may use."""
+    accelerators: Any = get_accelerator_manager_for_resource("GPU")
+    gpus = accelerators.get_current_node_num_accelerators()
+    visible = accelerators.get_current_process_visible_accelerator_ids()
+    return float(len(os.sched_getaffinity(0))), float(gpus if visible is None else min(gpus, len(visible)))
 
 
 @contextlib.contextmanager

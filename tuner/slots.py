@@ -7,6 +7,8 @@ group, the study's runner holds the slot, and the trial's process only passes me
     runner ── SlotPool ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
     tune_function:  slot.submit(assignment) -> for each slot.next_event(): hand it on, slot.answer(go on or stop)
     each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
+
+torch is imported where a trial trains, not on the way there: it takes seconds of every process.
 """
 
 from __future__ import annotations
@@ -23,15 +25,13 @@ from typing import Any, Literal
 
 import ray
 import ray.exceptions
-import ray.train
-import ray.train.torch
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tuner.assignment import Assignment, Tell
 from tuner.cluster import Plan
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.trial import Assignment, Tell, run_trial
 
 NAMESPACE = "tuner"
 _CLOSING_SECONDS = 15.0
@@ -74,6 +74,10 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tel
     if _process.spoilt and spec.failures.max_retries:
         # Tune sees its process die, and runs the trial in a new one.
         os._exit(1)
+
+    import ray.train.torch
+
+    from tuner.trial import run_trial
 
     def loop() -> None:
         device = ray.train.torch.get_device()
@@ -306,6 +310,8 @@ class GroupSlot:
 
     def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run one worker group to its end, and say how it ended."""
+        import ray.train.torch
+
         with tempfile.TemporaryDirectory(prefix="tuner-train-", ignore_cleanup_errors=True) as folder:
             trainer = ray.train.torch.TorchTrainer(
                 _serve,
@@ -337,6 +343,10 @@ def _is_failure(event: dict[str, Any]) -> bool:
 
 def _serve(config: dict[str, Any]) -> None:
     """One worker of a group: trial after trial, until its slot says to end."""
+    import ray.train.torch
+
+    from tuner.trial import run_trial
+
     slot: Any = ray.get_actor(config["slot"], namespace=NAMESPACE)
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
@@ -362,6 +372,8 @@ def _get(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def _quiet_run(name: str, folder: str) -> ray.train.RunConfig:
+def _quiet_run(name: str, folder: str) -> Any:
     """Ray Train's own storage stays unused: checkpoints go to the study's storage."""
+    import ray.train
+
     return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=0))

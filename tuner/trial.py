@@ -7,34 +7,18 @@ import math
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tuner import workload as workloads
+from tuner.assignment import Assignment, Tell
 from tuner.checkpoints import Progress, TrialCheckpoints, report_payload, trial_folder
 from tuner.errors import StudyError, TrialError
 from tuner.process import as_found, gpu_share, is_spoilt_by
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec
-
-Tell = Callable[[dict[str, Any]], None]
-"""Hands a report on and returns when the scheduler has seen it; raises SystemExit to end the trial."""
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One trial to run."""
-
-    trial: int
-    params: dict[str, Any]
-    suggested_at: float
-    """Seconds since 1970 when the sampler chose the setting: start-up is counted from here."""
-    gpus: float = 0.0
-    """What a worker has of GPUs; less than 1 is a share of one."""
 
 
 def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, tell: Tell) -> bool:
@@ -63,13 +47,19 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
         except (Exception, SystemExit) as error:
             if reporter.told_to_end:
                 raise
-            # A storage that is full can't take the traceback; the reason is told all the same.
-            with contextlib.suppress(StudyError):
-                trial_folder(study, assignment.trial).write_text("error.txt", traceback.format_exc())
+            _write_traceback(trial_folder(study, assignment.trial))
             tell({"end": {"state": "failed", "reason": _sentence(error)}, "spoilt": is_spoilt_by(error)})
             return is_spoilt_by(error)
     tell({"end": {"state": "finished", "reason": None}})
     return False
+
+
+def _write_traceback(folder: Storage) -> None:
+    # A storage that is full can't take it; the reason is told all the same.
+    with contextlib.suppress(StudyError):
+        # The first rank to fail is the cause; how the others lose it would only hide that.
+        if folder.read_text("error.txt") is None:
+            folder.write_text("error.txt", traceback.format_exc())
 
 
 class _Reporter:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray.cluster_utils
 
@@ -80,23 +81,37 @@ def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(
     assert left_on(nodes) == "left 0 True"
 
 
-def test_a_group_whose_ranks_sit_on_two_nodes_leaves_nothing_when_its_driver_is_killed(
+def test_ctrl_c_and_kill_leave_nothing_of_a_group_whose_ranks_sit_on_two_nodes(
     nodes: Any, tmp_path: Path, storage: Path
 ) -> None:
     nodes.add_node(num_cpus=1)
+    log = tmp_path / "log"
     file = write_study(
         tmp_path / "spread.toml",
         budget={"trials": 2},
         resources={"workers": 2},
-        fixed={"epochs": 5, "step_seconds": 0.3, "collective": True},
+        fixed={"epochs": 5, "step_seconds": 0.3, "collective": True, "log": log},
         scheduler={"name": "none"},
     )
     folder = storage / "spread"
     address = ("--storage", storage, "--address", nodes.address)
+
+    def ranks_alive() -> set[int]:
+        return {pid for line in log.read_text().splitlines() if psutil.pid_exists(pid := int(line.split()[3]))}
+
     with running("run", file, *address) as study:
         wait_for(lambda: any(event["event"] == "report" for event in events(folder)))
+        study.tree()
+        study.interrupt()
+        assert study.wait() == 130, study.output
+        assert study.left_behind() == []
+    wait_for(lambda: not ranks_alive(), 20)
+    with running("resume", "spread", *address) as study:
+        reports = len(events(folder))
+        wait_for(lambda: len(events(folder)) > reports + 2)
         study.kill()
         assert study.left_behind() == []
+    wait_for(lambda: not ranks_alive(), 20)
     wait_for(lambda: left_on(nodes) == "left 0 True", 40)
     with running("resume", "spread", *address) as study:
         assert study.wait() == 0, study.output

@@ -26,7 +26,7 @@ LAYERS = [
     {"record", "checkpoints", "cluster"},
     {"journal"},
     {"study"},
-    {"space", "workload", "storage", "fate", "reports"},
+    {"space", "workload", "storage", "fate", "reports", "assignment"},
     {"errors"},
 ]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tuner import slots
+from tuner.assignment import Assignment
 from tuner.slots import GroupSlot, Verdict
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.trial import Assignment
 
 REPORT: dict[str, Any] = {"epoch": 1, "best": 0.5}
 FINISHED: dict[str, Any] = {"end": {"state": "finished", "reason": None}}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.workloads import replay
+from tuner.assignment import Assignment
 from tuner.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.trial import Assignment, run_trial
+from tuner.trial import run_trial
 
 
 class Tune:
