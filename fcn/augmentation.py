@@ -39,12 +39,11 @@ class Augmentation:
     def __call__(self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """Changed images (uint8 or float32, 0..255) and labels (uint8) from uint8 ones.
 
-        draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
+        On a CPU the arguments are changed in place. draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
         """
         mirrored = draws[:, 0] < self._flip
         if self._flip and not self._scale:
-            images_NCHW = torch.where(mirrored[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
-            labels_NHW = torch.where(mirrored[:, None, None], labels_NHW.flip(-1), labels_NHW)
+            images_NCHW, labels_NHW = _mirror(images_NCHW, labels_NHW, mirrored)
         if self._gamma or self._brightness or self._contrast or self._colour:
             images_NCHW = self._relight(images_NCHW, draws[:, 4:8])
         if self._scale:
@@ -91,3 +90,17 @@ class Augmentation:
         shifted = labels_NHW[:, None].float() - VOID
         labels_NHW = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + VOID
         return images_NCHW, labels_NHW.round().to(torch.uint8)
+
+
+def _mirror(images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    if images_NCHW.device.type == "cpu":
+        # Half of the pictures in place take a quarter of the time of both batches whole.
+        for place in mirrored.nonzero()[:, 0].tolist():
+            images_NCHW[place] = images_NCHW[place].flip(-1)
+            labels_NHW[place] = labels_NHW[place].flip(-1)
+        return images_NCHW, labels_NHW
+    # Which ones it is stays on the GPU: asking would wait for it.
+    return (
+        torch.where(mirrored[:, None, None, None], images_NCHW.flip(-1), images_NCHW),
+        torch.where(mirrored[:, None, None], labels_NHW.flip(-1), labels_NHW),
+    )

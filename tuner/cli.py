@@ -161,6 +161,8 @@ def ui(
     _console().print(f"MLflow: http://{host}:{port}  (Ctrl-C ends it)", highlight=False)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    # Jobs are for language models: seven processes that a study has no use for.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
 
 

@@ -268,7 +268,8 @@ def server(tmp_path: Path, database: Path) -> Iterator[tuple[str, subprocess.Pop
     command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]
     with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True, env=environment)
         try:
             for _ in range(600):
                 try:
