@@ -39,7 +39,8 @@ class Augmentation:
     def __call__(self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         """Changed images (uint8 or float32, 0..255) and labels (uint8) from uint8 ones.
 
-        On a CPU the arguments are changed in place. draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes into sight from outside; its label is void.
+        On a CPU the arguments are changed in place. draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes
+        into sight from outside; its label is void.
         """
         mirrored = draws[:, 0] < self._flip
         if self._flip and not self._scale:
