@@ -5,7 +5,7 @@ A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (re
 group, the study's runner holds the slot, and the trial's process only passes messages between Tune and the slot.
 
     runner ── SlotPool ── owns ──> GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
-    tune_function:  slot.submit(assignment) -> for each slot.next_event(): hand it on, slot.answer(go on or stop)
+    tune_function:  slot.begin(assignment) -> for each slot.next_event(go on): hand it on; slot.answer(stop)
     each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
 
 torch is imported where a trial trains, not on the way there: it takes seconds of every process.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import tempfile
 import threading
@@ -93,18 +94,24 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tel
 
 def _run_on_group(assignment: Assignment, slot_name: str, tell: Tell) -> None:
     """Pass one trial's messages on from its slot, and the answers back."""
-    slot: Any = ray.get_actor(slot_name, namespace=NAMESPACE)
-    _get(slot.submit.remote(assignment))
+    slot = _slot(slot_name)
+    event = _get(slot.begin.remote(assignment))
     while True:
-        event = _get(slot.next_event.remote())
         try:
             tell(event)
         except SystemExit:
             _get(slot.answer.remote("stop"))
             raise
-        _get(slot.answer.remote("go on"))
         if "end" in event:
+            _get(slot.answer.remote("go on"))
             return
+        event = _get(slot.next_event.remote("go on"))
+
+
+@functools.lru_cache
+def _slot(name: str) -> Any:
+    """A GroupSlot's handle; asking Ray for it takes a message."""
+    return ray.get_actor(name, namespace=NAMESPACE)
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,11 @@ class GroupSlot:
         self._death: str | None = None
         self._closing = False
 
+    async def begin(self, assignment: Assignment) -> dict[str, Any]:
+        """`submit`, then the trial's first event, in one message."""
+        await self.submit(assignment)
+        return await self.next_event()
+
     async def submit(self, assignment: Assignment) -> None:
         """Give the group its next trial; starts the group, or starts it again if it died.
 
@@ -232,8 +244,13 @@ class GroupSlot:
                 self._thread.start()
             self._changed.notify_all()
 
-    async def next_event(self) -> dict[str, Any]:
-        """The trial's next report or end, when every rank has asked. Raises RuntimeError if the group died."""
+    async def next_event(self, verdict: Verdict | None = None) -> dict[str, Any]:
+        """The trial's next report or end, when every rank has asked. Raises RuntimeError if the group died.
+
+        verdict: answers the report before it in the same message.
+        """
+        if verdict is not None:
+            await self.answer(verdict)
         async with self._changed:
             await self._changed.wait_for(lambda: self._death or self._all_asked() or self._failed)
             if self._failed:
@@ -347,7 +364,7 @@ def _serve(config: dict[str, Any]) -> None:
 
     from tuner.trial import run_trial
 
-    slot: Any = ray.get_actor(config["slot"], namespace=NAMESPACE)
+    slot = _slot(config["slot"])
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     done, leaving = 0, False
