@@ -22,7 +22,7 @@ demo: .venv/installed
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
 test: check
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -250,7 +250,9 @@ class _Run:
 
     def _share_gpus(self) -> None:
         """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""
-        used = [trial.gpu_share for trial in self._record.ended[:_PROBES] if trial.gpu_share]
+        if self._plan.gpus != 1 or self._record.spec.resources.gpus_per_worker != "auto":
+            return
+        used = [trial.gpu_share for trial in self._record.ended if trial.gpu_share][:_PROBES]
         if len(used) < _PROBES:
             return
         plan = self._plan.sharing(self._record.spec.resources, max(used))
