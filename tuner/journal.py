@@ -92,7 +92,7 @@ class _BucketCopy(threading.Thread):
         while True:
             # A bucket that takes nothing now may later; a trial's end is put by the study itself, which fails then.
             with contextlib.suppress(StudyError):
-                self._storage.write_text(_LIFE, str(time.time()))
+                self._storage.write_text(_LIFE, _moment(time.time()))
                 self.put()
             if self._ending.wait(_UPLOAD_SECONDS):
                 return
@@ -109,7 +109,7 @@ class _BucketCopy(threading.Thread):
         self._ending.set()
         self.join()
         with contextlib.suppress(StudyError):
-            self._storage.write_text(_LIFE, "0")
+            self._storage.write_text(_LIFE, _moment(0))
         self._scratch.cleanup()
 
 
@@ -135,6 +135,11 @@ def is_running(storage: Storage) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _moment(seconds: float) -> str:
+    """Of one length: a bucket may be asked how long a file is, and be read after the file was replaced."""
+    return f"{seconds:017.6f}"
 
 
 def _gives_signs_of_life(storage: Storage) -> bool:
