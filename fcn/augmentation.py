@@ -95,7 +95,7 @@ class Augmentation:
 
 def _mirror(images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
     if images_NCHW.device.type == "cpu":
-        # Half of the pictures in place take a quarter of the time of both batches whole.
+        # Half of the pictures in place: less work than the batch and its mirror image (docs/performance.md).
         for place in mirrored.nonzero()[:, 0].tolist():
             images_NCHW[place] = images_NCHW[place].flip(-1)
             labels_NHW[place] = labels_NHW[place].flip(-1)

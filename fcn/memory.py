@@ -21,9 +21,9 @@ def _key(config: Config, device: torch.device) -> _Key:
 
 
 def first_micro_batch(config: Config, device: torch.device) -> int:
-    """Images at once to begin a run with: a whole batch, or what the setting or an earlier run of this process says."""
-    least = min(config.micro_batch or config.batch_size, config.batch_size)
-    return min(least, _fitted.get(_key(config, device), least))
+    """Images at once to begin a run with: the setting or a whole batch, at most what fitted an earlier run here."""
+    most = min(config.micro_batch or config.batch_size, config.batch_size)
+    return min(most, _fitted.get(_key(config, device), most))
 
 
 def remember(config: Config, device: torch.device, micro_batch: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Tell = Callable[[dict[str, Any]], None]
-"""Hands a report on and returns when the scheduler has seen it; raises SystemExit to end the trial."""
+"""Hands a report on and returns when it is in the journal; raises SystemExit to end the trial."""
 
 
 @dataclass(frozen=True)
