@@ -20,6 +20,7 @@ LAYERS = [
     {"ledger"},
     {"search"},
     {"slots"},
+    {"group"},
     {"trial", "tracking_process", "retention"},
     {"tracking"},
     {"process"},

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tuner import slots
+from tuner import group
 from tuner.assignment import Assignment
-from tuner.slots import GroupSlot, Verdict
+from tuner.group import GroupSlot, Verdict
 from tuner.storage import Storage
 from tuner.study import StudySpec
 
@@ -159,7 +159,7 @@ def test_ranks_that_fail_alike_keep_their_group(tmp_path: Path) -> None:
 def test_a_rank_that_waits_for_a_failed_one_does_not_hold_up_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(group, "_GRACE_SECONDS", 0.1)
 
     async def body(slot: Slot) -> None:
         await slot.submit(assignment(1))
