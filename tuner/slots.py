@@ -7,7 +7,7 @@ the slot, and the trial's process only passes messages between Tune and the slot
     runner ── SlotPool ── owns ──> GroupSlot ── holds ──> N workers
     tune_function:  slot.begin(assignment) -> for each slot.next_event(go on): hand it on; slot.answer(stop)
 
-torch is imported where a trial trains, not on the way there: it takes seconds of every process.
+torch is imported where a trial trains with it, not on the way there: it takes seconds of every process.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tuner.cluster import Plan
 from tuner.group import CLOSING_SECONDS, GroupSlot, group_slot, quiet_run, ray_get
 from tuner.storage import Storage
 from tuner.study import StudySpec
+from tuner.workload import uses_torch
 
 
 @dataclass
@@ -61,21 +62,24 @@ def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[s
 
 
 def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tell) -> None:
-    """Ray Train's local mode: the training loop runs in this process, on the device that Ray gave it."""
+    """The training loop runs in this process; torch's with Ray Train's local mode, on the device that Ray gave it."""
     if _process.spoilt and spec.failures.max_retries:
         # Tune sees its process die, and runs the trial in a new one.
         os._exit(1)
 
-    import ray.train.torch
-
     from tuner.trial import run_trial
 
-    def loop() -> None:
-        device = ray.train.torch.get_device()
+    def loop(device: Any = None) -> None:
         _process.spoilt = run_trial(assignment, spec, study, device=device, rank=0, tell=tell)
 
+    if not uses_torch(spec.workload):
+        loop()
+        return
+
+    import ray.train.torch
+
     trainer = ray.train.torch.TorchTrainer(
-        loop,
+        lambda: loop(ray.train.torch.get_device()),
         scaling_config=ray.train.ScalingConfig(num_workers=0),
         run_config=quiet_run(f"trial-{assignment.trial}", tempfile.gettempdir()),
     )

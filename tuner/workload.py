@@ -12,11 +12,15 @@ can't be exported, or gone on from); a measure that is NaN is left out, the obje
 directory away, and it may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks
 every rank calls it, rank 0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and
 `images/*.png` the pictures to show; the rest is what `export` needs.
+
+`device` is a torch.device, or None for a package that doesn't import torch: its slots then don't either.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -106,3 +110,10 @@ def load(package: str) -> Workload:
             "docs/workloads.md shows a complete one"
         )
     return cast(Workload, module)
+
+
+@functools.cache
+def uses_torch(package: str) -> bool:
+    """Whether importing the workload imports torch, in this process. Raises what `load` raises."""
+    load(package)
+    return "torch" in sys.modules

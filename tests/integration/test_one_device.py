@@ -55,6 +55,7 @@ def test_a_study_that_is_stopped_killed_and_given_more_trials_is_as_if_unbroken(
     log = tmp_path / "log"
     file = write_study(
         tmp_path / "broken.toml",
+        workload="tests.workloads.torch_replay",
         budget={"trials": len(settings) - 1},
         scheduler={"name": "none"},
         checkpoints={"keep": 2},
@@ -150,6 +151,7 @@ FAILURES = ["none", "raise", "nan", "missing", "sys_exit", "exit", "exit_once", 
 def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path, storage: Path, shared_ray: str) -> None:
     file = write_study(
         tmp_path / "fails.toml",
+        workload="tests.workloads.torch_replay",
         budget={"trials": len(FAILURES) + 1},
         scheduler={"name": "none"},
         space={"fail": {"type": "choice", "choices": FAILURES}},

@@ -35,6 +35,7 @@ def test_trials_run_alone_until_three_have_shown_their_memory_and_then_share_the
 ) -> None:
     file = write_study(
         tmp_path / "shared.toml",
+        workload="tests.workloads.torch_replay",
         budget={"trials": 9},
         scheduler={"name": "none"},
         resources={"cpus_per_worker": 0.25},

@@ -24,6 +24,7 @@ LAYERS = [
     {"trial", "tracking_process", "retention"},
     {"tracking"},
     {"process"},
+    {"torch_process"},
     {"record", "checkpoints", "cluster"},
     {"journal"},
     {"study"},

@@ -104,3 +104,28 @@ with as_found(0):
 assert "sympy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_trial_without_torch_brings_none_into_its_process(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from tests.workloads import replay
+from tuner.assignment import Assignment
+from tuner.storage import Storage
+from tuner.study import StudySpec
+from tuner.trial import run_trial
+from tuner.workload import uses_torch
+spec = StudySpec.model_validate({{
+    "name": "s",
+    "workload": "tests.workloads.replay",
+    "objective": {{"metric": "score"}},
+    "budget": {{"trials": 1}},
+    "space": {{"x": {{"type": "float", "low": 0, "high": 1}}}},
+}})
+assert not uses_torch(spec.workload)
+told = []
+run_trial(Assignment(1, {{"x": 0.5}}, 0.0), spec, Storage({str(tmp_path)!r}), device=None, rank=0, tell=told.append)
+assert [event.get("epoch") for event in told] == [1, 2, 3, None], told
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

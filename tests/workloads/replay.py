@@ -1,6 +1,7 @@
 """A workload that trains nothing: its score follows from its setting and its epoch, so a test knows every number.
 
-A whole one by the contract in tuner/workload.py, with many ways to fail.
+A whole one by the contract in tuner/workload.py, with many ways to fail. It doesn't import torch; torch_replay.py is
+the same for studies whose slots are to be those of a torch trainer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -90,19 +92,17 @@ def prepare(config: Config) -> Prepared:
 
 
 def train(config: Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:
-    import torch
-    import torch.distributed as dist
-
     if config.gpu_share is not None:
         _pretend_gpu(config.gpu_share)
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    group = _group()
+    rank = group.get_rank() if group else 0
     state = json.loads((resume_from / "resume" / "state.json").read_text()) if resume_from else {"epoch": 0}
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         time.sleep(config.step_seconds)
         if config.fail_rank in (None, rank) and config.x < config.fail_below:
             _fail(config, epoch)
-        if config.collective and dist.is_initialized():
-            dist.all_reduce(torch.ones(1))
+        if config.collective and group:
+            group.all_reduce(sys.modules["torch"].ones(1))
         if config.log:
             with config.log.open("a") as log:
                 log.write(f"{config.x!r} {epoch} {rank} {os.getpid()}\n")
@@ -119,6 +119,15 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
         finally:
             if checkpoint is not None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _group() -> Any:
+    """torch.distributed in a rank of several, else None; like the rest of this file it brings no torch along."""
+    if "torch" not in sys.modules:
+        return None
+    import torch.distributed
+
+    return torch.distributed if torch.distributed.is_initialized() else None
 
 
 def _pretend_gpu(share: float) -> None:
