@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -59,8 +60,8 @@ class Plan:
         """What Tune sets aside for a trial's process. A group's workers are asked for by the group, not here."""
         if self.workers > 1:
             # Tune refuses an empty request, and any share of a CPU could be the one that a worker needs.
-            return ray.tune.PlacementGroupFactory([{"memory": 1}])
-        return ray.tune.PlacementGroupFactory([{"CPU": self.cpus, "GPU": gpus}])
+            return _request(memory=1)
+        return _request(CPU=self.cpus, GPU=gpus)
 
     def sharing(self, resources: Resources, used: float) -> Plan:
         """This plan with as many workers on a GPU as its memory holds. used: the most that one took of it, 0 to 1."""
@@ -84,6 +85,12 @@ class Plan:
             f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {self.each}; "
             f"there are {self.cluster_cpus:g} CPUs and {self.cluster_gpus:g} GPUs"
         )
+
+
+@functools.cache
+def _request(**resources: float) -> ray.tune.PlacementGroupFactory:
+    """One for all trials that ask alike: Tune keeps every trial, and its request with it."""
+    return ray.tune.PlacementGroupFactory([resources])
 
 
 def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
