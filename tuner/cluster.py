@@ -56,12 +56,15 @@ class Plan:
     cluster_gpus: float
     """What there is, or can be where an autoscaler adds machines."""
 
-    def trial_request(self, gpus: float) -> ray.tune.PlacementGroupFactory:
-        """What Tune sets aside for a trial's process. A group's workers are asked for by the group, not here."""
+    def trial_request(self, gpus: float, place: int) -> ray.tune.PlacementGroupFactory:
+        """What Tune sets aside for the process of the slot at this place.
+
+        By what trials ask for, Tune tells whether one can have another's process: the slots ask for different bytes.
+        """
         if self.workers > 1:
-            # Tune refuses an empty request, and any share of a CPU could be the one that a worker needs.
-            return _request(memory=1)
-        return _request(CPU=self.cpus, GPU=gpus)
+            # A group's workers are asked for by the group; any share of a CPU could be the one that a worker needs.
+            return _request(memory=place)
+        return _request(CPU=self.cpus, GPU=gpus, memory=place)
 
     def sharing(self, resources: Resources, used: float) -> Plan:
         """This plan with as many workers on a GPU as its memory holds. used: the most that one took of it, 0 to 1."""

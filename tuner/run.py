@@ -217,11 +217,11 @@ class _Run:
             ray.tune.Tuner(
                 ray.tune.with_resources(
                     tune_function(spec, self._study, self._reports.box),
-                    lambda config: plan.trial_request(config["gpus"]),
+                    lambda config: plan.trial_request(config["gpus"], config["place"]),
                 ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=search,
-                    scheduler=study_scheduler(self._record),
+                    scheduler=study_scheduler(self._record, self._slots),
                     num_samples=-1,
                     reuse_actors=True,
                 ),

@@ -60,6 +60,7 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """One trial's configuration, None while no slot is free, or FINISHED when there is nothing left to run."""
         if self._closed() or not (self._waiting or self._fresh):
+            self._slots.rest()
             # A trial that runs may be handed back (`requeue`), and a search that has finished is never asked again.
             return None if self._tune_ids else str(Searcher.FINISHED)
         slot = self._slots.take()
@@ -140,15 +141,16 @@ class StudySearch(Searcher):
         raise AssertionError("a study is rebuilt from its record, never restored by Tune")
 
 
-def study_scheduler(record: StudyRecord) -> TrialScheduler:
-    """ASHA on the best value so far, its rungs as the record's trials left them; or none.
+def study_scheduler(record: StudyRecord, slots: SlotPool) -> TrialScheduler:
+    """ASHA on the best value so far, its rungs as the record's trials left them; or none. Both keep slots warm.
 
     The best so far, not the last: road IoU dips for an epoch and recovers, and a stop on a dip loses winners.
     """
     table = record.spec.scheduler
     if table.name == "none":
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
+        return _StudyFifo(slots)
     scheduler = _StudyAsha(
+        slots,
         time_attr="epoch",
         metric="best",
         mode=record.spec.mode,
@@ -180,7 +182,23 @@ def is_on_rung(table: Scheduler, before: int, epoch: int) -> bool:
     return rung <= epoch
 
 
-class _StudyAsha(AsyncHyperBandScheduler):
+class _KeepsWarm(TrialScheduler):
+    """Of all that a study gives to Tune, only a scheduler is shown Tune's controller."""
+
+    def __init__(self, slots: SlotPool, **settings: Any):
+        self._slots = slots
+        super().__init__(**settings)  # type: ignore[no-untyped-call]
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        self._slots.keep_warm(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
+
+
+class _StudyFifo(_KeepsWarm, FIFOScheduler):
+    """Stops no trial."""
+
+
+class _StudyAsha(_KeepsWarm, AsyncHyperBandScheduler):
     """ASHA that knows a trial by its number in the study, so that one that goes on finds what it left on the rungs."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -106,20 +106,25 @@ def _run_on_group(assignment: Assignment, slot_name: str, tell: Tell) -> None:
 class Slot:
     """A place for one trial at a time."""
 
+    place: int
+    """From 1: no two slots of a study have the same."""
     gpus: float
     """A worker's."""
     group: str | None = None
     """The name of its GroupSlot, None in a process of Tune's own."""
 
     def config(self) -> dict[str, Any]:
-        """What `tune_function` must know of it."""
-        return {"slot": self.group, "gpus": self.gpus}
+        """What Tune and `tune_function` must know of it."""
+        return {"slot": self.group, "gpus": self.gpus, "place": self.place}
 
 
 class SlotPool:
     """A study's slots. The process that runs the study owns it, so they end with the study.
 
-    A slot is made when it is first taken, and its group when its first trial comes.
+    A slot is made when it is first taken, and its group when its first trial comes. Each has one process of Tune's and
+    keeps it (`keep_warm`). Left alone, Tune keeps one process of those whose trials end together, and gives a process
+    that is free to a trial whose own is just starting, which it then kills: with many short trials it starts processes
+    all the time.
     """
 
     def __init__(self, spec: StudySpec, study: Storage, plan: Plan):
@@ -128,6 +133,9 @@ class SlotPool:
         self._free: list[Slot] = []
         self._taken = 0
         self._groups: dict[Slot, Any] = {}
+        self._made = 0
+        self._new: list[Slot] = []
+        self._tune_processes: Any = None
 
     def take(self) -> Slot | None:
         """A slot that has been used before if one is free, else a new one, or None if there is no room."""
@@ -148,9 +156,20 @@ class SlotPool:
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
         self._plan, self._size = plan, plan.slots
+        self.rest()
+
+    def rest(self) -> None:
+        """End the slots that are free, until one is taken again: what they hold is wanted elsewhere."""
         for slot in self._free:
             self._end(slot)
         self._free.clear()
+
+    def keep_warm(self, tune_controller: Any) -> None:
+        """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any."""
+        self._tune_processes = tune_controller._actor_cache
+        for slot in self._new:
+            self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
+        self._new.clear()
 
     def resize(self, size: int) -> None:
         """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
@@ -166,9 +185,12 @@ class SlotPool:
             ray.kill(group)
 
     def _make(self) -> Slot:
-        if self._plan.workers == 1:
-            return Slot(self._plan.gpus)
-        slot = Slot(self._plan.gpus, f"{self._spec.name}-{uuid.uuid4().hex[:12]}")
+        self._made += 1
+        group = None if self._plan.workers == 1 else f"{self._spec.name}-{uuid.uuid4().hex[:12]}"
+        slot = Slot(self._made, self._plan.gpus, group)
+        self._new.append(slot)
+        if group is None:
+            return slot
         # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
@@ -181,6 +203,10 @@ class SlotPool:
             self._end(self._free.pop())
 
     def _end(self, slot: Slot) -> None:
+        if slot in self._new:
+            self._new.remove(slot)
+        else:
+            self._tune_processes.decrease_max(self._plan.trial_request(slot.gpus, slot.place))
         group = self._groups.pop(slot, None)
         if group is not None:
             # It isn't waited for; it ends when its workers have left.

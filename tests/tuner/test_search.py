@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.utils.object_cache import _ObjectCache
 
 from tuner import search
 from tuner.cluster import Plan
@@ -257,16 +258,47 @@ def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended() -> 
     slots = SlotPool(record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
     alone = slots.take()
     assert alone is not None
-    assert alone.config() == {"slot": None, "gpus": 1}
+    assert alone.config() == {"slot": None, "gpus": 1, "place": 1}
+    tune = SimpleNamespace(_actor_cache=_ObjectCache())
+    slots.keep_warm(tune)
+    assert tune._actor_cache.total_max_objects == 1
     assert slots.take() is None
     slots.follow(Plan(4, 1, 0.25, 1, 8, 1))
     shared = [slots.take() for _ in range(3)]
     assert [slot and slot.gpus for slot in shared] == [0.25] * 3
     assert slots.take() is None, "the trial that began alone still runs"
+    slots.keep_warm(tune)
     slots.give(alone)
+    assert not tune._actor_cache.cache_object(slots._plan.trial_request(1, 1), "the process of the one that was alone")
     last = slots.take()
     assert last is not None
     assert last.gpus == 0.25
+
+
+def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run() -> None:
+    record = StudyRecord(spec(budget={"trials": 3}))
+    slots = pool(record, 2)
+    search = StudySearch(record, slots, nothing)
+    processes = _ObjectCache()
+    tune = SimpleNamespace(_actor_cache=processes)
+
+    def request(config: Any) -> Any:
+        return slots._plan.trial_request(config["gpus"], config["place"])
+
+    one, two = search.suggest("1"), search.suggest("2")
+    assert request(one) != request(two), "else Tune would give one's process to the other"
+    slots.keep_warm(tune)
+    # Both end in the same turn of Tune's loop.
+    for name, config in (("1", one), ("2", two)):
+        search.on_trial_complete(name)
+        assert processes.cache_object(request(config), name)
+    assert not list(processes.flush_cached_objects())
+    three = search.suggest("3")
+    slots.keep_warm(tune)
+    assert processes.pop_cached_object(request(three)) in ("1", "2")
+    assert search.suggest("4") is None, "nothing is left to run"
+    processes.increase_max("what another study of this Ray waits for")
+    assert len(list(processes.flush_cached_objects())) == 1, "the slot that is free ends"
 
 
 # The scheduler
@@ -307,7 +339,7 @@ def test_rungs_rebuilt_from_a_record_decide_as_the_unbroken_scheduler_does(break
     compared = 0
     for step in range(160):
         if step == break_at:
-            resumed = study_scheduler(record)
+            resumed = study_scheduler(record, pool(record, 1))
             for open_trial in running:
                 resumed.on_trial_add(TUNE, proxy(open_trial))
         if len(running) < 3:
@@ -333,7 +365,7 @@ def test_rungs_rebuilt_from_a_record_decide_as_the_unbroken_scheduler_does(break
 @pytest.mark.parametrize(("grace", "factor"), [(1, 3), (2, 2), (3, 2.5)])
 def test_the_scheduler_decides_the_same_when_it_sees_rungs_alone(grace: int, factor: float) -> None:
     record = StudyRecord(asha(grace_epochs=grace, reduction_factor=factor))
-    sees_all, sees_rungs = study_scheduler(record), study_scheduler(record)
+    sees_all, sees_rungs = study_scheduler(record, pool(record, 1)), study_scheduler(record, pool(record, 1))
     draw = random.Random(grace)
     shown = stopped = 0
     for number in range(1, 60):
@@ -362,7 +394,7 @@ def test_a_report_that_comes_again_is_decided_on_again() -> None:
 
 def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
     record = StudyRecord(asha(grace_epochs=3))
-    scheduler = study_scheduler(record)
+    scheduler = study_scheduler(record, pool(record, 1))
     for number, curve in {1: (0.6, 0.7, 0.8), 2: (0.5, 0.6, 0.7), 3: (0.5, 0.9, 0.1)}.items():
         scheduler.on_trial_add(TUNE, proxy(number))
         decisions = [
@@ -376,7 +408,7 @@ def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
 
 def test_no_trial_is_stopped_in_its_grace_epochs() -> None:
     record = StudyRecord(asha(grace_epochs=4))
-    scheduler = study_scheduler(record)
+    scheduler = study_scheduler(record, pool(record, 1))
     for number in range(1, 8):
         scheduler.on_trial_add(TUNE, proxy(number))
         for epoch in range(1, 4):
@@ -385,7 +417,7 @@ def test_no_trial_is_stopped_in_its_grace_epochs() -> None:
 
 
 def test_a_trials_end_is_no_report_to_the_scheduler() -> None:
-    scheduler = study_scheduler(StudyRecord(asha()))
+    scheduler = study_scheduler(StudyRecord(asha()), pool(StudyRecord(asha()), 1))
     scheduler.on_trial_add(TUNE, proxy(1))
     end = {"end": {"state": "finished", "reason": None}}
     assert scheduler.on_trial_result(TUNE, proxy(1), end) == TrialScheduler.CONTINUE
@@ -393,7 +425,8 @@ def test_a_trials_end_is_no_report_to_the_scheduler() -> None:
 
 
 def test_a_study_without_a_scheduler_stops_nothing() -> None:
-    assert isinstance(study_scheduler(StudyRecord(spec(scheduler={"name": "none"}))), FIFOScheduler)
+    record = StudyRecord(spec(scheduler={"name": "none"}))
+    assert isinstance(study_scheduler(record, pool(record, 1)), FIFOScheduler)
 
 
 def test_more_trials_run_as_slots_come_and_fewer_as_they_go() -> None:
