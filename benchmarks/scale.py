@@ -34,7 +34,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--concurrent", type=int, default=64, help="trials at a time")
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10000], help="sizes of the studies")
-    parser.add_argument("--long", type=int, default=400, metavar="TRIALS", help="trials of the study without stopping")
+    parser.add_argument("--long", type=int, default=1500, metavar="TRIALS", help="trials of the study without stopping")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the studies here")
     options = parser.parse_args()
     concurrent = 4 if options.quick else options.concurrent
