@@ -1,8 +1,9 @@
 """Training seconds until a study's best reaches a target IoU: this project's search, random search, plain Optuna.
 
 Seconds are CPU seconds of training, one thread, added up over all trials in the order in which they ran, one at a time.
-This project runs as a person runs it (`python -m tuner run`: TPE, ASHA); random search trains every trial to its end;
-Optuna runs with its defaults, TPE and the median pruner. A study that doesn't reach the target in its budget of trials
+This project runs as a person runs it (`python -m tuner run`: published settings first, TPE, ASHA); random search trains
+every trial to its end; Optuna runs with its defaults, TPE and the median pruner. All draw from the published recipe's
+space, search_spaces/fcn8s_kitti.toml. A study that doesn't reach the target in its budget of trials
 counts with all that it used, which is too little, and is said.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import tempfile
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -21,21 +23,13 @@ import torch
 
 import fcn
 from benchmarks import clocked
-from benchmarks.report import Report, arguments
+from benchmarks.report import ROOT, Report, arguments
 from benchmarks.study import Event, run_study
 
-SPACE: dict[str, dict[str, Any]] = {
-    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
-    "batch_size": {"type": "choice", "choices": [4, 8]},
-    "dropout": {"type": "float", "low": 0.0, "high": 0.5},
-    "l2": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
-}
-# Settings that people reported for this recipe (docs/settings.md), as far as they lie in the space.
-PUBLISHED = [
-    {"learning_rate": 1e-3, "batch_size": 8, "dropout": 0.5, "l2": 1e-4},
-    {"learning_rate": 1e-4, "batch_size": 8, "dropout": 0.475, "l2": 2e-3},
-    {"learning_rate": 1e-4, "batch_size": 4, "dropout": 0.5, "l2": 1e-3},
-]
+# The space of the published recipes, and the settings that people reported for them.
+STUDY = tomllib.loads((ROOT / "search_spaces" / "fcn8s_kitti.toml").read_text(encoding="utf-8"))
+SPACE: dict[str, dict[str, Any]] = STUDY["space"]
+PUBLISHED: list[dict[str, Any]] = STUDY["first_trials"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +79,17 @@ def _slim(cache: Path) -> dict[str, Any]:
     }
 
 
-def this_project(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
-    """TPE and ASHA with their defaults, one trial at a time, each in the warm process of a real study."""
+def this_project(task: Task, seed: int, folder: Path) -> Reached:
+    """A real study, one trial at a time: TPE and ASHA with their defaults, published settings first."""
+    return _study(task, seed, folder, first_trials=PUBLISHED)
+
+
+def without_published(task: Task, seed: int, folder: Path) -> Reached:
+    """The same as this_project, but for its first trials, which TPE draws."""
+    return _study(task, seed, folder)
+
+
+def _study(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
     walk = _Walk(task)
     run_study(
         {
@@ -104,16 +107,6 @@ def this_project(task: Task, seed: int, folder: Path, **tables: Any) -> Reached:
         lambda _, events: walk.follow(events),
     )
     return walk.reached()
-
-
-def later_rungs(task: Task, seed: int, folder: Path) -> Reached:
-    """The same with the scheduler table of search_spaces/demo.toml."""
-    return this_project(task, seed, folder, scheduler={"grace_epochs": 2})
-
-
-def with_published(task: Task, seed: int, folder: Path) -> Reached:
-    """The same as this_project, published settings first."""
-    return this_project(task, seed, folder, first_trials=PUBLISHED)
 
 
 def random_search(task: Task, seed: int, folder: Path) -> Reached:
@@ -166,8 +159,8 @@ def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
 
 def _suggest(trial: Any) -> dict[str, Any]:
     return {
-        name: trial.suggest_categorical(name, entry["choices"])
-        if entry["type"] == "choice"
+        name: trial.suggest_int(name, entry["low"], entry["high"])
+        if entry["type"] == "int"
         else trial.suggest_float(name, entry["low"], entry["high"], log=bool(entry.get("log")))
         for name, entry in SPACE.items()
     }
@@ -200,14 +193,13 @@ class _Walk:
         return Reached(self._seconds, self._trials, self.there)
 
 
+OURS, RANDOM = "this project (published settings, TPE, ASHA)", "random search, full-length trials"
 SEARCHES: dict[str, Search] = {
-    "this project (TPE, ASHA)": this_project,
-    "random search, full-length trials": random_search,
+    OURS: this_project,
+    "this project without published settings": without_published,
+    RANDOM: random_search,
     "Optuna (TPE, median pruner)": plain_optuna,
-    "this project, first rung at epoch 2": later_rungs,
-    "this project, published settings first": with_published,
 }
-OURS, RANDOM = "this project (TPE, ASHA)", "random search, full-length trials"
 
 
 def main() -> None:
@@ -256,7 +248,7 @@ def _run(tasks: list[Task], seeds: int, jobs: int, folder: Path, runs: Path) -> 
             task_name, search, seed, spent = json.loads(line)
             done[task_name, search, seed] = Reached(**spent)
     for task in tasks:
-        settings = {name: entry.get("low", entry.get("choices", [0])[0]) for name, entry in SPACE.items()}
+        settings = {name: entry["low"] for name, entry in SPACE.items()}
         fcn.prepare(fcn.Config(**{**task.fixed, **settings}))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         # Seed by seed: whatever else this machine does then meets all searches alike.

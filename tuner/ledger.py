@@ -117,7 +117,7 @@ def _slim(tune_trial: Any) -> None:
     """Tune keeps every trial to the study's end, with 35 KB of statistics of each measure that nobody reads."""
     kept = tune_trial.run_metadata
     kept.metric_analysis, kept.metric_n_steps = {}, {}
-    kept.last_result = {"done": True}  # an empty one would be asked for anew
+    kept.last_result = {"ended": True}  # an empty one is asked for anew, and printed
 
 
 def _last_error(tune_trial: Any) -> Any:

@@ -6,9 +6,10 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.integration.study_process import ray_cluster
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +35,5 @@ def storage(tmp_path: Path, database: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[str]:
     """The address of a Ray of two CPUs that many tests' studies run on."""
-    import ray.cluster_utils
-
-    with warnings.catch_warnings(action="ignore"):  # Ray's own test cluster leaves files open
-        head: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False}
-        cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-        try:
-            yield str(cluster.address)
-        finally:
-            cluster.shutdown()  # type: ignore[no-untyped-call]
+    with ray_cluster(num_cpus=2) as cluster:
+        yield str(cluster.address)

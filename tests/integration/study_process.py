@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,19 @@ def tuner(*arguments: str | Path, status: int = 0, seconds: float = 240) -> Stud
         assert study.wait(seconds) == status, study.output
         assert study.left_behind() == []
     return study
+
+
+@contextlib.contextmanager
+def ray_cluster(**head: Any) -> Iterator[Any]:
+    """Ray's own test cluster, of one node so far, that a study may be given the address of."""
+    import ray.cluster_utils
+
+    with warnings.catch_warnings(action="ignore"):  # it leaves files open
+        cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-import ray.cluster_utils
 
-from tests.integration.study_process import curves, events, running, show, wait_for, write_study
+from tests.integration.study_process import curves, events, ray_cluster, running, show, wait_for, write_study
 from tests.workloads.replay import Config, score
 
 pytestmark = [
@@ -34,13 +33,8 @@ print("left", len(groups), free)
 @pytest.fixture
 def nodes() -> Iterator[Any]:
     """A head with one CPU; tests add what they need."""
-    cluster = ray.cluster_utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    try:
+    with ray_cluster(num_cpus=1) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def left_on(cluster: Any) -> str:

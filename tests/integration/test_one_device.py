@@ -145,6 +145,26 @@ def test_the_same_study_in_two_storages_at_once_gives_the_same_metrics(
     assert {state for _, state in outcomes[0]} == {"finished", "stopped"}
 
 
+def test_trials_that_end_together_start_no_process_beyond_one_a_slot(
+    tmp_path: Path, storage: Path, shared_ray: str
+) -> None:
+    log = tmp_path / "log"
+    file = write_study(
+        tmp_path / "short.toml",
+        budget={"trials": 40},
+        scheduler={"name": "none"},
+        search={"sampler": "random"},
+        fixed={"epochs": 2, "log": log},
+        resources={"max_concurrent_trials": 4, "cpus_per_worker": 0.5},
+    )
+    study = tuner("run", file, "--storage", storage, "--address", shared_ray)
+    assert "trial_" not in study.output, "Ray Tune's own lines"
+    assert [trial["state"] for trial in show(storage, "short")["trials"]] == ["finished"] * 40
+    processes = collections.Counter(line.split()[3] for line in log.read_text().splitlines())
+    assert sum(processes.values()) == 80
+    assert len(processes) <= 4, processes
+
+
 FAILURES = ["none", "raise", "nan", "missing", "sys_exit", "exit", "exit_once", "nan_side"]
 
 

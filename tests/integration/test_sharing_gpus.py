@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray.cluster_utils
 
-from tests.integration.study_process import events, running, show, write_study
+from tests.integration.study_process import events, ray_cluster, running, show, write_study
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,12 +20,8 @@ pytestmark = [
 @pytest.fixture
 def one_gpu() -> Iterator[str]:
     """The address of a Ray that believes it has a GPU."""
-    head: dict[str, Any] = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
-    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ray_cluster(num_cpus=2, num_gpus=1) as cluster:
         yield str(cluster.address)
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_trials_run_alone_until_three_have_shown_their_memory_and_then_share_the_gpu(
