@@ -5,16 +5,21 @@
   resize the files with Pillow in every epoch.
 
 The three take turns, an epoch each, so that what else this machine does meets them alike; the first turn isn't
-counted. The data path is timed by itself, in CPU time on one thread. Frames are drawn once, at KITTI's size, and
-written as PNG files; --data-dir takes CamVid's instead.
+counted. The first two run in the environment that the tuner gives to trials, the last in a process as it comes. The
+data path is timed by itself, in CPU time on one thread. Frames are drawn once, at KITTI's size, and written as PNG
+files; --data-dir takes CamVid's instead.
 """
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,8 @@ KITTI_SIZE = (375, 1242)
 SLIM: dict[str, Any] = {"image_size": (64, 192), "width": 0.25, "fc_width": 256, "batch_size": 4}
 RECIPE: dict[str, Any] = {"image_size": (160, 576), "width": 1.0, "fc_width": 4096, "batch_size": 5, "frames": 12}
 
+TUNABLES = "GLIBC_TUNABLES"
+
 Pair = tuple[Path, Path]
 
 
@@ -49,6 +56,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="CamVid's folder, in place of drawn frames")
     options = parser.parse_args()
+    if TUNABLES not in os.environ:
+        import tuner.cluster  # noqa: F401  sets what trials find; the C library reads it when a process begins
+
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.throughput", *sys.argv[1:]])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = Report("FCN-8s training: images a second, and the data path")
     with tempfile.TemporaryDirectory(prefix="throughput-") as scratch:
@@ -98,7 +109,7 @@ def drawn_frames(folder: Path, count: int) -> None:
 def _compare(report: Report, name: str, config: fcn.Config, device: torch.device, turns: int) -> tuple[float, float]:
     """The three in turns. Returns fcn.train over bare and over usual: medians of the turns' ratios."""
     cache = open_cache(config)
-    bare, usual = _BareLoop(config, cache, device), UsualRecipe(config, cache, device)
+    bare = _BareLoop(config, cache, device)
     ours: list[float] = []
     others: dict[str, list[float]] = {"bare": [], "usual": []}
     checkpoints: list[float] = []
@@ -107,9 +118,10 @@ def _compare(report: Report, name: str, config: fcn.Config, device: torch.device
         ours.append(metrics["time/images_per_second"])
         checkpoints.append(metrics["time/checkpoint_seconds"])
         others["bare"].append(bare.epoch())
-        others["usual"].append(usual.epoch())
+        others["usual"].append(usual.submit(_usual_epoch).result())
 
-    fcn.train(config, report=take_turns, device=device)
+    with _process_as_it_comes(config, device) as usual:
+        fcn.train(config, report=take_turns, device=device)
     assert len(ours) == turns + 1
     report.median(f"fcn.train, {name}, {precision_of(config, device)}", "images/s", ours[1:])
     report.median(f"bare loop, {name}", "images/s", others["bare"][1:])
@@ -210,6 +222,32 @@ class UsualRecipe:
             loss.item()
             images += len(images_NCHW)
         return images / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _process_as_it_comes(config: fcn.Config, device: torch.device) -> Iterator[ProcessPoolExecutor]:
+    """A process without what this one's environment has for trials; it has a UsualRecipe."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_start_usual, initargs=(config, device)) as pool:
+        tunables = os.environ.pop(TUNABLES)
+        try:
+            pool.submit(os.getpid).result()
+        finally:
+            os.environ[TUNABLES] = tunables
+        yield pool
+
+
+_usual: UsualRecipe
+
+
+def _start_usual(config: fcn.Config, device: torch.device) -> None:
+    global _usual
+    assert TUNABLES not in os.environ
+    _usual = UsualRecipe(config, open_cache(config), device)
+
+
+def _usual_epoch() -> float:
+    return _usual.epoch()
 
 
 def _data_path(report: Report, config: fcn.Config, repeats: int) -> float:

@@ -36,7 +36,7 @@ _STATE = "tracking.json"
 # MLflow takes 1000 metrics, tags and parameters together in a call, of the latter two at most 100 each.
 _METRICS_A_CALL = 800
 _BYTES_A_STEP = 1 << 20
-_REST_SECONDS = 0.5  # at least, between two steps
+_REST_SECONDS, _MOST_REST_SECONDS = 0.5, 5.0  # between two steps: as long as the step took
 # The UI then opens on runs and charts, not on MLflow's pages for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -112,8 +112,8 @@ class Tracker(threading.Thread):
             if busy and self._ending.is_set():
                 continue
             # What comes meanwhile goes in one call a run, which takes a quarter of the time that one a report would.
-            rest = patience if self.trouble else max(_REST_SECONDS, 3 * (time.monotonic() - began))
-            self._woken.wait(min(rest, 30.0))
+            rest = patience if self.trouble else min(max(_REST_SECONDS, time.monotonic() - began), _MOST_REST_SECONDS)
+            self._woken.wait(rest)
             self._woken.clear()
 
     def _sentence(self, error: Exception) -> str:
