@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,17 @@ class FCN8s(nn.Module):
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
         initialise(self, init)
 
+    def _fc6(self, pool5: Tensor) -> Tensor:
+        """fc6, in float32 where bfloat16 is wrong.
+
+        On CPUs torch 2.15's gradient of a 7x7 kernel holds memory that nobody wrote where the map is much smaller than
+        the kernel: 1x2, 1x3 and 2x6 do, 5x18 and larger don't.
+        """
+        if torch.is_autocast_enabled("cpu") and pool5.device.type == "cpu" and min(pool5.shape[2:]) < 5:
+            with torch.autocast("cpu", enabled=False):
+                return cast(Tensor, self.fc6(pool5.float()))
+        return cast(Tensor, self.fc6(pool5))
+
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
         height, width = images_NCHW.shape[2:]
@@ -94,7 +105,7 @@ class FCN8s(nn.Module):
         pool3: Tensor = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
         pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
         pool5 = self.features[POOL_ENDS["pool4"] :](pool4)  # 1/32
-        fc6 = self._drop(functional.relu(self.fc6(pool5), inplace=True), None if keep is None else keep[0])
+        fc6 = self._drop(functional.relu(self._fc6(pool5), inplace=True), None if keep is None else keep[0])
         fc7 = self._drop(functional.relu(self.fc7(fc6), inplace=True), None if keep is None else keep[1])
         scores: Tensor = self.up_fc7(self.score_fc7(fc7))  # 1/16
         scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
