@@ -15,9 +15,9 @@ CPU_SECONDS = "time/cpu_seconds"
 def train(config: fcn.Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:
     before = time.process_time()
 
-    def clocked(metrics: dict[str, float], checkpoint: Path | None) -> None:
+    def clocked(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         nonlocal before
-        report({**metrics, CPU_SECONDS: time.process_time() - before}, checkpoint)
+        report({**metrics, CPU_SECONDS: time.process_time() - before}, snapshot)
         # What the tuner does with a report is not training.
         before = time.process_time()
 

@@ -128,7 +128,7 @@ def _over_usual(report: Report, config: fcn.Config, device: torch.device) -> flo
     ours: list[float] = []
     others: list[float] = []
 
-    def take_turns(metrics: dict[str, float], _: Path | None) -> None:
+    def take_turns(metrics: dict[str, float], _: fcn.Snapshot | None) -> None:
         ours.append(metrics["time/images_per_second"])
         others.append(usual.epoch())
 

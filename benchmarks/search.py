@@ -134,9 +134,9 @@ def _with_optuna(task: Task, sampler: Any, pruner: Any) -> Reached:
         best = 0.0
         walk.begin()
 
-        def report(metrics: dict[str, float], checkpoint: Path | None) -> None:
+        def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
             nonlocal best
-            del checkpoint
+            del snapshot
             best = max(best, metrics[task.metric])
             walk.step(metrics)
             trial.report(metrics[task.metric], int(metrics["epoch"]))

@@ -2,7 +2,8 @@
 
 config = fcn.Config(dataset="scenes", weights="none", width=0.25, fc_width=256)
 fcn.prepare(config)                     # reads and checks every file, once a machine
-fcn.train(config, report=print)         # reports measures and a checkpoint after each epoch
+fcn.train(config, report=keep)          # calls keep(measures, snapshot) after each epoch, which may write a checkpoint:
+                                        # snapshot.copy(resume=True).write(checkpoint_dir)
 fcn.export(checkpoint_dir, output_dir)  # weights, pt2 and ONNX, each compared with the checkpoint
 """
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fcn.config import Config
     from fcn.errors import InputError, TrainingError
     from fcn.exporting import Exported, Format, export
+    from fcn.snapshot import Snapshot
     from fcn.training import Prepared, Report, prepare, train
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "InputError",
     "Prepared",
     "Report",
+    "Snapshot",
     "TrainingError",
     "export",
     "prepare",
@@ -36,6 +39,7 @@ _HOME = {
     "Report": "fcn.training",
     "prepare": "fcn.training",
     "train": "fcn.training",
+    "Snapshot": "fcn.snapshot",
     "Exported": "fcn.exporting",
     "Format": "fcn.exporting",
     "export": "fcn.exporting",

@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
@@ -64,8 +64,9 @@ class Checkpoint:
 def save(
     directory: Path,
     *,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     config: Config,
+    device: torch.device,
     epoch: int,
     metrics: Mapping[str, float],
     classes: tuple[str, ...],
@@ -76,10 +77,10 @@ def save(
 ) -> None:
     """Writes a new directory. Raises TrainingError with path and bytes needed where the disk is full.
 
+    weights: the network's state_dict. device: what metrics were measured on.
     trainer_state: tensors, numbers, strings and containers of these; None leaves resume/ out.
     """
-    device = next(model.parameters()).device
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     description = {
         "format_version": FORMAT_VERSION,
         "config": config.model_dump(mode="json"),
@@ -213,18 +214,3 @@ def recover(target: Path) -> None:
         shutil.rmtree(old)
     else:
         old.rename(target)
-
-
-def copy_weights(source: Path, target: Path) -> None:
-    """A checkpoint without resume/, in the place of target; on one file system its large files are shared."""
-    partial = Path(mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    shutil.copytree(source, partial, ignore=shutil.ignore_patterns("resume"), copy_function=_link, dirs_exist_ok=True)
-    replace(partial, target)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        # Another file system, or one without links.
-        shutil.copy2(source, target)

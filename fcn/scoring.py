@@ -27,11 +27,13 @@ def evaluate(
     prefix: str = "val/",
     *,
     micro_batch: int | None = None,
+    seen: Callable[[int, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Measures of a split under names that start with prefix; what is undefined there is left out.
 
     predict: images_NCHW, normalised, on the device -> logits_NCHW there. It is called in the precision that
     is on: wrap the call in precision.autocast to score as a run does. micro_batch: most images at once.
+    seen: called with each position in the split that this rank has, and the classes (H, W) predicted there.
     The loss is the mean over valid pixels, without class weights, so that settings can be compared.
     Raises TrainingError if the outputs are not finite.
     """
@@ -45,7 +47,10 @@ def evaluate(
             at_once = micro_batch or len(positions)
             for start in range(0, len(positions), at_once):
                 part = slice(start, start + at_once)
-                score.add(predict(images_NCHW[part]), target_NHW[part], positions[part])
+                predicted_NHW = score.add(predict(images_NCHW[part]), target_NHW[part], positions[part])
+                if seen is not None:
+                    for position, predicted_HW in zip(positions[part], predicted_NHW, strict=True):
+                        seen(position, predicted_HW)
     return {prefix + name: value for name, value in score.results(prefix).items()}
 
 
@@ -86,11 +91,13 @@ class _Score:
         # Sum of the loss, valid pixels.
         self._loss = torch.zeros(2, dtype=torch.float64, device=device)
 
-    def add(self, logits_NCHW: Tensor, target_NHW: Tensor, positions: list[int]) -> None:
+    def add(self, logits_NCHW: Tensor, target_NHW: Tensor, positions: list[int]) -> Tensor:
+        """Returns the predicted classes (N, H, W)."""
         logits_NCHW = logits_NCHW.float()
         self._loss[0] += functional.cross_entropy(logits_NCHW, target_NHW, ignore_index=VOID, reduction="sum")
         self._loss[1] += (target_NHW != VOID).sum()
-        self._confusion.update(predicted_classes(logits_NCHW), target_NHW)
+        predicted_NHW = predicted_classes(logits_NCHW)
+        self._confusion.update(predicted_NHW, target_NHW)
         if self._positive is not None:
             void = target_NHW == VOID
             of_class_NHW = torch.where(void, VOID, (target_NHW == self._positive).long())
@@ -98,6 +105,7 @@ class _Score:
             step = positions[1] - positions[0] if len(positions) > 1 else 1
             categories_N = self._categories_F[positions[0] : positions[-1] + 1 : step]
             self._thresholds.update(class_probability(logits_NCHW, self._positive), of_class_NHW, categories_N)
+        return predicted_NHW
 
     def results(self, prefix: str) -> dict[str, float]:
         sum_over_ranks(self._loss)

@@ -2,6 +2,7 @@
 
 DIR/last/          the newest checkpoint, with what going on needs
 DIR/best/          the one of the best val/mean_iou, without it
+                   (both are written so seldom that it takes a fiftieth of the time, and at the end)
 DIR/metrics.jsonl  the measures of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
 
@@ -12,6 +13,7 @@ import ctypes
 import json
 import os
 import shutil
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +31,11 @@ from fcn.config import Config, validation_sentences
 from fcn.curves import draw_curves
 from fcn.errors import InputError, TrainingError
 from fcn.ranks import rank, world
+from fcn.snapshot import Snapshot, SnapshotCopy
 from fcn.training import default_device, prepare, train
 
 _RULE = "val/mean_iou"
+_SELDOM = 50  # times as long as it took to write a checkpoint, until the next is written
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -102,15 +106,17 @@ def _train(
             console.print(f"warning: {warning}")
         folder.open(0 if start is None else checkpoint.load(start).epoch)
 
-    def report(measures: dict[str, float], directory: Path | None) -> None:
-        if directory is not None:
-            folder.keep(measures, directory)
+    def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            folder.keep(measures, snapshot)
             console.print(epoch_line(measures, config.epochs))
 
     try:
         with _waiting(console, "training"):
-            train(config, report=report, resume_from=start, device=device, scratch_dir=output)
+            train(config, report=report, resume_from=start, device=device)
+        folder.write_last()
     finally:
+        folder.write_best()
         if rank() == 0 and folder.measures():
             folder.draw()
     if rank() == 0:
@@ -129,6 +135,10 @@ class RunFolder:
         self.path = path
         self.last, self.best = path / "last", path / "best"
         self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
+        self._best_score = float("-inf")
+        self._unwritten_best: SnapshotCopy | None = None
+        self._unwritten: Snapshot | None = None
+        self._next_write = 0.0
 
     def tidy(self) -> None:
         """Ends or removes what a killed run was writing. Raises InputError."""
@@ -140,14 +150,38 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.path} can't be written ({error.strerror}): choose another --output") from error
 
-    def keep(self, measures: dict[str, float], directory: Path) -> None:
-        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
+    def keep(self, measures: dict[str, float], snapshot: Snapshot) -> None:
+        """Takes an epoch in; writes its checkpoint if it is time to."""
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(measures) + "\n")
-        best = checkpoint.load(self.best).metrics.get(_RULE, 0.0) if self.best.exists() else -1.0
-        if measures.get(_RULE, 0.0) > best:
-            checkpoint.copy_weights(directory, self.best)
-        checkpoint.replace(directory, self.last)
+        self._unwritten = snapshot
+        if measures.get(_RULE, 0.0) > self._best_score:
+            self._best_score = measures.get(_RULE, 0.0)
+            self._unwritten_best = snapshot.copy(resume=False)
+        if time.monotonic() >= self._next_write:
+            self.write_last()
+
+    def write_last(self) -> None:
+        """The newest epoch's checkpoint, if training has not gone on since; before it, the best's."""
+        if self._unwritten is None:
+            return
+        started = time.monotonic()
+        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
+        self.write_best()
+        self._write(self._unwritten.copy(resume=True), self.last)
+        self._unwritten = None
+        self._next_write = time.monotonic() + _SELDOM * (time.monotonic() - started)
+
+    def write_best(self) -> None:
+        """The best epoch's checkpoint, if it isn't written yet."""
+        if self._unwritten_best is not None:
+            self._write(self._unwritten_best, self.best)
+            self._unwritten_best = None
+
+    def _write(self, copy: SnapshotCopy, target: Path) -> None:
+        directory = self.path / f".fcn-{target.name}"
+        copy.write(directory)
+        checkpoint.replace(directory, target)
 
     def open(self, epoch: int) -> None:
         """Makes the folder of a run that goes on after this epoch, and drops the measures of later ones.
@@ -158,6 +192,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{self.path} can't be made ({error.strerror}): choose another --output") from error
+        if self.best.exists():
+            self._best_score = checkpoint.load(self.best).metrics.get(_RULE, 0.0)
         lines = self.measures()
         kept = [json.dumps(measures) + "\n" for measures in lines if measures["epoch"] <= epoch]
         partial = self.history.with_name(".metrics.jsonl.new")

@@ -4,36 +4,32 @@
 """
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
-from PIL import Image
+from torch import Tensor
 
-from fcn import checkpoint
-from fcn.batches import Batches
 from fcn.cache import Cache, open_cache
 from fcn.config import Config
 from fcn.epoch import EpochTrainer
 from fcn.errors import TrainingError
-from fcn.masks import side_by_side
-from fcn.model import FCN8s, check_weights
+from fcn.model import check_weights
 from fcn.precision import autocast
-from fcn.ranks import rank
-from fcn.scoring import evaluate, measure_names, predicted_classes
+from fcn.ranks import rank, world
+from fcn.scoring import evaluate, measure_names
+from fcn.snapshot import Snapshot
 from fcn.state import RunState
-from fcn.weights import fetch_weights, normalisation
+from fcn.weights import fetch_weights
 
-# Measures of an epoch by name, and on rank 0 the checkpoint of that epoch. Called by every rank.
-# It may move the checkpoint away, and may raise SystemExit to end the run.
-Report = Callable[[dict[str, float], Path | None], None]
+# Measures of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
+# It may raise SystemExit to end the run.
+Report = Callable[[dict[str, float], Snapshot | None], None]
 
 _EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
+# Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
 _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "evaluation_seconds", "checkpoint_seconds")
 
 
@@ -69,14 +65,12 @@ def train(
     report: Report,
     resume_from: Path | None = None,
     device: torch.device | None = None,
-    scratch_dir: Path | None = None,
 ) -> None:
     """Trains to config.epochs, or until early_stop_epochs bring no better val/mean_iou, or report ends it.
 
     resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
-    scratch_dir: where checkpoints are written before report gets them; None: a temporary folder.
     Leaves nothing behind in the process: no random state, no setting of torch.
-    Raises InputError before the first step; then TrainingError: loss not finite, out of memory, disk full.
+    Raises InputError before the first step; then TrainingError: loss not finite, out of memory.
     """
     device = device or default_device()
     cache = open_cache(config)
@@ -86,16 +80,15 @@ def train(
     else:
         state = RunState.resume(config, classes, device, resume_from)
     trainer = EpochTrainer(state, cache, config, device)
-    with _scratch(scratch_dir) as scratch, torch.enable_grad():
+    report_seconds = 0.0
+    with torch.enable_grad():
         while state.epoch < config.epochs:
             metrics = trainer.run()
-            metrics |= _validate(state, cache, config, device)
+            scores, masks = _validate(state, cache, config, device)
+            metrics |= scores | {"time/checkpoint_seconds": report_seconds}
             started = time.perf_counter()
-            directory = _save(state, metrics, cache, config, device, scratch) if rank() == 0 else None
-            metrics["time/checkpoint_seconds"] = time.perf_counter() - started
-            report(metrics, directory)
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+            report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
+            report_seconds = time.perf_counter() - started
             if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:
                 break
 
@@ -107,79 +100,36 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _validate(state: RunState, cache: Cache, config: Config, device: torch.device) -> dict[str, float]:
+def _validate(
+    state: RunState, cache: Cache, config: Config, device: torch.device
+) -> tuple[dict[str, float], dict[int, Tensor]]:
+    """Measures of the validation split; and what is predicted for its fixed frames, by their index."""
     started = time.perf_counter()
+    frames, shown = cache.dataset.splits["val"], _shown(cache, config)
+    masks: dict[int, Tensor] = {}
+
+    def seen(position: int, predicted_HW: Tensor) -> None:
+        if position in shown:
+            masks[frames[position]] = predicted_HW.to(torch.uint8)
+
     state.model.eval()
     try:
         with autocast(config, device):
-            metrics = evaluate(state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch)
+            metrics = evaluate(
+                state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch, seen=seen
+            )
     except TrainingError as error:
         raise TrainingError(f"epoch {state.epoch}: {error}; try a lower learning_rate") from None
     finally:
         state.model.train()
     # Best so far, not last: road IoU dips for an epoch and recovers.
     state.note_score(metrics.get("val/mean_iou", -math.inf))
-    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}
+    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}, masks
 
 
-def _save(
-    state: RunState,
-    metrics: dict[str, float],
-    cache: Cache,
-    config: Config,
-    device: torch.device,
-    scratch: Path,
-) -> Path:
-    dataset = cache.dataset
-    directory = scratch / f"epoch-{state.epoch:06d}"
-    checkpoint.save(
-        directory,
-        model=state.model,
-        config=config,
-        epoch=state.epoch,
-        metrics=metrics,
-        classes=dataset.classes,
-        normalisation=normalisation(config),
-        sequences={
-            split: tuple(dict.fromkeys(dataset.frames[index].sequence for index in frames))
-            for split, frames in dataset.splits.items()
-        },
-        trainer_state=state.trainer_state(config),
-        images=_overlays(state.model, cache, config, device),
-    )
-    return directory
-
-
-@torch.no_grad()
-def _overlays(model: FCN8s, cache: Cache, config: Config, device: torch.device) -> dict[str, Image.Image]:
-    """Pictures of the same validation frames in every epoch, spread evenly over the split."""
-    frames = cache.dataset.splits["val"]
-    count = min(config.masks, len(frames))
-    chosen = [frames[(2 * place + 1) * len(frames) // (2 * count)] for place in range(count)]
-    batches = Batches(cache, chosen, config, device)
-    model.eval()
-    with autocast(config, device):
-        masks = [
-            mask
-            for images_NCHW, _ in batches.epoch(0, train=False)
-            for mask in predicted_classes(model(images_NCHW)).cpu().numpy()
-        ]
-    model.train()
-    return {
-        cache.dataset.frames[index].name.replace("/", "_"): side_by_side(
-            cache.images[index], mask, cache.labels[index], cache.dataset.classes
-        )
-        for index, mask in zip(chosen, masks, strict=True)
-    }
-
-
-@contextmanager
-def _scratch(parent: Path | None) -> Iterator[Path]:
-    """A folder of this run alone; what is left in it goes with it."""
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix=".fcn-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _shown(cache: Cache, config: Config) -> set[int]:
+    """Positions in the validation split that are shown with each checkpoint: spread evenly, and of rank 0's share."""
+    count = len(cache.dataset.splits["val"])
+    masks = min(config.masks, count)
+    middles = [(2 * place + 1) * count // (2 * masks) for place in range(masks)]
+    return {middle - middle % config.batch_size % world() for middle in middles}

@@ -6,16 +6,17 @@ last, so a folder without it is what a kill left behind, and is never read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tuner.errors import TrialError
-from tuner.storage import Storage
+from tuner.storage import STAGING, Storage
 
 _REPORT = "report.json"
 
@@ -34,6 +35,11 @@ def folder_of(epoch: int) -> str:
     return f"epoch-{epoch:06d}"
 
 
+def epoch_of(folder: str) -> int:
+    """The epoch of a checkpoint's or its pictures' folder, by the folder's name."""
+    return int(folder.removeprefix("epoch-"))
+
+
 class TrialCheckpoints:
     """The checkpoints of one trial. storage: the trial's folder."""
 
@@ -44,13 +50,14 @@ class TrialCheckpoints:
         """The newest whole checkpoint's progress and folder name, or None."""
         for name in reversed(self._names()):
             text = self._storage.read_text(f"{name}/{_REPORT}")
-            if text is not None and "resume" in self._storage.names(name):
+            if text is not None and self._has_resume(name):
                 return Progress(**json.loads(text)), name
         return None
 
     def publish(self, directory: Path, progress: Progress) -> list[str]:
         """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
 
+        Of a running trial the newest checkpoint with resume/ stays, and the best one's weights.
         Returns the paths of its pictures, under the trial's folder, if this epoch is the best so far.
         Disk full raises TrialError and leaves the checkpoints before it as they were.
         """
@@ -58,7 +65,8 @@ class TrialCheckpoints:
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         try:
             (directory / _REPORT).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            pictures = self._publish_pictures(directory, name) if progress.best_epoch == progress.epoch else []
+            is_best = progress.best_epoch == progress.epoch
+            pictures = self.publish_pictures(directory / "images", progress.epoch) if is_best else []
             self._storage.put(directory, name, last=_REPORT)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -67,10 +75,44 @@ class TrialCheckpoints:
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error
-        for older in self._names():
-            if older < name:
-                self._drop(older, keep_weights=progress.best_epoch == int(older.removeprefix("epoch-")))
+        names = self._names()
+        newest = next((other for other in reversed(names) if self._has_resume(other)), None)
+        for other in names:
+            if other not in (newest, name):
+                self._drop(other, keep_weights=epoch_of(other) == progress.best_epoch)
         return pictures
+
+    def publish_pictures(self, folder: Path, epoch: int) -> list[str]:
+        """Bring an epoch's *.png into the storage, in a folder of their own: tracking may read them much later.
+
+        Returns their paths, under the trial's folder.
+        """
+        pictures = sorted(folder.glob("*.png"))
+        if not pictures:
+            return []
+        target = f"images/{folder_of(epoch)}"
+        with tempfile.TemporaryDirectory(prefix="tuner-images-") as scratch:
+            copy = Path(scratch) / "images"
+            copy.mkdir()
+            for picture in pictures:
+                shutil.copyfile(picture, copy / picture.name)
+            self._storage.put(copy, target)
+        return [f"{target}/{picture.name}" for picture in pictures]
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A local folder to write in, from which `publish` is a rename where the storage is local too."""
+        parent = self._storage.local
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=parent) as folder:
+            yield Path(folder)
+
+    def go_back_to(self, epoch: int) -> None:
+        """Drop what lies there of later epochs: they will be trained again."""
+        for name in self._names():
+            if epoch_of(name) > epoch:
+                self._drop(name, keep_weights=False)
 
     def pictures(self, epoch: int) -> list[str]:
         """Paths of an epoch's pictures, under the trial's folder."""
@@ -82,7 +124,7 @@ class TrialCheckpoints:
         for name in self._names():
             self._drop(name, keep_weights=best_epoch is not None and name == folder_of(best_epoch))
         for name in self._storage.names():
-            if name.startswith(".incoming-"):
+            if name.startswith(STAGING):
                 self._storage.delete(name)
 
     def fetch(self, epoch: int, folder: Path) -> Path | None:
@@ -95,39 +137,12 @@ class TrialCheckpoints:
     def _names(self) -> list[str]:
         return [name for name in self._storage.names() if name.startswith("epoch-")]
 
+    def _has_resume(self, name: str) -> bool:
+        return "resume" in self._storage.names(name)
+
     def _drop(self, name: str, *, keep_weights: bool) -> None:
         self._storage.delete(f"{name}/resume" if keep_weights else name)
-
-    def _publish_pictures(self, directory: Path, name: str) -> list[str]:
-        """Pictures outlive their checkpoint: tracking may read them much later."""
-        pictures = sorted((directory / "images").glob("*.png"))
-        if not pictures:
-            return []
-        copy = Path(tempfile.mkdtemp(prefix="tuner-images-"))
-        try:
-            for picture in pictures:
-                shutil.copyfile(picture, copy / picture.name)
-            self._storage.put(copy, f"images/{name}")
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
-        return [f"images/{name}/{picture.name}" for picture in pictures]
 
 
 def trial_folder(study: Storage, trial: int) -> Storage:
     return study / f"trials/{trial}"
-
-
-def report_payload(
-    progress: Progress, startup_seconds: float, gpu_share: float | None, images: list[str]
-) -> dict[str, Any]:
-    """What travels to the study's runner for one report."""
-    return {
-        "epoch": progress.epoch,
-        "best": progress.best_value,
-        "report": {
-            "metrics": progress.metrics,
-            "startup_seconds": startup_seconds,
-            "gpu_share": gpu_share,
-            "images": images,
-        },
-    }

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import ray
 
 from tuner.assignment import Assignment
+from tuner.reports import post_of
 from tuner.storage import Storage
 from tuner.study import StudySpec
 
@@ -209,7 +210,15 @@ def _serve(config: dict[str, Any]) -> None:
     while (task := ray_get(slot.next_assignment.remote(done))) is not None:
         done, assignment = task
         with contextlib.suppress(SystemExit):
-            run_trial(assignment, config["spec"], config["study"], device=device, rank=rank, tell=tell)
+            run_trial(
+                assignment,
+                config["spec"],
+                config["study"],
+                device=device,
+                rank=rank,
+                post=post_of(assignment),
+                tell=tell,
+            )
         if leaving:
             raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
 

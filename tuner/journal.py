@@ -5,7 +5,11 @@ events; nothing is known that is not in it. Each has "event" and "time" (seconds
 
     run     {number, host, pid, versions, overrides, tracking_uri}  a run or resume of the study began
     start   {trial, params}                                         a trial was handed to a slot
-    report  {trial, epoch, metrics, startup_seconds?, gpu_share?, images?}  a trial finished an epoch
+    report  {trial, epoch, metrics, startup_seconds?, gpu_share?, again?}  a trial finished an epoch; again: it had
+                                                                    reported it before, and went back
+    images  {trial, images}                                         pictures of its best epochs came into the storage
+    back    {trial, epoch}                                          a killed trial goes on from this epoch, or from 0:
+                                                                    what it reported of later ones it will report again
     end     {trial, state, reason, value, best_epoch}               state: finished, stopped or failed
     stop    {state, reason}                                         the run ended: finished, interrupted or failed
 """

@@ -12,6 +12,7 @@ import ray.exceptions
 from ray import cloudpickle
 from ray.tune import Callback
 
+from tuner.assignment import Answer
 from tuner.journal import Journal
 from tuner.record import StudyRecord
 from tuner.search import StudySearch, is_on_rung
@@ -54,15 +55,29 @@ class Ledger(Callback):
             for reader in self._readers:
                 reader(line)
 
-    def heard(self, number: int, report: dict[str, Any]) -> bool:
-        """A trial's report. Returns whether Tune is to decide if the trial goes on."""
-        before = self.record.trials[number].epoch
-        # After a kill the last report may come again.
-        if report["epoch"] > before:
-            told = {key: value for key, value in report["report"].items() if value}
-            self.write("report", trial=number, epoch=report["epoch"], **told)
+    def heard(self, number: int, report: dict[str, Any]) -> Answer:
+        """A trial's report."""
+        epoch = report["epoch"]
+        with self._one_at_a_time:
+            trial = self.record.trials[number]
+            # A killed trial goes on from its newest checkpoint, of which it tells again, or begins anew.
+            goes_on_from = epoch if report["told_before"] else epoch - 1
+            if goes_on_from < trial.epoch:
+                self.write("back", trial=number, epoch=goes_on_from)
+            before = trial.epoch
+            if epoch > before:
+                told = {key: value for key, value in report["report"].items() if value}
+                if epoch <= trial.furthest:
+                    told["again"] = True
+                self.write("report", trial=number, epoch=epoch, **told)
+            self._pictures(number, report)
+            keep = self.record.would_be_kept(trial)
         stopping = self.closed or self.last_call is not None
-        return stopping or is_on_rung(self.record.spec.scheduler, before, report["epoch"])
+        return Answer(stopping or is_on_rung(self.record.spec.scheduler, before, epoch), keep)
+
+    def _pictures(self, number: int, told: dict[str, Any]) -> None:
+        if told.get("images"):
+            self.write("images", trial=number, images=told["images"])
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["trial"]
@@ -72,8 +87,10 @@ class Ledger(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        number = trial.config["trial"]
+        self._pictures(number, result)
         if "end" in result:
-            self._ends[trial.config["trial"]] = result["end"]
+            self._ends[number] = result["end"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)

@@ -66,7 +66,7 @@ class Progress:
         )
 
     def _sentence(self, event: dict[str, Any]) -> str | None:
-        if event["event"] not in ("start", "report", "end"):
+        if event["event"] not in ("start", "back", "report", "end"):
             return None
         trial = self._record.trials[event["trial"]]
         metric = self._record.spec.objective.metric
@@ -74,6 +74,9 @@ class Progress:
         if event["event"] == "start":
             again = f" (again, from epoch {trial.epoch})" if trial.epoch else ""
             return f"{name} starts{again}  {setting(trial.params)}"
+        if event["event"] == "back":
+            there = f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
+            return f"{name} {there}"
         if event["event"] == "report":
             star = "  best so far of the study" if self._leads(trial) else ""
             return f"{name} epoch {trial.epoch:<3} {metric} {measure(trial.metrics[metric])}{star}"

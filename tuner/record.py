@@ -29,9 +29,10 @@ class TrialRecord:
     value: float | None = None
     """The objective's best value so far."""
     best_epoch: int | None = None
-    best_metrics: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, objective's value at that epoch)."""
+    furthest: int = 0
+    """The last epoch that it ever reported; one up to there may be told again after a kill."""
     startup_seconds: float | None = None
     gpu_share: float | None = None
     """Most that it has taken of its GPU's memory, 0 to 1."""
@@ -95,12 +96,29 @@ class StudyRecord:
             trial.gpu_share = max(trial.gpu_share or 0.0, event["gpu_share"])
         value = event["metrics"][self.spec.objective.metric]
         trial.curve.append((trial.epoch, value))
+        trial.furthest = max(trial.furthest, trial.epoch)
         if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
             self.worst_value = value
         if self.spec.objective.better(value, trial.value):
-            trial.value, trial.best_epoch, trial.best_metrics = value, trial.epoch, trial.metrics
+            trial.value, trial.best_epoch = value, trial.epoch
             if self.leader is None or self.spec.objective.better(value, self.leader.value):
                 self.leader = trial
+
+    def _on_images(self, event: dict[str, Any]) -> None:
+        """The storage has them."""
+
+    def _on_back(self, event: dict[str, Any]) -> None:
+        trial, better = self.trials[event["trial"]], self.spec.objective.better
+        trial.epoch = event["epoch"]
+        trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= trial.epoch]
+        trial.value = trial.best_epoch = None
+        for epoch, value in trial.curve:
+            if better(value, trial.value):
+                trial.value, trial.best_epoch = value, epoch
+        self.leader = None
+        for other in self.trials.values():
+            if other.value is not None and better(other.value, self.leader.value if self.leader else None):
+                self.leader = other
 
     def _on_end(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
@@ -127,6 +145,13 @@ class StudyRecord:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
         # Copied at once, and so is `ended`: a terminal's table is drawn in a thread of its own.
         return list(self._ranking)
+
+    def would_be_kept(self, trial: TrialRecord) -> bool:
+        """Whether a trial that runs, ended as it is now, would be among those whose checkpoint stays."""
+        keep = self.spec.checkpoints.keep
+        if trial.value is None:
+            return False
+        return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
 
     def _rank(self, trial: TrialRecord) -> tuple[float, int]:
         value = trial.value or 0.0

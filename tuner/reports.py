@@ -4,7 +4,7 @@ Tune takes several milliseconds for a report, one after the other. Only what Tun
 the scheduler waits for, one of a study that is to stop, and a trial's end. Every report is in the journal before its
 trial goes on, so a kill loses none.
 
-    trial:   ask_tune = post(trial, report) ──> ReportBox <── take(answers) ── runner's thread ──> heard(trial, report)
+    trial:   answer = post(trial, report) ──> ReportBox <── take(answers) ── runner's thread ──> heard(trial, report)
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tuner.assignment import Answer, Assignment, Post
+
 _MOST_AT_ONCE = 10_000  # posts that wait; Ray queues those beyond
 
 Posted = tuple[int, dict[str, Any]]
@@ -28,18 +30,18 @@ class ReportBox:
     """An actor beside the runner. All methods run on one event loop."""
 
     def __init__(self) -> None:
-        self._posted: list[tuple[Posted, asyncio.Future[bool]]] = []
-        self._taken: list[asyncio.Future[bool]] = []
+        self._posted: list[tuple[Posted, asyncio.Future[Answer]]] = []
+        self._taken: list[asyncio.Future[Answer]] = []
         self._arrived = asyncio.Event()
 
-    async def post(self, trial: int, report: dict[str, Any]) -> bool:
-        """Hand a report to the runner. Returns, when it is in the journal, whether Tune is to be asked too."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async def post(self, trial: int, report: dict[str, Any]) -> Answer:
+        """Hand a report to the runner. Returns when it is in the journal."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._posted.append(((trial, report), answer))
         self._arrived.set()
         return await answer
 
-    async def take(self, answers: list[bool]) -> list[Posted]:
+    async def take(self, answers: list[Answer]) -> list[Posted]:
         """Answer the posts taken last, and take those that have come since; waits until there are any."""
         for future, answer in zip(self._taken, answers, strict=True):
             if not future.done():  # a trial whose process died waits no more
@@ -52,11 +54,21 @@ class ReportBox:
         return [posted for posted, _ in taken]
 
 
+def post_of(assignment: Assignment) -> Post:
+    """How a trial posts its reports, in whatever process it runs."""
+
+    def post(report: dict[str, Any]) -> Answer:
+        answer: Answer = ray.get(assignment.box.post.remote(assignment.trial, report))
+        return answer
+
+    return post
+
+
 class Reports(threading.Thread):
     """The runner's side: has every report heard, until closed."""
 
-    def __init__(self, heard: Callable[[int, dict[str, Any]], bool]):
-        """heard: called in this thread with a trial's number and its report; returns whether to ask Tune too."""
+    def __init__(self, heard: Callable[[int, dict[str, Any]], Answer]):
+        """heard: called in this thread with a trial's number and its report."""
         super().__init__(name="reports", daemon=True)
         self._heard = heard
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -68,7 +80,7 @@ class Reports(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        answers: list[bool] = []
+        answers: list[Answer] = []
         try:
             while True:
                 posted: list[Posted] = ray.get(self.box.take.remote(answers))
@@ -77,14 +89,14 @@ class Reports(threading.Thread):
             if not self._closed:
                 self._error = error
 
-    def _answer(self, trial: int, report: dict[str, Any]) -> bool:
+    def _answer(self, trial: int, report: dict[str, Any]) -> Answer:
         if self._error is None:
             try:
                 return self._heard(trial, report)
             except Exception as error:
                 self._error = error
         # The study ends: Tune stops whoever asks it.
-        return True
+        return Answer(ask_tune=True, keep=True)
 
     def check(self) -> None:
         """Raises what went wrong in the thread: the study can't go on."""

@@ -25,9 +25,10 @@ import ray.exceptions
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.assignment import Assignment, Tell
+from tuner.assignment import Assignment
 from tuner.cluster import Plan
 from tuner.group import CLOSING_SECONDS, GroupSlot, group_slot, quiet_run, ray_get
+from tuner.reports import post_of
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.workload import uses_torch
@@ -47,21 +48,22 @@ def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[s
     """The function that Ray Tune calls once a trial, in a process that it keeps. box: a ReportBox."""
 
     def trial(config: dict[str, Any]) -> None:
-        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"])
-
-        def tell(event: dict[str, Any]) -> None:
-            if "end" in event or ray_get(box.post.remote(assignment.trial, event)):
-                ray.tune.report(event)
-
+        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"], box)
         if config["slot"] is None:
-            _run_here(assignment, spec, study, tell)
+            _run_here(assignment, spec, study)
         else:
-            _run_on_group(assignment, config["slot"], tell)
+            _run_on_group(assignment, config["slot"])
 
     return trial
 
 
-def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tell) -> None:
+def _tell_tune(event: dict[str, Any]) -> None:
+    """Tune is told of an end, and of a report if it is to decide on it."""
+    if event.get("ask_tune", True):
+        ray.tune.report(event)
+
+
+def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     """The training loop runs in this process; torch's with Ray Train's local mode, on the device that Ray gave it."""
     if _process.spoilt and spec.failures.max_retries:
         # Tune sees its process die, and runs the trial in a new one.
@@ -70,7 +72,9 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tel
     from tuner.trial import run_trial
 
     def loop(device: Any = None) -> None:
-        _process.spoilt = run_trial(assignment, spec, study, device=device, rank=0, tell=tell)
+        _process.spoilt = run_trial(
+            assignment, spec, study, device=device, rank=0, post=post_of(assignment), tell=_tell_tune
+        )
 
     if not uses_torch(spec.workload):
         loop()
@@ -86,13 +90,13 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage, tell: Tel
     trainer.fit()
 
 
-def _run_on_group(assignment: Assignment, slot_name: str, tell: Tell) -> None:
+def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     """Pass one trial's messages on from its slot, and the answers back."""
     slot = group_slot(slot_name)
     event = ray_get(slot.begin.remote(assignment))
     while True:
         try:
-            tell(event)
+            _tell_tune(event)
         except SystemExit:
             ray_get(slot.answer.remote("stop"))
             raise

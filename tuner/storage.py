@@ -21,6 +21,9 @@ import pyarrow.fs
 
 from tuner.errors import StudyError
 
+STAGING = ".incoming-"
+"""How the name of a folder begins that is still being written; what a kill left of it may be deleted."""
+
 
 class Storage:
     """A folder or bucket. Paths are relative, with '/' between their parts."""
@@ -128,7 +131,7 @@ class Storage:
             if target.exists():
                 shutil.rmtree(target)
             # Into the storage's own file system first: the rename at the end is then atomic.
-            staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+            staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
             try:
                 Path(shutil.move(folder, staging)).rename(target)
             finally:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from tuner.checkpoints import epoch_of
 from tuner.errors import StudyError
 from tuner.storage import Storage, without_password
 from tuner.study import StudySpec
@@ -224,11 +225,20 @@ class Tracker(threading.Thread):
     def _on_report(self, event: dict[str, Any], batches: _Batches) -> None:
         run = self._run_id(event["trial"], event["time"])
         epoch, at = event["epoch"], event["time"]
+        if event.get("again"):
+            # MLflow can't forget: of an epoch that was trained again it keeps the first report.
+            return
         batches[run].metrics += [
             _metric(name, value, at, epoch) for name, value in event["metrics"].items() if name != "epoch"
         ]
-        for path in event.get("images", ()):
-            self._log_image(run, event["trial"], path, epoch)
+
+    def _on_images(self, event: dict[str, Any], _: _Batches) -> None:
+        run = self._run_id(event["trial"], event["time"])
+        for path in event["images"]:
+            self._log_image(run, event["trial"], path)
+
+    def _on_back(self, event: dict[str, Any], _: _Batches) -> None:
+        """MLflow has the reports, and keeps them."""
 
     def _on_end(self, event: dict[str, Any], batches: _Batches) -> None:
         run = self._run_id(event["trial"], event["time"])
@@ -275,9 +285,9 @@ class Tracker(threading.Thread):
         for start in range(_METRICS_A_CALL, len(batch.metrics), _METRICS_A_CALL):
             self._client.log_batch(run, metrics=batch.metrics[start : start + _METRICS_A_CALL])
 
-    def _log_image(self, run: str, trial: int, path: str, epoch: int) -> None:
+    def _log_image(self, run: str, trial: int, path: str) -> None:
         folder, name = path.rsplit("/", 1)
-        key = Path(name).stem
+        key, epoch = Path(name).stem, epoch_of(folder.rpartition("/")[2])
         # MLflow names each image anew: what an earlier, broken-off attempt left must be looked for.
         if any(f"/{key}+step+{epoch}+" in there.path for there in self._client.list_artifacts(run, "images")):
             return

@@ -7,31 +7,38 @@ import math
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from tuner import workload as workloads
-from tuner.assignment import Assignment, Tell
-from tuner.checkpoints import Progress, TrialCheckpoints, report_payload, trial_folder
+from tuner.assignment import Assignment, Post, Tell
+from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.errors import StudyError, TrialError
 from tuner.process import as_found, gpu_share, is_spoilt_by
+from tuner.snapshots import SnapshotWriter
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec
+from tuner.workload import Snapshot
 
 
-def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, tell: Tell) -> bool:
+def run_trial(
+    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, post: Post, tell: Tell
+) -> bool:
     """Train one setting, from its newest checkpoint if it has one, and tell its end.
 
     Returns whether the process is spoilt by it (tuner/process.py) and must not run another trial.
 
-    Raises what `tell` raises. A failure of the workload doesn't raise: it is told as the trial's end, with its reason.
+    All ranks tell; rank 0 posts before it does. Raises what `post` and `tell` raise. A failure of the workload doesn't
+    raise: it is told as the trial's end, with its reason.
     """
     checkpoints = TrialCheckpoints(trial_folder(study, assignment.trial))
     seed = spec.search.seed + assignment.trial
-    with as_found(seed, assignment.gpus), contextlib.ExitStack() as scratch:
-        reporter = _Reporter(assignment, spec.objective, checkpoints, rank, tell)
+    with as_found(seed, assignment.gpus), contextlib.ExitStack() as stack:
+        reporter = _Reporter(assignment, spec.objective, checkpoints, rank, post, tell)
+        stack.callback(reporter.close)
         try:
             workload = workloads.load(spec.workload)
             config = workload.Config(**{**spec.fixed, **assignment.params})
@@ -40,17 +47,17 @@ def run_trial(assignment: Assignment, spec: StudySpec, study: Storage, *, device
             if newest:
                 progress, name = newest
                 # Made only where it is needed: a process that is killed leaves it behind.
-                folder = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
                 resume_from = trial_folder(study, assignment.trial).get(name, folder)
                 reporter.go_on_from(progress)
             workload.train(config, report=reporter, resume_from=resume_from, device=device)
+            reporter.end()
         except (Exception, SystemExit) as error:
             if reporter.told_to_end:
                 raise
             _write_traceback(trial_folder(study, assignment.trial))
-            tell({"end": {"state": "failed", "reason": _sentence(error)}, "spoilt": is_spoilt_by(error)})
+            reporter.end(_sentence(error), spoilt=is_spoilt_by(error))
             return is_spoilt_by(error)
-    tell({"end": {"state": "finished", "reason": None}})
     return False
 
 
@@ -71,20 +78,27 @@ class _Reporter:
         objective: Objective,
         checkpoints: TrialCheckpoints,
         rank: int,
+        post: Post,
         tell: Tell,
     ):
-        self._objective, self._checkpoints, self._rank, self._tell = objective, checkpoints, rank, tell
+        self._objective, self._checkpoints, self._rank = objective, checkpoints, rank
+        self._post, self._tell = post, tell
         self._progress = Progress()
+        self._snapshots = SnapshotWriter(checkpoints)
+        self._keep = False
         self._startup_seconds = time.time() - assignment.suggested_at
         self.told_to_end = False
-        """Whether an exception came from `tell`: then it isn't the workload's."""
+        """Whether an exception came from `post` or `tell`: then it isn't the workload's."""
 
     def go_on_from(self, progress: Progress) -> None:
         """Start from a checkpoint. Its report is told again: the kill may have come between the two."""
         self._progress = progress
-        self._hand_on(self._checkpoints.pictures(progress.epoch))
+        if self._rank == 0:
+            self._checkpoints.go_back_to(progress.epoch)
+            self._snapshots.add_pictures(self._checkpoints.pictures(progress.best_epoch or 0))
+        self._hand_on(told_before=True)
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, /) -> None:
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
         value = self._value(metrics)
         epoch = int(metrics["epoch"])
         before = self._progress
@@ -95,14 +109,54 @@ class _Reporter:
             best_value=value if is_best else before.best_value,
             best_epoch=epoch if is_best else before.best_epoch,
         )
-        images: list[str] = []
-        if checkpoint is not None and self._rank == 0:
-            images = self._checkpoints.publish(checkpoint, self._progress)
-        self._hand_on(images)
+        if self._rank > 0 or checkpoint is None:
+            self._hand_on()
+        elif isinstance(checkpoint, Path):
+            self._snapshots.add_pictures(self._checkpoints.publish(checkpoint, self._progress))
+            self._hand_on()
+        else:
+            self._snapshots.hold(self._progress, checkpoint)
+            self._hand_on()
+            self._snapshots.go_on(self._progress, checkpoint)
 
-    def _hand_on(self, images: list[str]) -> None:
+    def end(self, failure: str | None = None, *, spoilt: bool = False) -> None:
+        """Tell the trial's end. failure: why it failed."""
+        with contextlib.suppress(Exception) if failure else contextlib.nullcontext():
+            self._snapshots.settle(self._keep and not failure)
+        state = "failed" if failure else "finished"
+        self._say({"end": {"state": state, "reason": failure}, "images": self._snapshots.pictures(), "spoilt": spoilt})
+
+    def close(self) -> None:
+        self._snapshots.close()
+
+    def _hand_on(self, *, told_before: bool = False) -> None:
+        """The report into the journal, then what must outlive the trial into the storage, if Tune may end it now."""
+        progress = self._progress
+        event: dict[str, Any] = {"epoch": progress.epoch, "best": progress.best_value, "ask_tune": False}
+        if self._rank == 0:
+            measured = {"metrics": progress.metrics, "startup_seconds": self._startup_seconds, "gpu_share": gpu_share()}
+            report = {
+                "epoch": progress.epoch,
+                "report": measured,
+                "told_before": told_before,
+                "images": self._snapshots.pictures(),
+            }
+            with self._outside():
+                answer = self._post(report)
+            self._keep = answer.keep
+            if answer.ask_tune:
+                self._snapshots.settle(answer.keep)
+                event |= {"ask_tune": True, "images": self._snapshots.pictures()}
+        self._say(event)
+
+    def _say(self, event: dict[str, Any]) -> None:
+        with self._outside():
+            self._tell(event)
+
+    @contextlib.contextmanager
+    def _outside(self) -> Iterator[None]:
         try:
-            self._tell(report_payload(self._progress, self._startup_seconds, gpu_share(), images))
+            yield
         except BaseException:
             self.told_to_end = True
             raise

@@ -7,11 +7,12 @@ A workload is a Python package with four names (docs/workloads.md shows a comple
     train(config, *, report, resume_from, device)   trains; calls report(metrics, checkpoint) after each epoch
     export(checkpoint_dir, output_dir) -> Exported  files for use elsewhere, checked, with the score they reach
 
-`report` takes plain numbers, "epoch" among them, and the path of a checkpoint directory or None (an epoch without one
-can't be exported, or gone on from); a measure that is NaN is left out, the objective must be finite. It may move the
-directory away, and it may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks
-every rank calls it, rank 0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and
-`images/*.png` the pictures to show; the rest is what `export` needs.
+`report` takes plain numbers, "epoch" among them (a measure that is NaN is left out, the objective must be finite), and
+what a checkpoint of the epoch can be had from: a directory that was written, which it may move away; a Snapshot, of
+which it writes no more than is needed, beside training; or None, an epoch that can't be exported or gone on from. It
+may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks every rank calls it, rank
+0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and `images/*.png` the pictures to
+show; the rest is what `export` needs.
 
 `device` is a torch.device, or None for a package that doesn't import torch: its slots then don't either.
 """
@@ -32,10 +33,27 @@ from tuner.errors import StudyError
 _NAMES = ("Config", "prepare", "train", "export")
 
 
+class SnapshotCopy(Protocol):
+    """A run as it was at the end of an epoch, to be written at any time, in any thread."""
+
+    def write(self, directory: Path) -> None:
+        """A whole checkpoint in a directory that this makes; without resume/ if the copy was made without."""
+
+    def write_images(self, directory: Path) -> None:
+        """Only the pictures, *.png, into a directory that is there."""
+
+
+class Snapshot(Protocol):
+    """A run at the end of an epoch, good until `report` returns."""
+
+    def copy(self, *, resume: bool) -> SnapshotCopy:
+        """What training is about to change, copied; resume: with what only going on needs."""
+
+
 class Report(Protocol):
     """Called by every rank after each epoch; a barrier; may raise SystemExit to end the trial."""
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, /) -> None: ...
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None: ...
 
 
 class Prepared(Protocol):

@@ -51,8 +51,8 @@ def _tracked_study(folder: Path) -> dict[str, str]:
         for event in (
             {"event": "run", "number": 1, "versions": {"tuner": "0"}, "tracking_uri": "", "overrides": []},
             {"event": "start", "trial": 1, "params": {"learning_rate": 0.001}},
-            {"event": "report", "trial": 1, "epoch": 1, "metrics": {"val/iou_road": 0.875},
-             "images": ["images/epoch-000001/street.png"]},
+            {"event": "report", "trial": 1, "epoch": 1, "metrics": {"val/iou_road": 0.875}},
+            {"event": "images", "trial": 1, "images": ["images/epoch-000001/street.png"]},
             {"event": "end", "trial": 1, "state": "finished", "reason": None, "value": 0.875, "best_epoch": 1},
             {"event": "stop", "state": "finished", "reason": None},
         ):  # fmt: skip

@@ -56,8 +56,9 @@ def _make_checkpoint(directory: Path, **settings: object) -> Path:
         metrics = evaluate(model, cache, "val", config, CPU, "val/")
     checkpoint.save(
         directory,
-        model=model,
+        weights=model.state_dict(),
         config=config,
+        device=CPU,
         epoch=STEPS // len(batches),
         metrics=metrics,
         classes=dataset.classes,

@@ -76,10 +76,11 @@ def run(config: Config, keep: Path, resume_from: Path | None = None) -> tuple[Re
     """Trains; returns the reports and the last weights. keep gets a checkpoint an epoch, by number."""
     reports: Reports = []
 
-    def report(measures: dict[str, float], directory: Path | None) -> None:
-        assert directory is not None
+    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        assert snapshot is not None
         reports.append(measures)
-        shutil.move(directory, keep / f"{measures['epoch']:.0f}")
+        shutil.rmtree(keep / f"{measures['epoch']:.0f}", ignore_errors=True)
+        snapshot.copy(resume=True).write(keep / f"{measures['epoch']:.0f}")
 
     fcn.train(config, report=report, resume_from=resume_from, device=CPU)
     return reports, load_file(keep / f"{reports[-1]['epoch']:.0f}" / "weights.safetensors")
@@ -357,15 +358,13 @@ def test_a_finished_run_that_is_resumed_ends_at_once(config: Config, tmp_path: P
 def test_report_may_end_the_run(config: Config, tmp_path: Path) -> None:
     reports: Reports = []
 
-    def stop(measures: dict[str, float], directory: Path | None) -> None:
-        assert directory is not None
+    def stop(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         reports.append(measures)
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        fcn.train(config, report=stop, device=CPU, scratch_dir=tmp_path)
+        fcn.train(config, report=stop, device=CPU)
     assert len(reports) == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_stops_early_after_epochs_without_a_better_score(config: Config, tmp_path: Path) -> None:
@@ -412,11 +411,11 @@ def _rank(rank: int, world: int, config: Config, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     reports: Reports = []
 
-    def report(measures: dict[str, float], directory: Path | None) -> None:
-        assert (directory is None) == (rank > 0)
+    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        assert (snapshot is None) == (rank > 0)
         reports.append(measures)
-        if directory is not None:
-            shutil.move(directory, folder / f"{measures['epoch']:.0f}")
+        if snapshot is not None:
+            snapshot.copy(resume=True).write(folder / f"{measures['epoch']:.0f}")
 
     fcn.train(config, report=report, device=CPU)
     (folder / f"rank-{rank}.json").write_text(json.dumps(measured(reports)))

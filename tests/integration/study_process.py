@@ -165,11 +165,13 @@ def wait_for(condition: Callable[[], Any], seconds: float = 150) -> Any:
 
 
 def curves(folder: Path) -> dict[int, list[tuple[int, float]]]:
-    """Each trial's (epoch, score), in the order of the journal."""
+    """Each trial's (epoch, score), in the order of the journal, without what it went back behind."""
     found: dict[int, list[tuple[int, float]]] = {}
     for event in events(folder):
         if event["event"] == "start":
             found.setdefault(event["trial"], [])
+        if event["event"] == "back":
+            found[event["trial"]] = [point for point in found[event["trial"]] if point[0] <= event["epoch"]]
         if event["event"] == "report":
             found[event["trial"]].append((event["epoch"], event["metrics"]["score"]))
     return found

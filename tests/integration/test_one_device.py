@@ -69,7 +69,7 @@ def test_a_study_that_is_stopped_killed_and_given_more_trials_is_as_if_unbroken(
         return {event["trial"] for event in events(folder) if event["event"] == "end"}
 
     with running("run", file, "--storage", storage) as study:
-        wait_for(lambda: ended() and events(folder)[-1]["event"] == "report")
+        wait_for(lambda: ended() and events(folder)[-1]["event"] in ("report", "images"))
         study.tree()
         study.interrupt()
         began = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_study_that_is_stopped_killed_and_given_more_trials_is_as_if_unbroken(
 
     before = ended()
     with running("resume", "broken", "--storage", storage) as study:
-        wait_for(lambda: ended() - before and events(folder)[-1]["event"] == "report")
+        wait_for(lambda: ended() - before and events(folder)[-1]["event"] in ("report", "images"))
         study.kill()
         assert study.left_behind() == []
     assert show(storage, "broken")["state"] == "interrupted"
@@ -175,14 +175,15 @@ def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path, stor
         budget={"trials": len(FAILURES) + 1},
         scheduler={"name": "none"},
         space={"fail": {"type": "choice", "choices": FAILURES}},
-        fixed={"epochs": 4, "log": tmp_path / "log", "step_seconds": 0.3},
+        # Killed before their checkpoints are written, trials train epochs again that are in the journal.
+        fixed={"epochs": 4, "log": tmp_path / "log", "step_seconds": 0.3, "snapshots": True, "write_seconds": 1},
         first_trials=[{"fail": fail, "x": 0.1 * n} for n, fail in enumerate(FAILURES, start=1)]
         + [{"fail": "none", "x": 1}],
         failures={"max_retries": 2},
     )
     folder = storage / "fails"
     with running("run", file, "--storage", storage, "--address", shared_ray) as study:
-        # The first trial's process is killed from outside when it has a checkpoint.
+        # The first trial's process is killed from outside.
         wait_for(lambda: any(event["event"] == "report" and event["trial"] == 1 for event in events(folder)))
         psutil.Process(int((tmp_path / "log").read_text().split("0.1 ")[1].split()[2])).kill()
         assert study.wait() == 0, study.output
@@ -206,7 +207,13 @@ def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path, stor
             assert curves(folder)[number] == truth(trial["params"]["x"], 4)
     assert started_again(folder)[1] == 2
     assert started_again(folder)[6] == 3
+    assert {event["trial"] for event in events(folder) if event["event"] == "back"} >= {1, 7}
+    kept = {int(path.parent.parent.name) for path in folder.glob("trials/*/epoch-000004/weights.bin")}
+    assert kept == {9, 8, 7}, "the best three, each with its best epoch"
+    assert not list(folder.rglob("resume"))
     runs = mlflow_runs(storage, "fails")
+    for number in (1, 7):
+        assert mlflow_curve(storage, runs[str(number)]) == truth(0.1 * number, 4)
     assert runs["2"].info.status == "FAILED"
     assert runs["2"].data.tags["tuner.reason"] == named["raise"]["reason"]
 

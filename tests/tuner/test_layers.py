@@ -23,12 +23,13 @@ LAYERS = [
     {"group"},
     {"trial", "tracking_process", "retention"},
     {"tracking"},
-    {"process"},
+    {"process", "snapshots"},
     {"torch_process"},
     {"record", "checkpoints", "cluster"},
     {"journal"},
     {"study"},
-    {"space", "workload", "storage", "fate", "reports", "assignment"},
+    {"reports"},
+    {"space", "workload", "storage", "fate", "assignment"},
     {"errors"},
 ]
 

@@ -110,7 +110,7 @@ def test_a_trial_without_torch_brings_none_into_its_process(tmp_path: Path) -> N
     code = f"""
 import sys
 from tests.workloads import replay
-from tuner.assignment import Assignment
+from tuner.assignment import Answer, Assignment
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.trial import run_trial
@@ -124,7 +124,10 @@ spec = StudySpec.model_validate({{
 }})
 assert not uses_torch(spec.workload)
 told = []
-run_trial(Assignment(1, {{"x": 0.5}}, 0.0), spec, Storage({str(tmp_path)!r}), device=None, rank=0, tell=told.append)
+run_trial(
+    Assignment(1, {{"x": 0.5}}, 0.0), spec, Storage({str(tmp_path)!r}), device=None, rank=0,
+    post=lambda report: Answer(ask_tune=True, keep=True), tell=told.append,
+)
 assert [event.get("epoch") for event in told] == [1, 2, 3, None], told
 assert "torch" not in sys.modules
 """

@@ -64,10 +64,39 @@ def folder(study: Storage) -> Path:
     return study.local
 
 
-def test_a_trials_value_is_its_best_with_the_epoch_and_measures_of_it() -> None:
+def test_a_trials_value_is_its_best_with_the_epoch_of_it() -> None:
     found = record_of(RUN, *trial(1, 0.2, 0.9, 0.4)).trials[1]
-    assert (found.value, found.best_epoch, found.best_metrics) == (0.9, 2, {"score": 0.9})
+    assert (found.value, found.best_epoch) == (0.9, 2)
     assert (found.epoch, found.curve) == (3, [(1, 0.2), (2, 0.9), (3, 0.4)])
+
+
+def test_a_trial_that_goes_back_is_as_it_was_at_that_epoch_and_no_longer_leads() -> None:
+    record = record_of(RUN, *trial(1, 0.5), *trial(2, 0.2, 0.4, 0.9, 0.3, end=None))
+    assert record.leader is record.trials[2]
+    record.apply(event("back", trial=2, epoch=2))
+    found = record.trials[2]
+    assert (found.epoch, found.value, found.best_epoch) == (2, 0.4, 2)
+    assert found.curve == [(1, 0.2), (2, 0.4)]
+    assert found.furthest == 4
+    assert record.leader is record.trials[1]
+    record.apply(event("back", trial=2, epoch=0))
+    assert (found.epoch, found.value, found.best_epoch, found.curve) == (0, None, None, [])
+
+
+def test_a_running_trial_would_be_kept_while_it_is_among_the_best() -> None:
+    record = record_of(RUN, *trial(1, 0.9), *trial(2, 0.5), *trial(3, 0.6, end=None))
+    assert record.spec.checkpoints.keep == 3
+    assert record.would_be_kept(record.trials[3]), "there are fewer than three"
+    for line in trial(4, 0.6):
+        record.apply(line)
+    assert record.would_be_kept(record.trials[3]), "better than 0.5"
+    for line in trial(5, 0.7):
+        record.apply(line)
+    assert record.would_be_kept(record.trials[3]), "as good as 4, and older"
+    for line in [*trial(6, 0.8), event("start", trial=7, params={"x": 0.1})]:
+        record.apply(line)
+    assert not record.would_be_kept(record.trials[3]), "three are better"
+    assert not record.would_be_kept(record.trials[7]), "it has nothing to keep yet"
 
 
 def test_the_least_value_is_the_best_where_the_objective_is_minimized() -> None:

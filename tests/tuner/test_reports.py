@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from tuner.assignment import Answer
 from tuner.reports import ReportBox
+
+GO_ON, ASK = Answer(ask_tune=False, keep=False), Answer(ask_tune=True, keep=True)
 
 
 def test_a_report_is_answered_when_it_has_been_heard_and_not_before() -> None:
@@ -16,8 +19,8 @@ def test_a_report_is_answered_when_it_has_been_heard_and_not_before() -> None:
         await asyncio.sleep(0)
         assert not first.done()
         assert not second.done()
-        assert await box.take([False, True]) == [(3, {"epoch": 1})]
-        assert [await first, await second] == [False, True]
+        assert await box.take([GO_ON, ASK]) == [(3, {"epoch": 1})]
+        assert [await first, await second] == [GO_ON, ASK]
         assert not late.done()
 
     asyncio.run(body())
@@ -43,8 +46,8 @@ def test_a_trial_whose_process_died_holds_up_nobody() -> None:
         await box.take([])
         dying.cancel()
         await asyncio.sleep(0)
-        taking = asyncio.create_task(box.take([True, False]))
-        assert await living is False
+        taking = asyncio.create_task(box.take([ASK, GO_ON]))
+        assert await living == GO_ON
         taking.cancel()
 
     asyncio.run(body())

@@ -42,7 +42,10 @@ def spec(name: str = "roads") -> StudySpec:
 
 
 def lines() -> list[dict[str, Any]]:
-    """A study of three trials: one finished with pictures, one failed, one that is under way when it stops."""
+    """A study of three trials: one finished with pictures, one failed, one that is under way when it stops.
+
+    The second went back an epoch after a kill, and reports it again with other values.
+    """
     at = 1_700_000_000.0
     events: list[dict[str, Any]] = [
         {"event": "run", "number": 1, "host": "h", "pid": 1, "versions": {"ray": "2.60"}, "overrides": []}
@@ -52,10 +55,12 @@ def lines() -> list[dict[str, Any]]:
     for epoch in (1, 2, 3):
         for trial in (1, 2, 3):
             metrics = {"epoch": float(epoch), "score": 0.1 * trial * epoch, "loss": 1.0 / epoch}
-            report: dict[str, Any] = {"event": "report", "trial": trial, "epoch": epoch, "metrics": metrics}
+            events.append({"event": "report", "trial": trial, "epoch": epoch, "metrics": metrics})
             if trial == 1:
-                report["images"] = [f"images/epoch-{epoch:06d}/frame_a.png"]
-            events.append(report)
+                events.append({"event": "images", "trial": 1, "images": [f"images/epoch-{epoch:06d}/frame_a.png"]})
+    events.append({"event": "back", "trial": 2, "epoch": 2})
+    again = {"epoch": 3.0, "score": 0.123, "loss": 0.456}
+    events.append({"event": "report", "trial": 2, "epoch": 3, "metrics": again, "again": True})
     end = {"event": "end", "reason": None, "best_epoch": 3}
     events.append({**end, "trial": 1, "state": "finished", "value": 0.1 * 1 * 3})
     events.append({**end, "trial": 2, "state": "failed", "value": 0.1 * 2 * 3, "reason": "ValueError: no"})

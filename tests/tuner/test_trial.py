@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.workloads import replay
-from tuner.assignment import Assignment
+from tuner.assignment import Answer, Assignment
 from tuner.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage import Storage
 from tuner.study import StudySpec
@@ -18,21 +18,22 @@ from tuner.trial import run_trial
 
 
 class Tune:
-    """Hears what a trial tells; may end it after some reports."""
+    """Hears what a trial posts and tells; may end it after some reports. keep: whether its weights would stay."""
 
-    def __init__(self, folder: Path, stop_after: int | None = None):
+    def __init__(self, folder: Path, stop_after: int | None = None, *, keep: bool = True):
         self.study = Storage(str(folder)) / "s"
+        self.reports: list[dict[str, Any]] = []
         self.told: list[dict[str, Any]] = []
-        self.stop_after = stop_after
+        self.stop_after, self.keep = stop_after, keep
+
+    def post(self, report: dict[str, Any]) -> Answer:
+        self.reports.append(report)
+        return Answer(ask_tune=True, keep=self.keep)
 
     def tell(self, event: dict[str, Any]) -> None:
         self.told.append(event)
-        if "report" in event and len(self.reports) == self.stop_after:
+        if "end" not in event and len(self.told) == self.stop_after:
             raise SystemExit
-
-    @property
-    def reports(self) -> list[dict[str, Any]]:
-        return [event for event in self.told if "report" in event]
 
     @property
     def end(self) -> Any:
@@ -49,7 +50,8 @@ class Tune:
                 "space": {"x": {"type": "float", "low": 0, "high": 1}},
             }
         )
-        run_trial(Assignment(1, {"x": 0.5}, time.time()), spec, self.study, device=None, rank=rank, tell=self.tell)
+        assignment = Assignment(1, {"x": 0.5}, time.time())
+        run_trial(assignment, spec, self.study, device=None, rank=rank, post=self.post, tell=self.tell)
 
     def error_text(self) -> str:
         return trial_folder(self.study, 1).read_text("error.txt") or ""
@@ -74,13 +76,13 @@ def test_the_scheduler_sees_the_best_so_far(tmp_path: Path, direction: str, bett
     tune = Tune(tmp_path)
     tune.run(epochs=4, dip_epoch=3, direction=direction)
     values = scores(4, dip_epoch=3)
-    assert [event["best"] for event in tune.reports] == [better(values[:n]) for n in range(1, 5)]
+    assert [event["best"] for event in tune.told[:-1]] == [better(values[:n]) for n in range(1, 5)]
 
 
 def test_a_trial_of_no_epochs_finishes(tmp_path: Path) -> None:
     tune = Tune(tmp_path)
     tune.run(epochs=0)
-    assert tune.told == [{"end": {"state": "finished", "reason": None}}]
+    assert [event.get("end") for event in tune.told] == [{"state": "finished", "reason": None}]
 
 
 def test_a_trial_that_goes_on_tells_its_last_report_again_then_the_next(tmp_path: Path) -> None:
@@ -92,8 +94,9 @@ def test_a_trial_that_goes_on_tells_its_last_report_again_then_the_next(tmp_path
     assert [event["epoch"] for event in second.reports] == [2, 3, 4, 5]
     assert second.reports[0]["report"]["metrics"] == first.reports[1]["report"]["metrics"]
     # The kill may have come before anyone heard of the pictures.
-    assert second.reports[0]["report"]["images"] == first.reports[1]["report"]["images"] != []
-    assert [event["best"] for event in second.reports] == scores(5)[1:]
+    assert second.reports[0]["images"] == first.reports[1]["images"] != []
+    assert [report["told_before"] for report in second.reports] == [True, False, False, False]
+    assert [event["best"] for event in second.told[:-1]] == scores(5)[1:]
 
 
 def test_an_early_stop_is_no_failure(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_numbers_of_any_kind_are_told_as_plain_floats(tmp_path: Path, monkeypatc
     tune = Tune(tmp_path)
     tune.run(epochs=2)
     assert {type(value) for event in tune.reports for value in event["report"]["metrics"].values()} == {float}
-    assert type(tune.reports[0]["best"]) is float
+    assert type(tune.told[0]["best"]) is float
     assert tune.end["state"] == "finished"
 
 

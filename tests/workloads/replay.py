@@ -50,6 +50,10 @@ class Config(BaseModel):
     """How much better an exported model scores than it did in training."""
     missing_data: bool = False
     checkpoint_bytes: int = 1000
+    snapshots: bool = False
+    """Whether it hands over snapshots, which the tuner writes as it likes, in place of directories."""
+    write_seconds: float = 0.0
+    """What writing a snapshot takes."""
     gpu_share: float | None = None
     """What it pretends to take of a GPU's memory."""
 
@@ -113,12 +117,16 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
             measures["loss"] = math.nan
         if epoch == config.fail_epoch and config.fail == "missing":
             del measures["score"]
-        checkpoint = write_checkpoint(config, epoch) if rank == 0 else None
-        try:
-            report(measures, checkpoint)
-        finally:
-            if checkpoint is not None:
-                shutil.rmtree(checkpoint, ignore_errors=True)
+        if rank > 0:
+            report(measures, None)
+        elif config.snapshots:
+            report(measures, Snapshot(config, epoch))
+        else:
+            directory = write_checkpoint(config, epoch)
+            try:
+                report(measures, directory)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _group() -> Any:
@@ -162,9 +170,39 @@ def _fail(config: Config, epoch: int) -> None:
             os._exit(1)
 
 
-def write_checkpoint(config: Config, epoch: int) -> Path:
-    """A checkpoint directory as the contract has it: resume/, images/, and what export needs."""
-    directory = Path(tempfile.mkdtemp(prefix="replay-"))
+@dataclass(frozen=True)
+class SnapshotCopy:
+    """A run as it was at the end of an epoch."""
+
+    config: Config
+    epoch: int
+    resume: bool
+
+    def write(self, directory: Path) -> None:
+        time.sleep(self.config.write_seconds)
+        directory.mkdir()
+        write_checkpoint(self.config, self.epoch, directory)
+        if not self.resume:
+            shutil.rmtree(directory / "resume")
+
+    def write_images(self, directory: Path) -> None:
+        Image.new("RGB", (8, 8), (self.epoch % 256, 0, 0)).save(directory / "frame_a.png")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at the end of an epoch."""
+
+    config: Config
+    epoch: int
+
+    def copy(self, *, resume: bool) -> SnapshotCopy:
+        return SnapshotCopy(self.config, self.epoch, resume)
+
+
+def write_checkpoint(config: Config, epoch: int, directory: Path | None = None) -> Path:
+    """What a checkpoint directory holds by the contract: resume/, images/, and what export needs."""
+    directory = directory or Path(tempfile.mkdtemp(prefix="replay-"))
     (directory / "resume").mkdir()
     (directory / "resume" / "state.json").write_text(json.dumps({"epoch": epoch}))
     (directory / "images").mkdir()

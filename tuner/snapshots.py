@@ -1,0 +1,123 @@
+"""A trial's snapshots on their way to the storage: beside training, and no more of them than is needed.
+
+What goes there, and when:
+
+- a checkpoint to go on from: in a thread while training goes on, and so seldom that it takes a fiftieth of the time. A
+  kill costs the epochs since then, which are trained again;
+- the best epoch's weights: with the next of these, or when the trial may end, if they would stay (tuner/retention.py).
+  Until then a copy of them waits in memory;
+- the best epoch's pictures: with its weights, and whenever the trial may end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.checkpoints import Progress, TrialCheckpoints
+from tuner.workload import Snapshot, SnapshotCopy
+
+_SELDOM = 50  # times as long as the last checkpoint took, until the next is begun
+
+
+@dataclass
+class _Experience:
+    """What a process knows from its trials before: one that is over sooner writes nothing."""
+
+    seconds: float = 0.0
+    """What the last checkpoint took."""
+
+
+_experience = _Experience()
+
+
+@dataclass
+class _Best:
+    """The best epoch so far, as long as its weights are not in the storage."""
+
+    progress: Progress
+    copy: SnapshotCopy
+    pictured: bool = False
+
+
+class SnapshotWriter:
+    """For one trial, on its rank 0. Its methods raise what writing raised."""
+
+    def __init__(self, checkpoints: TrialCheckpoints):
+        self._checkpoints = checkpoints
+        self._best: _Best | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
+        self._writing: Future[list[str]] | None = None
+        self._next = time.monotonic() + _SELDOM * _experience.seconds
+        self._pictures: list[str] = []
+
+    def add_pictures(self, paths: list[str]) -> None:
+        """Pictures that came into the storage in another way."""
+        self._pictures += paths
+
+    def pictures(self) -> list[str]:
+        """Paths of the pictures that came into the storage since this was asked last."""
+        if self._writing and self._writing.done():
+            self._wait()
+        found, self._pictures = self._pictures, []
+        return found
+
+    def hold(self, progress: Progress, snapshot: Snapshot) -> None:
+        """Copy an epoch that is the best so far."""
+        if progress.best_epoch == progress.epoch:
+            self._best = _Best(progress, snapshot.copy(resume=False))
+
+    def settle(self, keep: bool) -> None:
+        """Before the trial may end: bring the best epoch's pictures, and to keep them its weights, into the storage.
+
+        Afterwards nothing is being written: whoever tidies up after the trial meets nobody.
+        """
+        self._wait()
+        best = self._best
+        if best is None:
+            return
+        if keep:
+            self._pictures += self._publish(best.progress, best.copy)
+            self._best = None
+        elif not best.pictured:
+            best.pictured = True
+            with tempfile.TemporaryDirectory(prefix="tuner-images-") as folder:
+                best.copy.write_images(Path(folder))
+                self._pictures += self._checkpoints.publish_pictures(Path(folder), best.progress.epoch)
+
+    def go_on(self, progress: Progress, snapshot: Snapshot) -> None:
+        """Training goes on from here: begin to write a checkpoint if it is time to."""
+        if time.monotonic() < self._next or (self._writing and not self._writing.done()):
+            return
+        self._wait()
+        began = time.monotonic()
+        best, self._best = self._best, None
+        copies = [(progress, snapshot.copy(resume=True))]
+        if best and best.progress.epoch != progress.epoch:
+            # First: whoever goes on from the newest must find the best, which it will not train again.
+            copies.insert(0, (best.progress, best.copy))
+        self._writing = self._thread.submit(self._write, copies, began)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self._pictures += writing.result()
+
+    def close(self) -> None:
+        """End the thread, whatever it does or did."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, copies: list[tuple[Progress, SnapshotCopy]], began: float) -> list[str]:
+        pictures = [path for progress, copy in copies for path in self._publish(progress, copy)]
+        now = time.monotonic()
+        _experience.seconds = now - began
+        self._next = now + _SELDOM * _experience.seconds
+        return pictures
+
+    def _publish(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
+        with self._checkpoints.staging() as folder:
+            copy.write(folder / "checkpoint")
+            return self._checkpoints.publish(folder / "checkpoint", progress)
