@@ -171,9 +171,17 @@ def main() -> None:
     run_app(app)
 
 
+class _PatientConsole(Console):
+    """A study doesn't end because nobody reads any more what it says, as in `python -m tuner run … | head`."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _console() -> Console:
     """Where no terminal sets the width, a table gets room enough for every column."""
-    return Console(emoji=False, width=None if sys.stdout.isatty() else 160)
+    return _PatientConsole(emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _say_what_next(record: object, storage: str, console: Console) -> None:

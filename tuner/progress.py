@@ -72,7 +72,7 @@ class Progress:
         metric = self._record.spec.objective.metric
         name = f"trial {trial.id:<3}"
         if event["event"] == "start":
-            again = f" (again, from epoch {trial.epoch})" if trial.epoch else ""
+            again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
             return f"{name} starts{again}  {setting(trial.params)}"
         if event["event"] == "back":
             there = f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"

@@ -93,7 +93,7 @@ class Reports(threading.Thread):
         if self._error is None:
             try:
                 return self._heard(trial, report)
-            except Exception as error:
+            except BaseException as error:  # were the thread to end, every trial would wait for ever
                 self._error = error
         # The study ends: Tune stops whoever asks it.
         return Answer(ask_tune=True, keep=True)

@@ -247,6 +247,17 @@ def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from tuner.cli import _console; console = _console();"
+        f"[console.print('x' * 1000) for _ in range(1000)]; Path({str(tmp_path / 'reached')!r}).touch()"
+    )
+    command = f"set -o pipefail; {sys.executable} -c \"{code}\" | head -1 > /dev/null"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "reached").exists()
+
+
 def test_help_is_there_for_every_command(tuner: Command) -> None:
     for command in ("check", "run", "resume", "list", "show", "ui"):
         status, out, _ = tuner(command, "--help")
