@@ -33,6 +33,7 @@ class Ledger(Callback):
         self._search: StudySearch | None = None
         self._ends: dict[int, dict[str, Any]] = {}
         self._tune_trials: dict[int, Any] = {}
+        self._first_complete: Any = None
         self._one_at_a_time = threading.RLock()
         self.closed = False
         """Set when the study is being stopped: what trials do from then on is not their end."""
@@ -94,6 +95,8 @@ class Ledger(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)
+        self._first_complete = self._first_complete or trial
+        _share(trial, self._first_complete)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)
@@ -131,10 +134,20 @@ class Ledger(Callback):
 
 
 def _slim(tune_trial: Any) -> None:
-    """Tune keeps every trial to the study's end, with 35 KB of statistics of each measure that nobody reads."""
+    """Tune keeps every trial to the study's end, with 40 KB of statistics and settings that nobody reads any more."""
     kept = tune_trial.run_metadata
     kept.metric_analysis, kept.metric_n_steps = {}, {}
     kept.last_result = {"ended": True}  # an empty one is asked for anew, and printed
+    tune_trial._default_result_or_future = None
+    number = {"trial": tune_trial.config["trial"]}
+    for settings in ("config", "evaluated_params", "_Trial__unresolved_config"):
+        setattr(tune_trial, settings, number)
+
+
+def _share(tune_trial: Any, other: Any) -> None:
+    """Of what Tune keeps of trials that are complete, one will do for all."""
+    for part in ("storage", "run_metadata", "experiment_tag", "relative_logdir"):
+        setattr(tune_trial, part, getattr(other, part))
 
 
 def _last_error(tune_trial: Any) -> Any:

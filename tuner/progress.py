@@ -79,7 +79,7 @@ class Progress:
             return f"{name} {there}"
         if event["event"] == "report":
             star = "  best so far of the study" if self._leads(trial) else ""
-            return f"{name} epoch {trial.epoch:<3} {metric} {measure(trial.metrics[metric])}{star}"
+            return f"{name} epoch {trial.epoch:<3} {metric} {measure(event['metrics'][metric])}{star}"
         best = f"  best {measure(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
         reason = f": {trial.reason}" if trial.reason else ""
         done = len(self._record.ended)

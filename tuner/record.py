@@ -12,7 +12,7 @@ from tuner.storage import Storage
 from tuner.study import StudySpec
 
 
-@dataclass
+@dataclass(slots=True)
 class TrialRecord:
     """One trial. States: running, finished, stopped (by the scheduler), failed, interrupted."""
 
@@ -25,7 +25,6 @@ class TrialRecord:
     earlier_seconds: float = 0.0
     """What its attempts before the present one took."""
     epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
     value: float | None = None
     """The objective's best value so far."""
     best_epoch: int | None = None
@@ -89,7 +88,7 @@ class StudyRecord:
 
     def _on_report(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
-        trial.epoch, trial.metrics, trial.last_seen = event["epoch"], event["metrics"], event["time"]
+        trial.epoch, trial.last_seen = event["epoch"], event["time"]
         if trial.startup_seconds is None:
             trial.startup_seconds = event.get("startup_seconds")
         if "gpu_share" in event:

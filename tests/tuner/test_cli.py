@@ -252,7 +252,7 @@ def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) ->
         "from pathlib import Path; from tuner.cli import _console; console = _console();"
         f"[console.print('x' * 1000) for _ in range(1000)]; Path({str(tmp_path / 'reached')!r}).touch()"
     )
-    command = f"set -o pipefail; {sys.executable} -c \"{code}\" | head -1 > /dev/null"
+    command = f'set -o pipefail; {sys.executable} -c "{code}" | head -1 > /dev/null'
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "reached").exists()
