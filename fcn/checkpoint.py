@@ -106,7 +106,7 @@ def save(
         partial.rename(directory)
     except (OSError, RuntimeError, SafetensorError) as error:
         if _disk_is_full(error, partial):
-            need = _bytes(weights) + _bytes(trainer_state)
+            need = bytes_of(weights) + bytes_of(trainer_state)
             raise TrainingError(
                 f"{directory}: the disk is full; a checkpoint of epoch {epoch} needs {need:,} bytes, "
                 f"{shutil.disk_usage(partial).free:,} are free: make room or choose another place"
@@ -123,12 +123,13 @@ def _disk_is_full(error: Exception, place: Path) -> bool:
     return "No space left" in str(error) or shutil.disk_usage(place).free < 1 << 20
 
 
-def _bytes(state: Any) -> int:
+def bytes_of(state: Any) -> int:
+    """Of all tensors in nested containers."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, Mapping):
-        return sum(_bytes(value) for value in state.values())
-    return sum(_bytes(value) for value in state) if isinstance(state, list | tuple) else 0
+        return sum(bytes_of(value) for value in state.values())
+    return sum(bytes_of(value) for value in state) if isinstance(state, list | tuple) else 0
 
 
 def load(directory: Path) -> Checkpoint:

@@ -46,3 +46,8 @@ def room(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     limit = torch.cuda.get_per_process_memory_fraction(device) * total
     return int(min(free + torch.cuda.memory_reserved(device), limit))
+
+
+def spare(device: torch.device) -> int:
+    """Bytes that this process may allocate on a GPU beside all that training has had so far."""
+    return room(device) - torch.cuda.memory_reserved(device)

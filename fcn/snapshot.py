@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fcn import checkpoint
+from fcn import checkpoint, memory
 from fcn.cache import Cache
 from fcn.config import Config
 from fcn.masks import side_by_side
@@ -38,16 +38,19 @@ class Snapshot:
 
     def copy(self, *, resume: bool) -> "SnapshotCopy":
         """What training is about to change, copied. resume: with what going on needs, three times as much memory."""
-        state, config = self._state, self._config
+        state = self._state
+        weights = dict(state.model.state_dict())
+        trainer_state = state.trainer_state(self._config) if resume else None
+        copy = _copier(self._device, checkpoint.bytes_of(weights) + checkpoint.bytes_of(trainer_state))
         return SnapshotCopy(
             epoch=state.epoch,
             metrics=self._metrics,
             masks=self._masks,
-            weights=_each_tensor(dict(state.model.state_dict()), _copy),
-            trainer_state=_each_tensor(state.trainer_state(config), _copy) if resume else None,
+            weights=_each_tensor(weights, copy),
+            trainer_state=_each_tensor(trainer_state, copy),
             copied=_event(self._device),
             cache=self._cache,
-            config=config,
+            config=self._config,
             device=self._device,
         )
 
@@ -120,11 +123,11 @@ def _event(device: torch.device) -> Any:
     return event
 
 
-def _copy(tensor: Tensor) -> Tensor:
-    try:
-        return tensor.detach().clone()
-    except torch.OutOfMemoryError:
-        return tensor.detach().cpu()
+def _copier(device: torch.device, needed: int) -> Callable[[Tensor], Tensor]:
+    """On a GPU a copy stays there, which takes a millisecond, if there is room enough for that and for training."""
+    if device.type == "cuda" and memory.spare(device) < 2 * needed:
+        return lambda tensor: tensor.detach().cpu()
+    return lambda tensor: tensor.detach().clone()
 
 
 def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -330,9 +330,10 @@ class _Stop(ray.tune.Stopper):
 
 
 def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:
-    """Give MLflow a minute for what is left, and say so if that isn't enough."""
+    """Have MLflow take what is left, and say so if it takes nothing for a minute."""
     tracker.start()
-    left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
+    with console.status("MLflow gets the last events …"):
+        left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
     if left:
         console.print(
             f"MLflow takes nothing ({tracker.trouble}): {left} events wait; `python -m tuner resume {name}` sends them",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import os
 import tempfile
 import threading
@@ -37,7 +38,9 @@ _STATE = "tracking.json"
 # MLflow takes 1000 metrics, tags and parameters together in a call, of the latter two at most 100 each.
 _METRICS_A_CALL = 800
 _BYTES_A_STEP = 1 << 20
-_REST_SECONDS, _MOST_REST_SECONDS = 0.5, 5.0  # between two steps: as long as the step took
+# Between two steps: _REST times as long as the step took. What comes meanwhile goes in one call a run, which takes a
+# quarter of the time that one a report would.
+_REST, _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 3, 0.5, 10.0
 # The UI then opens on runs and charts, not on MLflow's pages for language models.
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -96,12 +99,12 @@ class Tracker(threading.Thread):
         """Why MLflow takes nothing at the moment, or None."""
 
     def run(self) -> None:
-        patience = _REST_SECONDS
+        patience = _LEAST_REST_SECONDS
         while True:
             began = time.monotonic()
             try:
                 busy = self._step()
-                self.trouble, patience = None, _REST_SECONDS
+                self.trouble, patience = None, _LEAST_REST_SECONDS
                 if self._ending.is_set() and not busy:
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
@@ -112,9 +115,8 @@ class Tracker(threading.Thread):
                 patience = min(patience * 2, 1.0 if self._ending.is_set() else 30.0)
             if busy and self._ending.is_set():
                 continue
-            # What comes meanwhile goes in one call a run, which takes a quarter of the time that one a report would.
-            rest = patience if self.trouble else min(max(_REST_SECONDS, time.monotonic() - began), _MOST_REST_SECONDS)
-            self._woken.wait(rest)
+            rest = min(max(_LEAST_REST_SECONDS, _REST * (time.monotonic() - began)), _MOST_REST_SECONDS)
+            self._woken.wait(patience if self.trouble else rest)
             self._woken.clear()
 
     def _sentence(self, error: Exception) -> str:
@@ -123,11 +125,19 @@ class Tracker(threading.Thread):
         password = urlsplit(self._uri).password
         return (text.replace(password, "***") if password else text)[:200]
 
-    def finish(self, patience_seconds: float) -> int:
-        """Write what is left, for at most that long. Returns how many events wait for a later run."""
+    def finish(self, patience_seconds: float, at_most_seconds: float = math.inf) -> int:
+        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
         self._ending.set()
         self._woken.set()
-        self.join(patience_seconds)
+        last, got_to = time.monotonic() + at_most_seconds, -1
+        patient_until = 0.0
+        while self.is_alive():
+            now = time.monotonic()
+            if self._offset != got_to:
+                got_to, patient_until = self._offset, now + patience_seconds
+            if now > min(last, patient_until):
+                break
+            self.join(0.1)
         return self.left() if self.is_alive() or self.trouble else 0
 
     def left(self) -> int:

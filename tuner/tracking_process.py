@@ -52,13 +52,10 @@ class TrackingProcess:
             return self._trouble
 
     def finish(self, patience_seconds: float) -> int:
-        """Write what is left, for at most that long. Returns how many events wait for a later run."""
+        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
         with contextlib.suppress(OSError):
             self._connection.send(patience_seconds)
-        self._process.join(patience_seconds + _ORPHAN_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._process.join()
         return Tracker(*self._arguments).left()
 
 
@@ -74,10 +71,9 @@ def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection:
             said = tracker.trouble
             connection.send(said)
     try:
-        patience = connection.recv()
+        tracker.finish(patience_seconds=connection.recv())
     except EOFError:
-        patience = _ORPHAN_SECONDS
-    tracker.finish(patience)
+        tracker.finish(_ORPHAN_SECONDS, at_most_seconds=_ORPHAN_SECONDS)
     with contextlib.suppress(OSError):
         connection.send(tracker.trouble)
     # A call to MLflow that hangs must not hold the process.
