@@ -34,7 +34,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--concurrent", type=int, default=64, help="trials at a time")
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 10000], help="sizes of the studies")
-    parser.add_argument("--long", type=int, default=1500, metavar="TRIALS", help="trials of the study without stopping")
+    parser.add_argument("--long", type=int, default=2500, metavar="TRIALS", help="trials of the study without stopping")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the studies here")
     options = parser.parse_args()
     concurrent = 4 if options.quick else options.concurrent
@@ -46,6 +46,7 @@ def main() -> None:
         rate = long.reports_a_second()
         name = f"{long.trials} trials of {EPOCHS} epochs, none stopped"
         report.figure(name, "reports/s", rate)
+        report.figure(f"{name}: its last half, when all processes run", "reports/s", long.reports_a_second(0.5))
         report.figure(f"{name}: driver's CPU", "ms/report", 1000 * long.cpu(0, 1) / (EPOCHS * long.trials))
         _mlflow(report, name, long)
         studies = []
@@ -94,8 +95,10 @@ class Study:
     caught_up_seconds: float = 0.0
     """From the last event to the process's end."""
 
-    def reports_a_second(self) -> float:
+    def reports_a_second(self, begin: float = 0.0) -> float:
+        """From this share of the reports on."""
         times: list[float] = [event["time"] for event in self.events if event["event"] == "report"]
+        times = times[int(begin * len(times)) :]
         return (len(times) - 1) / (times[-1] - times[0])
 
     def cpu(self, begin: float, end: float) -> float:
