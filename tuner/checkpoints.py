@@ -50,14 +50,15 @@ class TrialCheckpoints:
         """The newest whole checkpoint's progress and folder name, or None."""
         for name in reversed(self._names()):
             text = self._storage.read_text(f"{name}/{_REPORT}")
-            if text is not None and self._has_resume(name):
+            if text is not None and "resume" in self._storage.names(name):
                 return Progress(**json.loads(text)), name
         return None
 
     def publish(self, directory: Path, progress: Progress) -> list[str]:
         """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
 
-        Of a running trial the newest checkpoint with resume/ stays, and the best one's weights.
+        Of a running trial the newest checkpoint with resume/ stays, the best one's weights, and those of the best that
+        the newest knows.
         Returns the paths of its pictures, under the trial's folder, if this epoch is the best so far.
         Disk full raises TrialError and leaves the checkpoints before it as they were.
         """
@@ -75,11 +76,13 @@ class TrialCheckpoints:
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error
-        names = self._names()
-        newest = next((other for other in reversed(names) if self._has_resume(other)), None)
-        for other in names:
-            if other not in (newest, name):
-                self._drop(other, keep_weights=epoch_of(other) == progress.best_epoch)
+        needed_weights, whole = {progress.best_epoch}, {name}
+        if newest := self.newest():
+            # Whoever goes on from there has the best of then, until a better one comes.
+            needed_weights.add(newest[0].best_epoch)
+            whole.add(newest[1])
+        for other in set(self._names()) - whole:
+            self._drop(other, keep_weights=epoch_of(other) in needed_weights)
         return pictures
 
     def publish_pictures(self, folder: Path, epoch: int) -> list[str]:
@@ -136,9 +139,6 @@ class TrialCheckpoints:
 
     def _names(self) -> list[str]:
         return [name for name in self._storage.names() if name.startswith("epoch-")]
-
-    def _has_resume(self, name: str) -> bool:
-        return "resume" in self._storage.names(name)
 
     def _drop(self, name: str, *, keep_weights: bool) -> None:
         self._storage.delete(f"{name}/resume" if keep_weights else name)

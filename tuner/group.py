@@ -39,6 +39,8 @@ class GroupSlot:
         self._thread: threading.Thread | None = None
         self._groups = 0
         self._serial = 0
+        self._begun = 0
+        self._ready: set[int] = set()
         self._assignment: Assignment | None = None
         self._event: dict[str, Any] | None = None
         self._asked: set[int] = set()
@@ -113,13 +115,23 @@ class GroupSlot:
             self._event, self._verdict = None, None
             self._changed.notify_all()
 
-    async def next_assignment(self, done: int) -> tuple[int, Assignment] | None:
-        """A worker asks for the trial after the one with serial number `done`; None: the group is to end."""
+    async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
+        """A rank asks for the trial after the one with serial number `done`; None: the group is to end.
+
+        It begins when all ranks have asked: until then one of them may still write a checkpoint, and the others would
+        not go on from the same.
+        """
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._closing or (self._assignment is not None and self._serial > done)
-            )
+            self._ready.add(rank)
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._closing or (self._serial > done and self._all_ready()))
+            self._ready.discard(rank)
             return None if self._closing or self._assignment is None else (self._serial, self._assignment)
+
+    def _all_ready(self) -> bool:
+        if self._assignment is not None and len(self._ready) == self._spec.resources.workers:
+            self._begun = self._serial
+        return self._begun == self._serial
 
     async def tell(self, rank: int, serial: int, event: dict[str, Any]) -> Verdict:
         """A rank's report on the trial of this serial number. All ranks get one verdict, when all have told."""
@@ -182,6 +194,7 @@ class GroupSlot:
         async with self._changed:
             self._death = death
             self._asked.clear()
+            self._ready.clear()
             self._changed.notify_all()
 
 
@@ -207,7 +220,7 @@ def _serve(config: dict[str, Any]) -> None:
         if verdict != "go on":
             raise SystemExit
 
-    while (task := ray_get(slot.next_assignment.remote(done))) is not None:
+    while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
         done, assignment = task
         with contextlib.suppress(SystemExit):
             run_trial(

@@ -288,7 +288,7 @@ class _Run:
         self._waited_for = waiting
 
     def _out_of_time(self) -> bool:
-        """Whether trials are to end at their next report, so that each keeps the checkpoint of its last epoch."""
+        """Whether trials are to end at their next report, each with its best epoch so far."""
         if self._ledger.last_call is None and time.monotonic() > self._deadline:
             self._ledger.last_call = (
                 f"the study's time budget of {self._record.spec.budget.time_seconds:g} s is used up"

@@ -107,8 +107,9 @@ class SnapshotWriter:
             self._pictures += writing.result()
 
     def close(self) -> None:
-        """End the thread, whatever it does or did."""
+        """End the thread, whatever it does or did, and hold nothing any more."""
         self._thread.shutdown(wait=True)
+        self._best = self._writing = None
 
     def _write(self, copies: list[tuple[Progress, SnapshotCopy]], began: float) -> list[str]:
         pictures = [path for progress, copy in copies for path in self._publish(progress, copy)]

@@ -137,6 +137,10 @@ class Storage:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             return
+        if last is not None:
+            # What lies there already isn't whole from here on.
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(f"{self._path(path)}/{last}")
         files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
         for file in files:
             place = f"{self._path(path)}/{file.relative_to(folder).as_posix()}"

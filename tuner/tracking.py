@@ -16,6 +16,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
+ABANDONED_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
 _STATE = "tracking.json"
 # MLflow takes 1000 metrics, tags and parameters together in a call, of the latter two at most 100 each.
 _METRICS_A_CALL = 800
@@ -91,6 +93,8 @@ class Tracker(threading.Thread):
         """MLflow's run id by trial, "study" for the parent run; found when MLflow is connected to."""
         self._experiment: str | None = None
         self._client: Any = None
+        self._taken = 0
+        """What MLflow has taken so far: a run, what there was for a run, a picture, each counted once."""
         self._new: set[str] = set()
         """Runs made since the last trouble: what they hold is known."""
         self._ending = threading.Event()
@@ -125,16 +129,20 @@ class Tracker(threading.Thread):
         password = urlsplit(self._uri).password
         return (text.replace(password, "***") if password else text)[:200]
 
-    def finish(self, patience_seconds: float, at_most_seconds: float = math.inf) -> int:
-        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
+    def finish(self, patience_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
+        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then.
+
+        abandoned: whether nobody waits for it any more; then it ends soon.
+        """
         self._ending.set()
         self._woken.set()
-        last, got_to = time.monotonic() + at_most_seconds, -1
-        patient_until = 0.0
+        last, taken, patient_until = math.inf, -1, 0.0
         while self.is_alive():
             now = time.monotonic()
-            if self._offset != got_to:
-                got_to, patient_until = self._offset, now + patience_seconds
+            if self._taken != taken:
+                taken, patient_until = self._taken, now + patience_seconds
+            if last == math.inf and abandoned():
+                last = now + ABANDONED_SECONDS
             if now > min(last, patient_until):
                 break
             self.join(0.1)
@@ -213,6 +221,7 @@ class Tracker(threading.Thread):
             tags["mlflow.parentRunId"] = self._run_id(None, started)
         run = self._client.create_run(self._experiment, start_time=_ms(started), tags=tags, run_name=name)
         self._new.add(run.info.run_id)
+        self._taken += 1
         return str(run.info.run_id)
 
     def _on_run(self, event: dict[str, Any], batches: _Batches) -> None:
@@ -294,6 +303,7 @@ class Tracker(threading.Thread):
         )
         for start in range(_METRICS_A_CALL, len(batch.metrics), _METRICS_A_CALL):
             self._client.log_batch(run, metrics=batch.metrics[start : start + _METRICS_A_CALL])
+        self._taken += 1
 
     def _log_image(self, run: str, trial: int, path: str) -> None:
         folder, name = path.rsplit("/", 1)
@@ -308,6 +318,7 @@ class Tracker(threading.Thread):
             with Image.open(local) as image:
                 image.load()
                 self._client.log_image(run, image, key=key, step=epoch)
+        self._taken += 1
 
 
 def _metric(name: str, value: float, at: float, step: int) -> Any:

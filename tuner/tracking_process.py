@@ -13,10 +13,9 @@ from typing import Any
 
 from tuner.storage import Storage
 from tuner.study import StudySpec
-from tuner.tracking import Tracker
+from tuner.tracking import ABANDONED_SECONDS, Tracker
 
 _LOOK_SECONDS = 0.2
-_ORPHAN_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -55,7 +54,10 @@ class TrackingProcess:
         """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
         with contextlib.suppress(OSError):
             self._connection.send(patience_seconds)
-        self._process.join()
+        while self._process.is_alive():
+            # A pipe that nobody reads is full some time, and holds the process.
+            _ = self.trouble
+            self._process.join(_LOOK_SECONDS)
         return Tracker(*self._arguments).left()
 
 
@@ -71,9 +73,11 @@ def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection:
             said = tracker.trouble
             connection.send(said)
     try:
-        tracker.finish(patience_seconds=connection.recv())
+        patience = connection.recv()
     except EOFError:
-        tracker.finish(_ORPHAN_SECONDS, at_most_seconds=_ORPHAN_SECONDS)
+        patience = ABANDONED_SECONDS
+    # Nothing more is sent: what comes now is the end of the process that runs the study. Another may run it at once.
+    tracker.finish(patience, abandoned=connection.poll)
     with contextlib.suppress(OSError):
         connection.send(tracker.trouble)
     # A call to MLflow that hangs must not hold the process.

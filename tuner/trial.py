@@ -50,6 +50,8 @@ def run_trial(
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
                 resume_from = trial_folder(study, assignment.trial).get(name, folder)
                 reporter.go_on_from(progress)
+            else:
+                reporter.begin()
             workload.train(config, report=reporter, resume_from=resume_from, device=device)
             reporter.end()
         except (Exception, SystemExit) as error:
@@ -89,6 +91,11 @@ class _Reporter:
         self._startup_seconds = time.time() - assignment.suggested_at
         self.told_to_end = False
         """Whether an exception came from `post` or `tell`: then it isn't the workload's."""
+
+    def begin(self) -> None:
+        """Start anew: what an attempt before left isn't whole."""
+        if self._rank == 0:
+            self._checkpoints.go_back_to(0)
 
     def go_on_from(self, progress: Progress) -> None:
         """Start from a checkpoint. Its report is told again: the kill may have come between the two."""

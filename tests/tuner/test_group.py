@@ -87,10 +87,15 @@ async def both(slot: Slot, serial: int, events: tuple[Any, Any]) -> list[asyncio
     return tasks
 
 
+async def next_of(slot: Slot, done: int) -> list[Any]:
+    """What two ranks get that ask for the trial after this one."""
+    return list(await asyncio.gather(*(slot.next_assignment(rank, done) for rank in range(2))))
+
+
 def test_all_ranks_get_one_verdict_when_all_have_told(tmp_path: Path) -> None:
     async def body(slot: Slot) -> None:
         await slot.submit(assignment(1))
-        assert await slot.next_assignment(0) == (1, assignment(1))
+        assert await next_of(slot, 0) == [(1, assignment(1))] * 2
         verdicts: list[Verdict] = ["go on", "go on", "stop"]
         for verdict in verdicts:
             first = asyncio.create_task(slot.tell(1, 1, REPORT))
@@ -113,7 +118,7 @@ def test_an_early_stop_keeps_the_group_for_the_next_trial(tmp_path: Path) -> Non
         await slot.next_event()
         await slot.answer("stop")
         assert await asyncio.gather(*ranks) == ["stop", "stop"]
-        waiting = [asyncio.create_task(slot.next_assignment(1)) for _ in range(2)]
+        waiting = [asyncio.create_task(slot.next_assignment(rank, 1)) for rank in range(2)]
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in waiting)
         await slot.submit(assignment(2))
@@ -217,8 +222,11 @@ def test_a_trial_whose_passer_died_is_stopped_and_begun_anew_on_the_same_group(t
         # Tune begins the trial again; one rank has told, the other is still in its epoch.
         await slot.submit(assignment(1))
         assert await told == "stop"
+        first = asyncio.create_task(slot.next_assignment(0, 1))
         assert await slot.tell(1, 1, REPORT) == "stop"
-        assert await slot.next_assignment(1) == (2, assignment(1))
+        await asyncio.sleep(0.01)
+        assert not first.done(), "the other rank may still write a checkpoint to go on from"
+        assert [await slot.next_assignment(1, 1), await first] == [(2, assignment(1))] * 2
         ranks = await both(slot, 2, (REPORT, REPORT))
         assert await slot.next_event() == REPORT
         await slot.answer("go on")
@@ -236,7 +244,7 @@ def test_closing_sends_home_ranks_that_tell_and_ranks_that_wait(tmp_path: Path) 
         closing = asyncio.create_task(slot.close())
         assert await told == "leave"
         assert await slot.tell(1, 1, REPORT) == "leave", "one that was in its epoch"
-        assert await slot.next_assignment(1) is None
+        assert await next_of(slot, 1) == [None, None]
         slot.end_group()
         await closing
 

@@ -165,6 +165,34 @@ def test_who_goes_on_from_a_checkpoint_finds_the_best_before_it(tmp_path: Path, 
     assert Runner(tmp_path).checkpoints() == {"epoch-000007": False, "epoch-000009": True}
 
 
+def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
+    tmp_path: Path, writer: SnapshotWriter
+) -> None:
+    """A kill takes the trial back to epoch 5, whose best is 3; 8 is then trained again, and may turn out worse."""
+    config = replay.Config(snapshots=True)
+    for epoch, best_epoch in ((3, 3), (5, 3), (8, 8)):
+        progress = Progress(epoch=epoch, metrics={}, best_value=0.1 * best_epoch, best_epoch=best_epoch)
+        writer.hold(progress, replay.Snapshot(config, epoch))
+        if epoch == 5:
+            writer.go_on(progress, replay.Snapshot(config, epoch))
+        else:
+            writer.settle(keep=True)
+    assert Runner(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True, "epoch-000008": False}
+    checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path)) / "s", 1))
+    found = checkpoints.newest()
+    assert found is not None
+    checkpoints.go_back_to(found[0].epoch)
+    assert Runner(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True}
+
+
+def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    (runner.trial / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
+    snapshots._experience.seconds = 10.0
+    runner.run()
+    assert runner.checkpoints() == {}
+
+
 def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
     tmp_path: Path, writer: SnapshotWriter
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_only_one_process_at_a_time_runs_a_study_of_either_kind(storage: Storage
             Journal(study)
     assert not is_running(study)
     Journal(study).close()
+
+
+@pytest.mark.parametrize("storage", ["bucket"], indirect=True)
+def test_a_folder_that_is_put_again_is_not_whole_until_its_last_file_is_there_again(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"w")
+    (folder / "report.json").write_text("{}")
+    storage.put(folder, "epoch-000001", last="report.json")
+    assert storage.read_text("epoch-000001/report.json") == "{}"
+
+    def broken(*_: object) -> None:
+        raise OSError("the line is cut")
+
+    monkeypatch.setattr(shutil, "copyfileobj", broken)
+    with pytest.raises(OSError, match="the line is cut"):
+        storage.put(folder, "epoch-000001", last="report.json")
+    assert storage.read_text("epoch-000001/report.json") is None
 
 
 @pytest.mark.parametrize("storage", ["bucket"], indirect=True)

@@ -256,6 +256,7 @@ def test_the_end_waits_as_long_as_mlflow_takes_something(study: Study, monkeypat
             file.seek(tracker._offset)
             line = file.readline()
         tracker._offset += len(line)
+        tracker._taken += 1
         return bool(line)
 
     monkeypatch.setattr(Tracker, "_step", slow)
@@ -268,6 +269,23 @@ def test_the_end_does_not_wait_for_an_mlflow_that_takes_nothing(study: Study, mo
     began = time.monotonic()
     assert study.track(patience_seconds=0.5) == len(lines())
     assert time.monotonic() - began < 10
+
+
+def test_the_end_is_soon_when_nobody_waits_for_it_any_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(tracker: Tracker) -> bool:
+        time.sleep(0.01)
+        tracker._taken += 1
+        return True
+
+    monkeypatch.setattr(Tracker, "_step", endless)
+    monkeypatch.setattr("tuner.tracking.ABANDONED_SECONDS", 0.3)
+    tracker = Tracker(spec(), study.study, study.events, study.uri)
+    tracker.start()
+    began = time.monotonic()
+    tracker.finish(60, abandoned=lambda: True)
+    assert time.monotonic() - began < 10
+    monkeypatch.undo()  # the thread ends with its next step
+    tracker.join(60)
 
 
 def test_a_password_in_the_address_is_never_written(study: Study) -> None:
