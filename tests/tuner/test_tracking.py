@@ -272,6 +272,8 @@ def test_the_end_does_not_wait_for_an_mlflow_that_takes_nothing(study: Study, mo
 
 
 def test_the_end_is_soon_when_nobody_waits_for_it_any_more(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study.write([])
+
     def endless(tracker: Tracker) -> bool:
         time.sleep(0.01)
         tracker._taken += 1
