@@ -119,7 +119,10 @@ def _compare(report: Report, name: str, config: fcn.Config, device: torch.device
         assert snapshot is not None
         ours.append(metrics["time/images_per_second"])
         _write_checkpoint(snapshot, copies, writes)
-        epochs = {"bare": bare.epoch, "usual": lambda: usual.submit(_usual_epoch).result()}
+        epochs: dict[str, Callable[[], float]] = {
+            "bare": bare.epoch,
+            "usual": lambda: usual.submit(_usual_epoch).result(),
+        }
         # In either order: whoever comes after the usual recipe finds the processor's caches full of other things.
         for which in list(epochs) if len(ours) % 2 else reversed(epochs):
             others[which].append(epochs[which]())
