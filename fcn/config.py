@@ -116,7 +116,10 @@ class Config(BaseModel):
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the hardware computes in it, else float32."
     )
-    compile: bool = Field(False, description="Compile the network with torch.compile.")
+    compile: bool = Field(
+        False,
+        description="Compile the network (torch.compile) before the first epoch; time/compile_seconds tells how long.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Weights, order, augmentation and dropout of the run.")
 
     # Augmentation: 0 is off

@@ -39,9 +39,23 @@ class EpochTrainer:
             None if weights is None else weights.to(device),
             state.micro_batch,
         )
-        if not config.compile:
+        self._compile_seconds = 0.0
+        if config.compile:
+            self._compile_seconds = self._rehearse()
+        else:
             # A compiled network would be compiled for the two passes as well.
             self._gradient.fit(*config.image_size, to_come=bytes_to_come(state.optimizer))
+
+    def _rehearse(self) -> float:
+        """Have the network compiled for each size of batch that an epoch has. Returns the seconds that it took."""
+        started = time.perf_counter()
+        size, last = self._config.batch_size, self._frame_count % self._config.batch_size
+        shares = {len(range(rank(), count, world())) for count in {min(size, self._frame_count), last}}
+        for share in sorted(shares - {0}):
+            self._gradient.rehearse(share, *self._config.image_size)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - started
 
     def run(self) -> dict[str, float]:
         """The next epoch. Returns its measures. Raises TrainingError where the run can't go on."""
@@ -64,6 +78,7 @@ class EpochTrainer:
             self._check_finite(loss, epoch, step)
         seconds = time.perf_counter() - started
         state.epoch, state.micro_batch = epoch, self._gradient.micro_batch
+        compiling, self._compile_seconds = self._compile_seconds, 0.0
         return {
             "epoch": float(epoch),
             "train/loss": float(losses.mean()),
@@ -72,6 +87,7 @@ class EpochTrainer:
             "time/images_per_second": self._frame_count / seconds,
             "time/data_seconds": data_seconds,
             "time/compute_seconds": seconds - data_seconds,
+            **({"time/compile_seconds": compiling} if self._config.compile else {}),
         }
 
     def _step(self, epoch: int, step: int, images_NCHW: Tensor, target_NHW: Tensor) -> Tensor:

@@ -51,15 +51,20 @@ class BatchGradient:
             at_most = memory.predicted(lambda count: self._peak(count, height, width), room)
             self.micro_batch = min(self.micro_batch, at_most)
 
-    def _peak(self, count: int, height: int, width: int) -> int:
-        """Bytes allocated at most in a pass of so many images."""
-        torch.cuda.reset_peak_memory_stats(self._device)
+    def rehearse(self, count: int, height: int, width: int) -> None:
+        """A pass over so many black images, of which nothing stays."""
         images_NCHW = torch.zeros(count, 3, height, width, device=self._device)
-        images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        if self._device.type == "cuda":
+            images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         target_NHW = torch.zeros(count, height, width, dtype=torch.int64, device=self._device)
         self._try(images_NCHW, target_NHW, [0] * count)
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _peak(self, count: int, height: int, width: int) -> int:
+        """Bytes allocated at most in a pass of so many images."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.rehearse(count, height, width)
         return torch.cuda.max_memory_allocated(self._device)
 
     def take(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor:

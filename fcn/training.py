@@ -55,7 +55,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
     )
     measures = [f"val/{name}" for name in measure_names(dataset)]
-    times = [f"time/{name}" for name in _TIMES]
+    times = [f"time/{name}" for name in (*_TIMES, *(["compile_seconds"] if config.compile else []))]
     return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times), dataset.warnings)
 
 

@@ -395,6 +395,29 @@ def test_bfloat16_trains_like_float32(config: Config, tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "b" / "1").scored_on["precision"] == "bfloat16"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiling_changes_no_result_and_its_time_is_reported_apart(config: Config, tmp_path: Path) -> None:
+    # A last batch that is shorter: compiled for as well, before the first epoch.
+    config = changed(config, batch_size=4, learning_rate=1e-3)
+    assert len(open_cache(config).dataset.splits["train"]) % 4 > 0
+    (tmp_path / "compiled").mkdir()
+    plain, plain_weights = run(config, tmp_path)
+    compiled, weights = run(changed(config, compile=True), tmp_path / "compiled")
+    assert [report["train/loss"] for report in compiled] == pytest.approx(
+        [report["train/loss"] for report in plain], rel=1e-4
+    )
+    for name, tensor in plain_weights.items():
+        assert torch.allclose(tensor, weights[name], atol=1e-3), name
+    first, second = (report["time/compile_seconds"] for report in compiled)
+    assert first > 1
+    assert second == 0
+    assert compiled[0]["time/compute_seconds"] < first / 2, "what compiling took is in no other time"
+    assert "time/compile_seconds" in fcn.prepare(changed(config, compile=True)).metrics
+    assert "time/compile_seconds" not in plain[0]
+
+
 def test_a_run_learns_the_road(cache_dir: Path, tmp_path: Path) -> None:
     config = slim(cache_dir, frames=40, width=0.125, fc_width=32, epochs=8, dropout=0.1)
     reports, _ = run(config, tmp_path)
