@@ -102,7 +102,8 @@ def birds_eye(image: npt.NDArray[Pixel], calibration: Calibration, outside: floa
     """
     columns = X_METRES[0] + CELL_METRES * (np.arange(GRID[1]) + 0.5)
     rows = Z_METRES[1] - CELL_METRES * (np.arange(GRID[0]) + 0.5)
-    x, z = np.meshgrid(columns, rows)
+    # The devkit's grid is of single precision, which puts some cells on the other side of a pixel's edge.
+    x, z = (side.astype(np.float32).astype(np.float64) for side in np.meshgrid(columns, rows))
     u, v, scale = np.einsum("ij,jhw->ihw", road_to_image(calibration), np.stack([x, z, np.ones_like(x)]))
     ahead = scale > 0
     u, v = (np.divide(side, scale, out=np.zeros_like(side), where=ahead) for side in (u, v))

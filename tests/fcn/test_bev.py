@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fcn.bev import Calibration, birds_eye, calibration_path, read_calibration, road_to_image
@@ -85,6 +86,48 @@ def test_every_cell_shows_the_pixel_under_its_centre(calibration: Calibration) -
     assert 0 < outside < 250
 
 
+def kitti_like(seed: int) -> Calibration:
+    """A camera as one of KITTI's: their focal lengths and heights, turned by up to a degree about each axis."""
+    rng = np.random.default_rng(seed)
+    focal, height = rng.uniform(707, 722), rng.uniform(1.55, 1.75)
+    turns = [np.array(turn(rng.uniform(-0.017, 0.017))) for turn in (rotation_x, rotation_y, rotation_x, rotation_y)]
+    return Calibration(
+        P2=np.array(
+            [[focal, 0, rng.uniform(601, 610), 45.1], [0, focal, rng.uniform(172, 186), 0.2], [0, 0, 1, 0.003]]
+        ),
+        R0_rect=turns[0] @ turns[1],
+        Tr_cam_to_road=np.hstack([turns[2] @ turns[3], [[rng.uniform(-0.02, 0.02)], [-height], [0.29]]]),
+    )
+
+
+def as_the_devkit_samples(
+    image: npt.NDArray[np.int64], calibration: Calibration, grid_type: type[np.floating]
+) -> npt.NDArray[np.int64]:
+    """The devkit's arithmetic, step by step: its grid in single precision, its matrices in double."""
+    right = np.arange(-10 + 0.05 / 2, 10, 0.05).astype(grid_type)
+    ahead = np.arange(46 - 0.05 / 2, 6, -0.05).astype(grid_type)
+    points = np.array([(x, z, 1) for z in ahead for x in right], grid_type).T
+    projection = calibration.P2 @ np.vstack([np.hstack([calibration.R0_rect, np.zeros((3, 1))]), [0, 0, 0, 1]])
+    projection = projection @ np.linalg.inv(np.vstack([calibration.Tr_cam_to_road, [0, 0, 0, 1]]))
+    u, v, w = np.dot(projection[:, [0, 2, 3]], points)
+    u, v = u / w, v / w
+    inside = (v >= 1) & (u >= 1) & (v <= image.shape[0]) & (u <= image.shape[1])
+    view = np.zeros(len(u), np.int64)
+    view[inside] = image[v[inside].astype(np.uint32) - 1, u[inside].astype(np.uint32) - 1]
+    return view.reshape(len(ahead), len(right))
+
+
+def test_the_view_is_the_devkits_in_every_cell_single_precision_of_its_grid_included() -> None:
+    image = np.arange(1, 375 * 1242 + 1).reshape(375, 1242)  # no two pixels alike
+    where_it_matters = 0
+    for seed in range(8):
+        calibration = kitti_like(seed)
+        devkit = as_the_devkit_samples(image, calibration, np.float32)
+        assert np.array_equal(birds_eye(image, calibration), devkit), f"calibration {seed}"
+        where_it_matters += int((devkit != as_the_devkit_samples(image, calibration, np.float64)).sum())
+    assert where_it_matters > 0  # else these calibrations would not show a grid in double precision
+
+
 def test_a_level_camera_sees_a_lane_of_three_metres_as_sixty_columns() -> None:
     level = Calibration(
         P2=np.array([[FOCAL, 0, CENTRE_U, 0], [0, FOCAL, CENTRE_V, 0], [0, 0, 1, 0]]),
@@ -161,6 +204,10 @@ def test_real_kitti_calibrations_show_the_road_ahead_of_the_car() -> None:
         pytest.skip("FCN_TEST_DATA is not set")
     for name in ("umm_000068", "uu_000097"):
         calibration = read_calibration(Path(data) / f"kitti_road_tiny/testing/calib/{name}.txt")
+        numbered = np.arange(1, 375 * 1242 + 1).reshape(375, 1242)
+        assert np.array_equal(
+            birds_eye(numbered, calibration), as_the_devkit_samples(numbered, calibration, np.float32)
+        )
         seen = birds_eye(np.ones((375, 1241), np.uint8), calibration)
         # Straight ahead all is seen; near the car, 10 m to either side lies outside the picture.
         assert seen[:, 200].mean() > 0.98

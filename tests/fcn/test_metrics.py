@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_curve
 from torch import Tensor
 
@@ -194,3 +195,25 @@ def test_a_perfect_mask_scores_one_on_real_kitti_labels(tmp_path: Path) -> None:
         confusion.update(perfect_NHW, target_NHW)
     assert counts.results()["max_f1"] == 1
     assert confusion.results()["mean_iou"] == 1
+
+
+def test_what_a_bilinear_resize_does_to_real_kitti_labels_is_what_the_docs_say(tmp_path: Path) -> None:
+    folder = os.environ.get("FCN_TEST_DATA")
+    if folder is None:
+        pytest.skip("FCN_TEST_DATA names no folder with kitti_road_tiny")
+    from fcn import Config
+    from fcn.cache import open_cache
+
+    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").replace("\n", " ")
+    config = Config(data_dir=Path(folder) / "kitti_road_tiny", weights="none", cache_dir=tmp_path)
+    cache = open_cache(config)
+    for frame, labels in zip(cache.dataset.frames, cache.labels, strict=True):
+        assert frame.label is not None
+        with Image.open(frame.label) as picture:
+            colours = np.asarray(picture.convert("RGB").resize((576, 160), Image.Resampling.BILINEAR))
+        not_red = (colours != (255, 0, 0)).any(axis=2)
+        road, valid = labels == 1, labels != VOID
+        assert f"{not_red.mean():.1%} road for {road.mean():.1%}".replace("%", " %") in docs
+        # road lies in what is not pure red, so the intersection is the road, and the union the rest
+        assert f"{road.sum() / not_red.sum():.2f}" in docs
+        assert f"on valid pixels alone {road.sum() / (not_red & valid).sum():.2f} on both" in docs
