@@ -96,18 +96,60 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
     if record.state == "running":
         raise being_run(study)
-    if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
-        console.print(
-            f"{name} has all its {spec.budget.trials} trials; "
-            f"for more: python -m tuner resume {name} --set budget.trials={2 * spec.budget.trials}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        with Journal(study) as journal:
-            _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), name, console)
-        return record
     record.spec = spec
+    if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
+        _finish(record, study, tracking_uri, overrides, console)
+        return record
     return _start(record, spec, options, tracking_uri, overrides, console)
+
+
+def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: list[str], console: Console) -> None:
+    """End a study whose trials have all ended: a kill or a Ctrl-C may have come before all was done that ends it."""
+    spec = record.spec
+    with Journal(study) as journal:
+        _check_unchanged(record, study)
+        verdict = _verdict(record)
+        if record.state == verdict[0]:
+            console.print(
+                f"{spec.name} has all its {spec.budget.trials} trials; "
+                f"for more: python -m tuner resume {spec.name} --set budget.trials={2 * spec.budget.trials}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        else:
+            study.write_text("study.json", to_json(spec))
+            ledger = Ledger(record, journal, [])
+            _write_run(ledger, tracking_uri, overrides)
+            Retention(record, study).tidy()
+            _write_stop(ledger, *verdict)
+        _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
+
+
+def _verdict(record: StudyRecord) -> tuple[str, str | None]:
+    """How a study has ended whose trials, the last of them by now, have ended: (state, reason)."""
+    ended = record.ended
+    if len(ended) >= record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
+        return "failed", f"the first {len(ended)} trials all failed, the last: {ended[-1].reason}"
+    return "finished", None
+
+
+def _write_run(ledger: Ledger, tracking_uri: str, overrides: list[str]) -> None:
+    ledger.write(
+        "run",
+        number=ledger.record.runs + 1,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        versions={
+            "tuner": __version__,
+            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+        overrides=overrides,
+        tracking_uri=without_password(tracking_uri),
+    )
+
+
+def _write_stop(ledger: Ledger, state: str, reason: str | None) -> None:
+    ledger.write("stop", state=state, reason=reason)
 
 
 def _start(
@@ -174,35 +216,24 @@ class _Run:
         self._looked_at = time.monotonic()
         self._ledger = Ledger(record, journal, [self._progress.event, self._after])
         self._reports: Reports | None = None
-        self._stopping: tuple[str, str] | None = None
+        self._stopping: tuple[str, str | None] | None = None
         self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
 
     def fit(self, tracking_uri: str, overrides: list[str]) -> None:
-        self._ledger.write(
-            "run",
-            number=self._record.runs + 1,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            versions={
-                "tuner": __version__,
-                **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-            },
-            overrides=overrides,
-            tracking_uri=without_password(tracking_uri),
-        )
+        _write_run(self._ledger, tracking_uri, overrides)
         self._tracker.start()
+        self._retention.tidy()
         self._share_gpus()
         try:
             with self._progress, self._signals(), contextlib.closing(self._slots):
                 self._fit()
         except KeyboardInterrupt:
-            self._ledger.write("stop", state="interrupted", reason="Ctrl-C, twice")
+            _write_stop(self._ledger, "interrupted", "Ctrl-C, twice")
             raise
         except BaseException as error:
-            self._ledger.write("stop", state="failed", reason=f"{type(error).__name__}: {error}"[:500])
+            _write_stop(self._ledger, "failed", f"{type(error).__name__}: {error}"[:500])
             raise
-        state, reason = self._stopping or ("finished", self._ledger.last_call)
-        self._ledger.write("stop", state=state, reason=reason)
+        _write_stop(self._ledger, *(self._stopping or ("finished", self._ledger.last_call)))
 
     def _fit(self) -> None:
         spec, plan = self._record.spec, self._plan
@@ -241,12 +272,9 @@ class _Run:
             return
         self._retention.trial_ended(event["trial"])
         self._share_gpus()
-        ended = self._record.ended
-        if len(ended) >= self._record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
-            self._stopping = (
-                "failed",
-                f"the first {len(ended)} trials all failed, the last: {event['reason']}",
-            )
+        state, reason = _verdict(self._record)
+        if state == "failed":
+            self._stopping = state, reason
 
     def _share_gpus(self) -> None:
         """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""

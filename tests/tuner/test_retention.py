@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.record import StudyRecord
@@ -83,13 +85,38 @@ def test_a_running_trial_is_left_alone(tmp_path: Path) -> None:
     assert [path.parent.parent.name for path in tmp_path.rglob("resume")] == ["1"]
 
 
-def test_a_resumed_study_tidies_what_a_kill_left(tmp_path: Path) -> None:
+def killed_before_the_tidying(tmp_path: Path) -> tuple[Storage, StudyRecord]:
+    """A study of three ended trials whose checkpoints are as the trials left them."""
     study, found = Storage(str(tmp_path)) / "s", record(keep=2)
     for trial, value in enumerate((0.9, 0.1, 0.8), start=1):
         report(found, study, trial, value)
-        end(found, trial)  # and the kill came before the tidying
-    report(found, study, 4, 0.2)
-    end(found, 4)
-    Retention(found, study).trial_ended(4)
+        end(found, trial)
+    return study, found
+
+
+def test_a_resumed_study_tidies_what_a_kill_left(tmp_path: Path) -> None:
+    study, found = killed_before_the_tidying(tmp_path)
+    Retention(found, study).tidy()
     assert kept(tmp_path) == {1, 3}
     assert not list(tmp_path.rglob("resume"))
+
+
+def test_a_trials_end_lists_no_trial_that_ended_in_a_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes under the ledger's lock, and of a thousand trials in a bucket the listing takes a minute."""
+    study, found = killed_before_the_tidying(tmp_path)
+    retention = Retention(found, study)
+    report(found, study, 4, 0.85)
+    end(found, 4)
+    listed: set[str] = set()
+    names = Storage.names
+
+    def listing(self: Storage, path: str = "") -> list[str]:
+        listed.add(self.name)
+        return names(self, path)
+
+    monkeypatch.setattr(Storage, "names", listing)
+    retention.trial_ended(4)
+    assert listed == {"4", "3"}, "the one that ended, and the one that it pushed out of the best"
+    assert kept(tmp_path) == {1, 2, 4}
