@@ -26,7 +26,7 @@ LOGITS_TOLERANCE = 1e-3
 # Scores in the run's own precision repeat; those in float32 differ a little from those in bfloat16.
 SAME_PRECISION_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.01
 SCORES = ("val/mean_iou", "val/pixel_accuracy", "val/max_f1")  # and the IoU of the one class
-# About ten frames of the source recipe: memory stays small whatever the batch size of the run.
+# About ten frames of 160x576: memory stays small whatever the batch size of the run.
 PIXELS_AT_ONCE = 1_000_000
 
 

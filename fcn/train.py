@@ -14,11 +14,10 @@ import json
 import os
 import shutil
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -27,9 +26,10 @@ from rich.console import Console
 from torch import distributed
 
 from fcn import checkpoint
-from fcn.config import Config, validation_sentences
+from fcn.config import validation_sentences
 from fcn.curves import draw_curves
 from fcn.errors import InputError, TrainingError
+from fcn.given_settings import read_settings
 from fcn.ranks import rank, world
 from fcn.snapshot import Snapshot, SnapshotCopy
 from fcn.training import default_device, prepare, train
@@ -97,7 +97,7 @@ def _train(
     start = folder.last if folder.last.exists() else None
     if start is not None and not resume:
         raise InputError(f"{output} holds a run already: add --resume to go on with it, or choose another")
-    config = _config(settings, file, start)
+    config = read_settings(settings, file, start)
     with _waiting(console, "reading the data set"):
         prepared = prepare(config)
     if rank() == 0:
@@ -232,29 +232,6 @@ def epoch_line(measures: dict[str, float], epochs: int) -> str:
     parts.append(f"{measures['time/images_per_second']:.1f} images/s")
     seconds = sum(value for name, value in measures.items() if name.endswith("_seconds"))
     return "  ".join(part for part in [*parts, f"{seconds:.1f} s"] if part)
-
-
-def _config(settings: list[str], file: Path | None, start: Path | None) -> Config:
-    values: dict[str, Any] = {} if start is None else checkpoint.load(start).config.model_dump()
-    if file is not None:
-        try:
-            values |= tomllib.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} can't be read as TOML ({error}): mend it or choose another") from error
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise InputError(f"--set {setting}: must be KEY=VALUE, as in --set learning_rate=0.001")
-        values[key.strip()] = _value(text)
-    return Config.model_validate(values)
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        # --set dataset=scenes: quotes would have to be quoted again for the shell.
-        return text
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import fcn
+from tuner.errors import StudyError
 from tuner.space import Choice, Float, Int
-from tuner.study import StudySpec, read_study
+from tuner.study import StudySpec, first_config, read_study
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -37,3 +39,23 @@ def test_the_kitti_study_starts_from_nine_published_settings() -> None:
     firsts = read_study(FOLDER / "fcn8s_kitti.toml").first_trials
     assert len(firsts) == 9
     assert {"learning_rate": 9e-4, "batch_size": 5, "dropout": 0.5, "l2": 1e-3} in firsts
+
+
+def test_a_study_starts_from_a_preset_that_its_own_settings_go_before() -> None:
+    spec = read_study(FOLDER / "fcn8s_kitti.toml", ["fixed.preset=batch15", "fixed.epochs=20"])
+    config = first_config(spec)
+    assert isinstance(config, fcn.Config)
+    assert (config.preset, config.epochs, config.init) == ("batch15", 20, "normal")
+    assert (config.batch_size, config.l2) == (1, 1e-5), "sampled"
+    with pytest.raises(StudyError, match=r"fixed.preset: input should be 'batch5' or 'batch15', got 'batch6'"):
+        read_study(FOLDER / "fcn8s_kitti.toml", ["fixed.preset=batch6"])
+
+
+def test_the_kitti_studys_second_trial_is_batch15_and_its_first_is_batch5_with_flips_and_l2() -> None:
+    spec = read_study(FOLDER / "fcn8s_kitti.toml")
+    first, second = (fcn.Config.model_validate(spec.fixed | params) for params in spec.first_trials[:2])
+    added = {"flip": 0.5, "l2": 1e-3}
+    for trial, settings in ((first, {"preset": "batch5"} | added), (second, {"preset": "batch15"})):
+        assert trial.model_dump(exclude={"preset"}) == fcn.Config.model_validate(settings).model_dump(
+            exclude={"preset"}
+        )

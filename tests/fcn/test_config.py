@@ -1,10 +1,13 @@
-"""fcn.Config: the source recipe by default, and a sentence for every wrong setting."""
+"""fcn.Config: its defaults, the published recipes by name, and a sentence for every wrong setting."""
+
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from fcn import Config
 from fcn.config import validation_sentences
+from fcn.presets import PRESETS, PresetName
 
 
 def sentences(**settings: object) -> list[str]:
@@ -13,11 +16,58 @@ def sentences(**settings: object) -> list[str]:
     return validation_sentences(caught.value)
 
 
-def test_the_defaults_are_the_source_recipe() -> None:
-    config = Config()
-    assert (config.image_size, config.batch_size, config.learning_rate) == ((160, 576), 5, 9e-4)
-    assert (config.optimizer, config.dropout, config.l2, config.l2_on) == ("adam", 0.5, 1e-3, "decoder")
-    assert (config.epochs, config.flip, config.weights, config.fc_width) == (50, 0.5, "imagenet", 4096)
+def test_the_defaults_are_batch5s_steps_with_batch15s_flips_and_l2() -> None:
+    defaults, five, fifteen = Config(), Config(preset="batch5"), Config(preset="batch15")
+    assert (defaults.batch_size, defaults.learning_rate) == (five.batch_size, five.learning_rate)
+    assert (defaults.flip, defaults.l2, defaults.l2_on) == (fifteen.flip, fifteen.l2, fifteen.l2_on)
+    theirs = {"preset", "batch_size", "learning_rate", "flip", "l2", "l2_on"}
+    for preset in (five, fifteen):
+        assert preset.model_dump(exclude=theirs) == defaults.model_dump(exclude=theirs)
+
+
+# As the two write-ups publish them; dropout is 1 - keep probability.
+_EITHER = {
+    "image_size": (160, 576),
+    "optimizer": "adam",
+    "dropout": 0.5,
+    "epochs": 50,
+    "init": "normal",
+    "weights": "imagenet",
+    "fc_width": 4096,
+    "skip_scaling": "none",
+    "schedule": "constant",
+    "scale_jitter": 0,
+    "brightness": 0,
+    "contrast": 0,
+    "colour": 0,
+    "gamma": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [
+        # Its L2 of 1e-3 is declared and never added to the loss.
+        ("batch5", {"batch_size": 5, "learning_rate": 9e-4, "l2": 0, "flip": 0}),
+        ("batch15", {"batch_size": 15, "learning_rate": 1e-3, "l2": 1e-3, "l2_on": "decoder", "flip": 0.5}),
+    ],
+)
+def test_a_preset_is_its_write_up_to_the_letter(preset: PresetName, published: dict[str, object]) -> None:
+    config = Config(preset=preset).model_dump()
+    assert {name: config[name] for name in _EITHER | published} == _EITHER | published
+    assert config["preset"] == preset
+
+
+def test_a_setting_goes_before_a_presets_and_is_kept_when_the_config_is_read_again() -> None:
+    config = Config.model_validate({"learning_rate": 1e-4, "preset": "batch15", "weights": "none", "width": 0.5})
+    assert (config.learning_rate, config.batch_size, config.width) == (1e-4, 15, 0.5)
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    assert sentences(preset="batch6") == ["preset: input should be 'batch5' or 'batch15', got 'batch6'"]
+    assert sentences(preset=["batch5"])
+    assert get_args(PresetName) == tuple(PRESETS)
 
 
 def test_every_setting_has_a_description_and_every_number_has_bounds() -> None:

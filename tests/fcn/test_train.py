@@ -552,6 +552,26 @@ def test_the_command_trains_into_a_folder_and_refuses_to_train_over_it(
     assert (status, "add --resume" in text) == (2, True)
 
 
+def test_a_preset_gives_what_nothing_else_gives_and_the_checkpoint_notes_it_and_the_values(
+    invoke: Invoke, config: Config, tmp_path: Path
+) -> None:
+    output, file = tmp_path / "run", tmp_path / "run.toml"
+    slim = config.model_dump(mode="json", exclude_defaults=True) | {"epochs": 1, "precision": "float32"}
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in slim.items() if name != "batch_size"))
+    arguments = ["--output", str(output), "--device", "cpu", "--config", str(file)]
+    status, text = invoke([*arguments, "--set", "preset=batch15", "--set", "l2=0.01"])
+    assert status == 0, text
+    used = checkpoint.load(output / "last").config
+    assert (used.preset, used.batch_size, used.l2, used.learning_rate) == ("batch15", 15, 0.01, 3e-3)
+    # The checkpoint has a value for every setting; a preset that is asked for now goes before them.
+    status, text = invoke([*arguments, "--resume", "--set=preset=batch5", "--set=epochs=2"])
+    assert status == 0, text
+    used = checkpoint.load(output / "last").config
+    assert (used.preset, used.batch_size, used.l2, used.learning_rate, used.epochs) == ("batch5", 5, 0, 3e-3, 2)
+    status, text = invoke(["--output", str(tmp_path / "none"), "--set", "preset=batch6"])
+    assert (status, text) == (2, "error: preset: input should be 'batch5' or 'batch15', got 'batch6'\n")
+
+
 def test_the_epoch_trainer_weighs_no_class_unless_asked(config: Config) -> None:
     cache: Cache = open_cache(config)
     losses = []
