@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcn import checkpoint
+from fcn.checkpoint import Checkpoint
 from fcn.config import Config
 from fcn.errors import InputError
 from fcn.presets import with_preset
 
 
-def read_settings(settings: Sequence[str], file: Path | None, start: Path | None) -> Config:
+def read_settings(settings: Sequence[str], file: Path | None, start: Checkpoint | None) -> Config:
     """settings: "KEY=VALUE", before file, before those of the checkpoint `start`.
 
     A preset among settings and file fills in before the checkpoint does: the checkpoint has a value for everything.
     Raises InputError, or pydantic's ValidationError.
     """
     given = ({} if file is None else _of_file(file)) | dict(map(_pair, settings))
-    before = {} if start is None else checkpoint.load(start).config.model_dump()
+    before = {} if start is None else start.config.model_dump()
     return Config.model_validate(before | with_preset(given))
 
 

@@ -10,10 +10,7 @@ A command, imported by nobody: as a module it would take the place of the functi
 """
 
 import ctypes
-import json
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +24,12 @@ from torch import distributed
 
 from fcn import checkpoint
 from fcn.config import validation_sentences
-from fcn.curves import draw_curves
 from fcn.errors import InputError, TrainingError
 from fcn.given_settings import read_settings
 from fcn.ranks import rank, world
-from fcn.snapshot import Snapshot, SnapshotCopy
+from fcn.run_folder import RULE, RunFolder
+from fcn.snapshot import Snapshot
 from fcn.training import default_device, prepare, train
-
-_RULE = "val/mean_iou"
-_SELDOM = 50  # times as long as it took to write a checkpoint, until the next is written
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -74,7 +68,8 @@ def run(
         typer.echo(f"error: {error}{kept}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo(f"stopped; go on with: python -m fcn.train --output {output} --resume", err=True)
+        how = f"go on with: python -m fcn.train --output {output} --resume"
+        typer.echo(f"stopped; {how if (output / 'last').exists() else 'there was no checkpoint yet'}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -94,9 +89,7 @@ def _train(
         folder.tidy()
     if world() > 1:
         distributed.barrier()
-    start = folder.last if folder.last.exists() else None
-    if start is not None and not resume:
-        raise InputError(f"{output} holds a run already: add --resume to go on with it, or choose another")
+    start = folder.start(resume=resume)
     config = read_settings(settings, file, start)
     with _waiting(console, "reading the data set"):
         prepared = prepare(config)
@@ -104,7 +97,7 @@ def _train(
         console.print(prepared.summary)
         for warning in prepared.warnings:
             console.print(f"warning: {warning}")
-        folder.open(0 if start is None else checkpoint.load(start).epoch)
+        folder.open(start, config)
 
     def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
         if snapshot is not None:
@@ -113,107 +106,19 @@ def _train(
 
     try:
         with _waiting(console, "training"):
-            train(config, report=report, resume_from=start, device=device)
+            train(config, report=report, resume_from=None if start is None else start.directory, device=device)
         folder.write_last()
     finally:
         folder.write_best()
-        if rank() == 0 and folder.measures():
+        if rank() == 0:
             folder.draw()
     if rank() == 0:
         best = checkpoint.load(folder.best)
         console.print(
-            f"best: epoch {best.epoch}, {_RULE} {best.metrics.get(_RULE, 0.0):.4f}, in {folder.best}\n"
+            f"best: epoch {best.epoch}, {RULE} {best.metrics.get(RULE, 0.0):.4f}, in {folder.best}\n"
             f"curves: {folder.curves}\n"
             f"next: python -m fcn.export {folder.best} --output EXPORT_DIR"
         )
-
-
-class RunFolder:
-    """What a run leaves behind, whole after a kill at any moment."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.last, self.best = path / "last", path / "best"
-        self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
-        self._best_score = float("-inf")
-        self._unwritten_best: SnapshotCopy | None = None
-        self._unwritten: Snapshot | None = None
-        self._next_write = 0.0
-
-    def tidy(self) -> None:
-        """Ends or removes what a killed run was writing. Raises InputError."""
-        try:
-            checkpoint.recover(self.last)
-            checkpoint.recover(self.best)
-            for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
-                shutil.rmtree(left)
-        except OSError as error:
-            raise InputError(f"{self.path} can't be written ({error.strerror}): choose another --output") from error
-
-    def keep(self, measures: dict[str, float], snapshot: Snapshot) -> None:
-        """Takes an epoch in; writes its checkpoint if it is time to."""
-        with self.history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(measures) + "\n")
-        self._unwritten = snapshot
-        if measures.get(_RULE, 0.0) > self._best_score:
-            self._best_score = measures.get(_RULE, 0.0)
-            self._unwritten_best = snapshot.copy(resume=False)
-        if time.monotonic() >= self._next_write:
-            self.write_last()
-
-    def write_last(self) -> None:
-        """The newest epoch's checkpoint, if training has not gone on since; before it, the best's."""
-        if self._unwritten is None:
-            return
-        started = time.monotonic()
-        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
-        self.write_best()
-        self._write(self._unwritten.copy(resume=True), self.last)
-        self._unwritten = None
-        self._next_write = time.monotonic() + _SELDOM * (time.monotonic() - started)
-
-    def write_best(self) -> None:
-        """The best epoch's checkpoint, if it isn't written yet."""
-        if self._unwritten_best is not None:
-            self._write(self._unwritten_best, self.best)
-            self._unwritten_best = None
-
-    def _write(self, copy: SnapshotCopy, target: Path) -> None:
-        directory = self.path / f".fcn-{target.name}"
-        copy.write(directory)
-        checkpoint.replace(directory, target)
-
-    def open(self, epoch: int) -> None:
-        """Makes the folder of a run that goes on after this epoch, and drops the measures of later ones.
-
-        Raises InputError where it can't be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{self.path} can't be made ({error.strerror}): choose another --output") from error
-        if self.best.exists():
-            self._best_score = checkpoint.load(self.best).metrics.get(_RULE, 0.0)
-        lines = self.measures()
-        kept = [json.dumps(measures) + "\n" for measures in lines if measures["epoch"] <= epoch]
-        partial = self.history.with_name(".metrics.jsonl.new")
-        partial.write_text("".join(kept), "utf-8")
-        partial.replace(self.history)
-
-    def measures(self) -> list[dict[str, float]]:
-        if not self.history.exists():
-            return []
-        found = []
-        for line in self.history.read_text("utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                # The line that a kill cut off.
-                break
-        return found
-
-    def draw(self) -> None:
-        draw_curves(self.measures(), self.curves)
 
 
 def epoch_line(measures: dict[str, float], epochs: int) -> str:

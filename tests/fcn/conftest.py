@@ -1,5 +1,7 @@
 """A small network trained for seconds on drawn scenes: its checkpoint and its export, made once a session."""
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ CPU = torch.device("cpu")
 STEPS = 40
 
 MakeCheckpoint = Callable[..., Path]
+Invoke = Callable[[list[str]], tuple[int, str]]
 
 
 def _make_checkpoint(directory: Path, **settings: object) -> Path:
@@ -87,6 +90,20 @@ def tiny_export(tiny_checkpoint: Path) -> tuple[Path, Exported]:
     """The export of tiny_checkpoint, and what export() said of it."""
     directory = tiny_checkpoint.parent / "export"
     return directory, export(tiny_checkpoint, directory, device=CPU)
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """python -m fcn.train in this process: exit status, and all that it printed."""
+
+    def invoke(arguments: list[str]) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fcn.train", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("fcn.train", run_name="__main__")
+        printed = capsys.readouterr()
+        return int(caught.value.code or 0), printed.out + printed.err
+
+    return invoke
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pkgutil
-import runpy
 import shutil
 import signal
 import subprocess
@@ -512,20 +511,6 @@ def test_a_killed_and_resumed_command_ends_with_the_weights_of_an_unbroken_one(c
         assert sorted(path.name for path in run_folder.iterdir()) == [
             "best", "curves.png", "last", "metrics.jsonl"
         ]  # fmt: skip
-
-
-@pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """python -m fcn.train in this process: exit status, and all that it printed."""
-
-    def invoke(arguments: list[str]) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fcn.train", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_module("fcn.train", run_name="__main__")
-        printed = capsys.readouterr()
-        return int(caught.value.code or 0), printed.out + printed.err
-
-    return invoke
 
 
 def test_the_command_names_every_wrong_setting_and_starts_nothing(invoke: Invoke, tmp_path: Path) -> None:

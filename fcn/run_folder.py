@@ -1,0 +1,147 @@
+"""The folder of one run of fcn.train: its checkpoints, its measures, its curves.
+
+What lies there is whole after a kill at any moment, and of the run that goes on there, not of one before it:
+
+- best/ never stands without last/. The first last/ is written before the first best/, which is then a copy of it.
+- After that best/ is written first: its epoch may be one that last/ lacks, and is then trained again.
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+from fcn import checkpoint
+from fcn.checkpoint import Checkpoint
+from fcn.config import Config
+from fcn.curves import draw_curves
+from fcn.errors import InputError
+from fcn.snapshot import Snapshot, SnapshotCopy
+
+RULE = "val/mean_iou"  # the measure that best/ is the best of
+_SELDOM = 50  # times as long as it took to write a checkpoint, until the next is written
+
+
+class RunFolder:
+    """What a run leaves behind. Only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last, self.best = path / "last", path / "best"
+        self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
+        self._best_score = float("-inf")
+        self._unwritten_best: SnapshotCopy | None = None
+        self._unwritten: Snapshot | None = None
+        self._next_write = 0.0
+
+    def tidy(self) -> None:
+        """Ends or removes what a killed run was writing. Raises InputError."""
+        try:
+            checkpoint.recover(self.last)
+            checkpoint.recover(self.best)
+            for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
+                shutil.rmtree(left)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def start(self, *, resume: bool) -> Checkpoint | None:
+        """The checkpoint to go on from; None: a new run. Raises InputError where the folder is another run's."""
+        if self.last.exists():
+            if not resume:
+                raise InputError(f"{self.path} holds a run already: add --resume to go on with it, or choose another")
+            return checkpoint.load(self.last)
+        if self.best.exists():
+            raise InputError(
+                f"{self.path} holds {self.best.name}/ of another run and no {self.last.name}/ to go on from: "
+                "choose another --output, or move it away"
+            )
+        return None
+
+    def open(self, start: Checkpoint | None, config: Config) -> None:
+        """Makes the folder of a run that goes on after `start`, and takes out what is of later epochs or other runs.
+
+        Raises InputError where it can't be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if start is None:
+                self.curves.unlink(missing_ok=True)
+            else:
+                self._open_best(start, config)
+            self._drop_measures_after(0 if start is None else start.epoch)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _open_best(self, start: Checkpoint, config: Config) -> None:
+        best = checkpoint.load(self.best) if self.best.exists() else None
+        # With other settings an epoch that last/ lacks will not be trained again as it was.
+        if best is None or (best.epoch > start.epoch and best.config != config):
+            self._copy_last_to_best()
+            best = checkpoint.load(self.best)
+        self._best_score = best.metrics.get(RULE, 0.0)
+
+    def _copy_last_to_best(self) -> None:
+        directory = self.path / f".fcn-{self.best.name}"
+        shutil.copytree(self.last, directory, ignore=shutil.ignore_patterns("resume"))
+        checkpoint.replace(directory, self.best)
+
+    def _drop_measures_after(self, epoch: int) -> None:
+        kept = [json.dumps(measures) + "\n" for measures in self.measures() if measures["epoch"] <= epoch]
+        partial = self.history.with_name(".metrics.jsonl.new")
+        partial.write_text("".join(kept), "utf-8")
+        partial.replace(self.history)
+
+    def keep(self, measures: dict[str, float], snapshot: Snapshot) -> None:
+        """Takes an epoch in; writes its checkpoint if it is time to."""
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(measures) + "\n")
+        self._unwritten = snapshot
+        if measures.get(RULE, 0.0) > self._best_score:
+            self._best_score = measures.get(RULE, 0.0)
+            self._unwritten_best = snapshot.copy(resume=False)
+        if time.monotonic() >= self._next_write:
+            self.write_last()
+
+    def write_last(self) -> None:
+        """The newest epoch's checkpoint, if training has not gone on since; with it, the best's."""
+        if self._unwritten is None:
+            return
+        started = time.monotonic()
+        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
+        self.write_best()
+        self._write(self._unwritten.copy(resume=True), self.last)
+        self._unwritten = None
+        self.write_best()
+        self._next_write = time.monotonic() + _SELDOM * (time.monotonic() - started)
+
+    def write_best(self) -> None:
+        """The best epoch's checkpoint, if it isn't written yet and there is a last/ beside it."""
+        if self._unwritten_best is not None and self.last.exists():
+            self._write(self._unwritten_best, self.best)
+            self._unwritten_best = None
+
+    def _write(self, copy: SnapshotCopy, target: Path) -> None:
+        directory = self.path / f".fcn-{target.name}"
+        copy.write(directory)
+        checkpoint.replace(directory, target)
+
+    def measures(self) -> list[dict[str, float]]:
+        """Those of each epoch so far."""
+        if not self.history.exists():
+            return []
+        found = []
+        for line in self.history.read_text("utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                # The line that a kill cut off.
+                break
+        return found
+
+    def draw(self) -> None:
+        """The curves of all epochs so far, if there are any."""
+        if measures := self.measures():
+            draw_curves(measures, self.curves)
+
+    def _cannot_write(self, error: OSError) -> InputError:
+        return InputError(f"{self.path} can't be written ({error.strerror}): choose another --output")
