@@ -64,7 +64,7 @@ def show(
     if name is None:
         raise InputError("DIR: give a folder, or --dataset scenes for generated ones")
     config = Config(dataset=name, data_dir=folder, weights="none", **settings)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     opened = open_dataset(config)
     survey = _survey(opened)
     for table in _tables(opened, survey):
@@ -91,7 +91,7 @@ def fetch(
     archive = ARCHIVES[dataset] if url is None else Archive(url, ARCHIVES[dataset].root)
     with _progress(download_columns=True) as advance:
         found = download(archive, to, sha256=sha256, progress=advance)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{to}: {dataset}, archive sha256 {found}", markup=False, soft_wrap=True)
     if sha256 is None:
         console.print(
@@ -203,7 +203,7 @@ def _contact_sheet(dataset: Dataset) -> PillowImage.Image:
 @contextmanager
 def _progress(download_columns: bool) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal's stderr, and nothing elsewhere; yields what moves it."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     columns = (DownloadColumn(), TransferSpeedColumn()) if download_columns else (MofNCompleteColumn(),)
     label = "fetching" if download_columns else "reading"
     with Progress(

@@ -61,7 +61,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
 ) -> None:
     """Scores an export, or writes a submission for the KITTI server."""
-    console = Console(highlight=False, stderr=as_json)
+    console = Console(highlight=False, markup=False, stderr=as_json)
     try:
         chosen = _device(device)
         opened = read_export(export)

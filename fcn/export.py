@@ -33,7 +33,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Weights, pt2 and ONNX, each loaded again and compared with the checkpoint."""
-    console = Console(highlight=False, stderr=as_json)
+    console = Console(highlight=False, markup=False, stderr=as_json)
     try:
         chosen = None if device is None else torch.device(device)
     except RuntimeError:

@@ -58,7 +58,7 @@ def run(
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    log = Log(Console(highlight=False), jobs)
+    log = Log(Console(highlight=False, markup=False), jobs)
     with log:
         for problem in problems:
             log.failed(problem)

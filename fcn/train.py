@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Trains FCN-8s once; under torchrun, on every rank."""
     _keep_freed_memory()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with _ranks(device) as chosen:
             _train(output, settings or [], config, resume, chosen, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tuner import show as shows
 from tuner import workload as workloads
@@ -123,7 +125,7 @@ def best(
     as_json: JsonOption = False,
 ) -> None:
     """Export the winning model of a study: weights, pt2, ONNX, each loaded again and compared with the checkpoint."""
-    console = Console(stderr=as_json, emoji=False)
+    console = Console(stderr=as_json, emoji=False, markup=False)
     with console.status("exporting, and checking each format …"):
         found = export_best(Storage(storage), name, output)
     if as_json:
@@ -134,14 +136,15 @@ def best(
 
 def _print(best: Best, console: Console) -> None:
     metric = best.record.spec.objective.metric
+    scores = f"{metric} {measure(best.trial.value or 0.0)} logged, {measure(best.rescored)} scored again"
     console.print(
-        f"[bold]{best.record.spec.name}[/bold]  trial {best.trial.id}, epoch {best.trial.best_epoch}: {metric} "
-        f"{measure(best.trial.value or 0.0)} logged, {measure(best.rescored)} scored again",
-        highlight=False,
+        Text.assemble(
+            (best.record.spec.name, "bold"), f"  trial {best.trial.id}, epoch {best.trial.best_epoch}: {scores}"
+        ),
         soft_wrap=True,
     )
     # Not in the table, which would cut a long one: a path is there to be copied.
-    console.print(f"exported to {best.output}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"exported to {best.output}", highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("format", "file", "MB", "largest difference of outputs"):
         table.add_column(title, justify="right" if title == "MB" else "left")
@@ -154,7 +157,7 @@ def _print(best: Best, console: Console) -> None:
         console.print(f"{test_metric} {measure(best.exported.test_metrics[test_metric])}", highlight=False)
     workload = best.record.spec.workload
     if _has_command(workload, "predict"):
-        say = f"  python -m {workload}.predict {best.output} IMAGES... --output masks"
+        say = f"  python -m {workload}.predict {shlex.quote(str(best.output))} IMAGES... --output masks"
         console.print(say, highlight=False, soft_wrap=True)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from tuner.address import HIDDEN, without_secrets
 from tuner.errors import StudyError
 from tuner.options import (
     DEFAULT_STORAGE,
@@ -74,7 +75,7 @@ def check(
         ("runs", str(plan)),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
     ]:
-        console.print(f"[bold]{title:<16}[/bold] {escape(text)}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble((f"{title:<16} ", "bold"), text), soft_wrap=True)
 
 
 @app.command()
@@ -152,15 +153,17 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's own UI on the studies of a storage, until Ctrl-C."""
-    from tuner.tracking import default_tracking_uri
+    from tuner.tracking import default_tracking_uri, sqlite_file
 
     place = Storage(storage)
     uri = tracking_uri or default_tracking_uri(place)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    database = sqlite_file(uri)
+    if database and not database.is_file():
         raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
     _console().print(f"MLflow: http://{host}:{port}  (Ctrl-C ends it)", highlight=False)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    # In the environment: on the command line everybody on this machine can read it, password and all.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     # Jobs are for language models: seven processes that a study has no use for.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
@@ -181,7 +184,8 @@ class _PatientConsole(Console):
 
 def _console() -> Console:
     """Where no terminal sets the width, a table gets room enough for every column."""
-    return _PatientConsole(emoji=False, width=None if sys.stdout.isatty() else 160)
+    # No markup: what it is given holds paths, names and exceptions, in whose square brackets rich would see its own.
+    return _PatientConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _say_what_next(record: object, storage: str, console: Console) -> None:
@@ -191,7 +195,8 @@ def _say_what_next(record: object, storage: str, console: Console) -> None:
 
     assert isinstance(record, StudyRecord)
     name = record.spec.name
-    at = "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+    address = without_secrets(storage)
+    at = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(address)}"
     console.print()
     shows.print_record(record, console, rows=10)
     console.print()
@@ -206,6 +211,14 @@ def _say_what_next(record: object, storage: str, console: Console) -> None:
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
+    if HIDDEN in address:
+        console.print(
+            f"  Instead of {HIDDEN} give what the address had there; better, leave keys out of it, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
     if record.state == "failed":
         raise typer.Exit(1)
     if record.state == "interrupted":

@@ -131,11 +131,11 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
         # Headers may wrap between words, values never: eighty columns hold a usual study.
         justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
-        table.add_column(title.replace("_", " "), justify=justify, no_wrap=False)
+        table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
     for trial in trials:
-        cells = [
+        cells: list[str | Text] = [
             str(trial.id),
-            f"[{_STATE_STYLE[trial.state]}]{trial.state}[/]",
+            Text(trial.state, style=_STATE_STYLE[trial.state]),
             str(trial.epoch),
             "" if trial.value is None else measure(trial.value),
             sparkline([value for _, value in trial.curve]),
@@ -146,9 +146,9 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     return table
 
 
-def _whole(cell: str) -> Text:
+def _whole(cell: str | Text) -> Text:
     """A cell that is never broken over two lines."""
-    text = Text.from_markup(cell)
+    text = cell if isinstance(cell, Text) else Text(cell)
     text.no_wrap = True
     return text
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from tuner import __version__, cluster
 from tuner import workload as workloads
+from tuner.address import HIDDEN, without_secrets
 from tuner.errors import StudyError
 from tuner.journal import Journal, being_run
 from tuner.ledger import Ledger
@@ -30,7 +31,7 @@ from tuner.reports import Reports
 from tuner.retention import Retention
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
-from tuner.storage import Storage, without_password
+from tuner.storage import Storage
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
 from tuner.tracking import default_tracking_uri
 from tuner.tracking_process import TrackingProcess
@@ -92,7 +93,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: stays what it was when the study began; start another study with --name")
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
-    if "***" in tracking_uri:
+    if HIDDEN in tracking_uri:
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
     if record.state == "running":
         raise being_run(study)
@@ -144,7 +145,7 @@ def _write_run(ledger: Ledger, tracking_uri: str, overrides: list[str]) -> None:
             **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         },
         overrides=overrides,
-        tracking_uri=without_password(tracking_uri),
+        tracking_uri=without_secrets(tracking_uri),
     )
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from tuner.errors import StudyError
 from tuner.progress import measure, number, trial_table
@@ -78,6 +79,7 @@ def print_studies(records: list[StudyRecord], console: Console) -> None:
         console.print(
             f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 
@@ -86,18 +88,18 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None)
     """The ranking, then what didn't make it. rows: at most that many trials, or all."""
     reason = f" ({record.reason})" if record.reason else ""
     objective = record.spec.objective
-    console.print(
-        f"[bold]{record.spec.name}[/bold]  {record.state}{reason}  "
-        f"{len(record.ended)} of {record.spec.budget.trials} trials, to {objective.direction} {objective.metric}",
-        highlight=False,
-    )
+    done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
+    goal = f"to {objective.direction} {objective.metric}"
+    # Text, here and elsewhere: in a string, rich takes what stands in square brackets for markup.
+    console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}{reason}  {done}, {goal}"))
     ranking = record.ranking()
     ranked = {trial.id for trial in ranking}
     rest = [trial for trial in record.trials.values() if trial.id not in ranked]
     console.print(trial_table(record, [*ranking, *rest][:rows]))
     hidden = len(record.trials) - (rows or len(record.trials))
     if hidden > 0:
-        console.print(f"… and {hidden} more: python -m tuner show {record.spec.name}", style="dim", highlight=False)
+        more = f"… and {hidden} more: python -m tuner show {record.spec.name}"
+        console.print(more, style="dim", highlight=False, markup=False)
     for trial in rest:
         if trial.reason:
             console.print(

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow
 import pyarrow.fs
 
+from tuner.address import redacted, without_secrets
 from tuner.errors import StudyError
 
+_MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 STAGING = ".incoming-"
 """How the name of a folder begins that is still being written; what a kill left of it may be deleted."""
 
@@ -30,15 +32,18 @@ class Storage:
 
     def __init__(self, uri: str):
         """uri: a path, or a URI that pyarrow knows (file, s3, gs, hdfs). Raises StudyError if it is neither."""
+        if _MISTYPED.match(uri):
+            raise StudyError(_no_address(uri, "a URI has two slashes after its first colon"))
         self._uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
-        self.uri = without_password(self._uri)
+        self.uri = without_secrets(self._uri)
         """As it may be written down."""
+        if "://" in uri and ("#" in uri or (uri.startswith("file:") and "?" in uri)):
+            # What follows would be dropped without a word, and the studies lie elsewhere.
+            raise StudyError(_no_address(uri, "write %23 for # and %3F for ?, or give the plain path of a folder"))
         try:
             self._fs, root = pyarrow.fs.FileSystem.from_uri(self._uri)
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise StudyError(
-                f"--storage: a path or a URI such as s3://bucket/folder is needed, got {self.uri!r}: {error}"
-            ) from None
+            raise StudyError(_no_address(uri, f"{error}{_keys_hint(uri)}")) from None
         self._root = root.rstrip("/")
         if not self._root:
             raise StudyError(f"--storage: a folder or bucket must be named, got {self.uri!r}; add its name")
@@ -52,7 +57,7 @@ class Storage:
     def __truediv__(self, path: str) -> Storage:
         child = object.__new__(Storage)
         child._uri, child._fs = _below(self._uri, path), self._fs
-        child.uri = without_password(child._uri)
+        child.uri = without_secrets(child._uri)
         child._root = f"{self._root}/{path}"
         child.local = self.local / path if self.local else None
         return child
@@ -86,7 +91,7 @@ class Storage:
                 with self._fs.open_output_stream(self._path(path)) as stream:
                     stream.write(text.encode())
         except OSError as error:
-            raise self._not_writable(error.strerror or str(error)) from None
+            raise self._not_writable(error.strerror or redacted(str(error), self._uri)) from None
 
     def check_writable(self) -> None:
         """Raises StudyError if a local storage can't be made or written; a bucket tells when it is written."""
@@ -105,9 +110,9 @@ class Storage:
         )
 
     def _not_readable(self, error: OSError) -> StudyError:
+        why = redacted(str(error), self._uri).splitlines()[0]
         return StudyError(
-            f"--storage {self.uri}: must be a folder that can be read, got: {str(error).splitlines()[0]}; "
-            "give another, or rights to this one"
+            f"--storage {self.uri}: must be a folder that can be read, got: {why}; give another, or rights to this one"
         )
 
     def names(self, path: str = "") -> list[str]:
@@ -160,13 +165,18 @@ class Storage:
         return folder
 
 
-def without_password(uri: str) -> str:
-    """An address as it may be written down: a password in it becomes ***."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+def _no_address(uri: str, why: str) -> str:
+    text = f"--storage: a path or a URI such as s3://bucket/folder is needed, got {uri!r}: {why}"
+    return redacted(text, uri)
+
+
+def _keys_hint(uri: str) -> str:
+    if without_secrets(uri) == uri:
+        return ""
+    return (
+        "; leave the keys out of it: they are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        "or from ~/.aws/credentials"
+    )
 
 
 def _below(uri: str, path: str) -> str:

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
+from tuner.address import redacted, without_secrets
 from tuner.checkpoints import epoch_of
 from tuner.errors import StudyError
-from tuner.storage import Storage, without_password
+from tuner.storage import Storage
 from tuner.study import StudySpec
 
 # MLflow's own patience is minutes a call; here an outage is met by reading the events again.
@@ -55,13 +55,27 @@ def default_tracking_uri(storage: Storage) -> str:
             f"--tracking-uri: a storage in a bucket ({storage.uri}) can't hold MLflow's database; "
             "give the address of an MLflow server"
         )
-    return f"sqlite:///{storage.local / 'mlflow.db'}"
+    import sqlalchemy
+
+    path = str(storage.local / "mlflow.db")
+    plain = f"sqlite:///{path}"
+    # Quoted only where SQLAlchemy takes a sign of the path for one of its own, as it does % and ?.
+    return plain if sqlalchemy.make_url(plain).database == path else str(sqlalchemy.URL.create("sqlite", database=path))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite database's address, None for any other."""
+    import sqlalchemy
+
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(sqlalchemy.make_url(uri).database or "")
 
 
 def artifact_location(uri: str, study: Storage) -> str | None:
     """Where a study's pictures lie: beside an SQLite file, else in the storage; None leaves it to an MLflow server."""
-    if uri.startswith("sqlite:///"):
-        return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
+    if database := sqlite_file(uri):
+        return (database.resolve().parent / "artifacts").as_uri()
     if uri.startswith("http") or study.local is None:
         return None
     return (study.local.parent / "artifacts").as_uri()
@@ -88,7 +102,7 @@ class Tracker(threading.Thread):
         super().__init__(name="tracking", daemon=True)
         self._spec, self._study, self._events, self._uri = spec, study, events, uri
         state = json.loads(study.read_text(_STATE) or "{}")
-        self._offset: int = state.get("offset", 0) if state.get("uri") == without_password(uri) else 0
+        self._offset: int = state.get("offset", 0) if state.get("uri") == without_secrets(uri) else 0
         self.runs: dict[str, str] = {}
         """MLflow's run id by trial, "study" for the parent run; found when MLflow is connected to."""
         self._experiment: str | None = None
@@ -126,8 +140,7 @@ class Tracker(threading.Thread):
     def _sentence(self, error: Exception) -> str:
         """The error's first line; MLflow's may hold the whole address."""
         text = str(error).strip().split("\n")[0] or type(error).__name__
-        password = urlsplit(self._uri).password
-        return (text.replace(password, "***") if password else text)[:200]
+        return redacted(text, self._uri)[:200]
 
     def finish(self, patience_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
         """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then.
@@ -175,7 +188,7 @@ class Tracker(threading.Thread):
             getattr(self, f"_on_{event['event']}")(event, batches)
         self._send_all(batches)
         self._offset = offset
-        self._study.write_text(_STATE, json.dumps({"uri": without_password(self._uri), "offset": offset}))
+        self._study.write_text(_STATE, json.dumps({"uri": without_secrets(self._uri), "offset": offset}))
         return True
 
     def _connect(self) -> None:

@@ -15,6 +15,7 @@ from tests.tuner.test_best import run_study
 from tuner import cli
 from tuner.best import app as best_app
 from tuner.options import run_app
+from tuner.record import load_record
 from tuner.storage import Storage
 
 ROOT = Path(__file__).parents[2]
@@ -225,12 +226,31 @@ def test_ui_shows_the_storages_own_database(tuner: Command, tmp_path: Path, monk
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "before")  # put back when the test ends
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "mlflow.db").write_text("")
     status, out, _ = tuner("ui", "--storage", tmp_path / "studies", "--port", "5050")
     assert status == 0
     assert "http://127.0.0.1:5050" in out
-    assert f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}" in started[0]
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{tmp_path / 'studies' / 'mlflow.db'}"
+    assert started[0][1:4] == ["-m", "mlflow", "ui"]
+
+
+def test_the_commands_after_a_study_can_be_pasted_and_tell_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study(Storage(str(tmp_path)))
+    record = load_record(Storage(str(tmp_path)) / "a")
+    monkeypatch.setenv("COLUMNS", "60")
+    cli._say_what_next(record, "my studies [/x]", cli._console())
+    out = capsys.readouterr().out
+    assert "python -m tuner ui --storage 'my studies [/x]'" in out
+    assert "***" not in out
+    cli._say_what_next(record, "s3://KEY:hi/dden@bucket/x?region=r", cli._console())
+    out = capsys.readouterr().out
+    assert "python -m tuner ui --storage 's3://KEY:***@bucket/x?region=r'" in out
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in out
+    assert "dden" not in out
 
 
 def test_a_word_that_is_no_command_is_told_without_a_traceback(tuner: Command) -> None:

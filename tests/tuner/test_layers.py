@@ -30,7 +30,7 @@ LAYERS = [
     {"study"},
     {"reports"},
     {"space", "workload", "storage", "fate", "assignment"},
-    {"errors"},
+    {"errors", "address"},
 ]
 
 

@@ -14,7 +14,7 @@ from tuner.journal import EVENTS, Journal
 from tuner.record import StudyRecord, load_record
 from tuner.show import best_line, find, print_record, print_studies, record_json, studies, study_json
 from tuner.storage import Storage
-from tuner.study import StudySpec, to_json
+from tuner.study import Objective, StudySpec, to_json
 
 
 def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) -> StudyRecord:
@@ -148,3 +148,22 @@ def test_a_person_sees_each_study_in_a_line(storage: Storage) -> None:
     assert text.startswith("a ")
     assert "3 of 4 trials" in text
     assert text.count("\n") == 1
+
+
+def test_names_and_reasons_in_square_brackets_are_shown_as_they_are(storage: Storage) -> None:
+    """They are markup to rich: [/data/a] closes what was never opened, and [b] is swallowed."""
+    end = {"event": "end", "trial": 1, "state": "failed", "reason": "can't read [/data/a]", "value": None}
+    record = write(
+        storage,
+        "a",
+        1e9,
+        {"event": "start", "trial": 1, "params": {"x": "[/red]"}},
+        end,
+        {"event": "stop", "state": "failed", "reason": "the first trials all failed, the last: [/data/a] [bold]"},
+    )
+    record.spec = record.spec.model_copy(update={"name": "st[/u]dy"})
+    record.spec = record.spec.model_copy(update={"objective": Objective(metric="iou[/road]")})
+    text = screen(print_record, record, width=200)
+    for shown in ("[/data/a] [bold]", "[/red]", "st[/u]dy", "iou[/road]", "trial 1 failed: can't read [/data/a]"):
+        assert shown in text
+    assert "st[/u]dy" in screen(print_studies, [record], width=200)

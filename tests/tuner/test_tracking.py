@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from mlflow import MlflowClient
@@ -357,3 +361,23 @@ def test_a_server_that_hangs_in_mid_study_gets_everything_once(
     os.killpg(process.pid, signal.SIGCONT)
     assert tracker.finish(60) == 0
     assert study.seen() == EXPECTED
+
+
+def test_mlflow_lies_in_the_storage_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    """Signs that SQLAlchemy, MLflow or a file's URI take for their own, through to an MLflow that opens it."""
+    names = ["question?mark=1", "per%20cent", "hash#tag", "with space", "straße", "semi;colon&amp", "plus+at@"]
+    first = Study(tmp_path / "plain")
+    MlflowClient(first.uri).search_experiments()  # makes the database, which takes seconds; the others get a copy
+    for name in names:
+        study = Study(tmp_path / name)
+        shutil.copyfile(tmp_path / "plain" / "mlflow.db", tmp_path / name / "mlflow.db")
+        study.write(lines())
+        assert study.track() == 0, name
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(tmp_path / name))}/mlflow.db?mode=ro", uri=True)
+        ) as db:
+            assert db.execute("select count(*) from runs").fetchone() == (4,), name
+        assert len(list((tmp_path / name / "artifacts").rglob("images/frame_a*.png"))) == 3, name
+        assert len(MlflowClient(study.uri).search_runs(["1"])) == 4
+    # MLflow makes folders by the letter of an address too, and leaves them empty.
+    assert {path.name for path in tmp_path.iterdir() if list(path.iterdir())} == {*names, "plain"}
