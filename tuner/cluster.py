@@ -16,6 +16,8 @@ import ray
 import ray._private.state
 import ray.tune
 from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner import fate
 from tuner.errors import StudyError
@@ -179,6 +181,26 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             yield _capacity()
     finally:
         ray.shutdown()
+
+
+def remove_orphaned_groups() -> None:
+    """Free what worker groups of this job hold whose maker's process is gone.
+
+    Such a placement group belongs to the job: until that ends nobody else gets its CPUs and GPUs. Ray Train's own
+    cleaner asks the dashboard, which a study's Ray doesn't have.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # generated when Ray is built
+    for data in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = table.FromString(data)
+        made_by_actor = bool(group.creator_actor_id.strip(b"\xff"))
+        if (
+            made_by_actor
+            and group.creator_actor_dead
+            and group.creator_job_id.hex() == job
+            and group.state != table.REMOVED
+        ):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _capacity() -> tuple[float, float]:

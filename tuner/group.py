@@ -236,10 +236,17 @@ def _serve(config: dict[str, Any]) -> None:
             raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
 
 
+class SlotGoneError(Exception):
+    """Its process is gone."""
+
+
 @functools.lru_cache
 def group_slot(name: str) -> Any:
-    """A GroupSlot's handle; asking Ray for it takes a message."""
-    return ray.get_actor(name, namespace=NAMESPACE)
+    """A GroupSlot's handle; asking Ray for it takes a message. Raises SlotGoneError."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise SlotGoneError(name) from None
 
 
 def ray_get(reference: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +18,6 @@ from tuner.journal import Journal
 from tuner.record import StudyRecord
 from tuner.search import StudySearch, is_on_rung
 
-_LATEST = 64  # Tune's newest trials are the last of its list; only they can be in the state looked for
-
 
 class Ledger(Callback):
     """Turns reports and Tune's callbacks into events; they come in two threads.
@@ -32,7 +31,11 @@ class Ledger(Callback):
         self._readers = readers
         self._search: StudySearch | None = None
         self._ends: dict[int, dict[str, Any]] = {}
+        self._lost: dict[int, str] = {}
+        self._losses: collections.Counter[int] = collections.Counter()
         self._tune_trials: dict[int, Any] = {}
+        self._expected: dict[str, Any] = {}
+        self._seen = 0
         self._first_complete: Any = None
         self._one_at_a_time = threading.RLock()
         self.closed = False
@@ -92,6 +95,8 @@ class Ledger(Callback):
         self._pictures(number, result)
         if "end" in result:
             self._ends[number] = result["end"]
+        if "lost" in result:
+            self._lost[number] = result["lost"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)
@@ -105,19 +110,41 @@ class Ledger(Callback):
         """Tune drops a trial without a word if the slot that should take it doesn't answer."""
         if self.closed or self._search is None:
             return
-        for trial in trials[-_LATEST:]:
-            if trial.status == "ERROR" and self._search.expects(trial.trial_id):
-                self._search.requeue(trial.trial_id)
+        # Tune keeps every trial of a study in its list; looking through all of it in every turn makes a large one slow.
+        self._expected |= {trial.trial_id: trial for trial in trials[self._seen :]}
+        self._seen = len(trials)
+        for trial_id, trial in list(self._expected.items()):
+            if not self._search.expects(trial_id):
+                del self._expected[trial_id]
+            elif trial.status == "ERROR":
+                self._search.requeue(trial_id)
 
-    def trial_ended(self, number: int, given_up: bool = False) -> None:
-        """Tune is done with a trial. given_up: because it failed more often than it is retried."""
+    def trial_ended(self, number: int, given_up: bool = False) -> bool:
+        """Tune is done with a trial. given_up: because it failed more often than it is retried.
+
+        Returns False if the trial hasn't ended, and is to be run again on another slot: what it lost is not its own.
+        """
         tune_trial = self._tune_trials.pop(number, None)
         with self._one_at_a_time:
             trial = self.record.trials.get(number)
             if self.closed or trial is None or not trial.open:
-                return
+                return True
+            if self._is_to_go_on(number):
+                return False
             end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
             self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
+        return True
+
+    def _is_to_go_on(self, number: int) -> bool:
+        """Whether a trial lost what it ran on, for a time that still counts as bad luck."""
+        lost = self._lost.pop(number, None)
+        if lost is None or self.last_call is not None:
+            return False
+        self._losses[number] += 1
+        if self._losses[number] <= max(1, self.record.spec.failures.max_retries):
+            return True
+        self._ends[number] = {"state": "failed", "reason": f"{lost}, {self._losses[number]} times"}
+        return False
 
     def _unsaid_end(self, number: int, given_up: Any) -> dict[str, Any]:
         """The trial didn't tell its end: its process died too often, or the scheduler stopped it.

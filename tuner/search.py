@@ -34,10 +34,11 @@ class StudySearch(Searcher):
         self,
         record: StudyRecord,
         slots: SlotPool,
-        ended: Callable[[int, bool], None],
+        ended: Callable[[int, bool], bool],
         closed: Callable[[], bool] = lambda: False,
     ):
-        """ended: called with the number of a trial that has ended, and whether Tune gave it up, before Optuna is told.
+        """ended: called with the number of a trial that Tune is done with, and whether Tune gave it up, before Optuna
+        is told. It returns whether the trial has ended; one that hasn't is run again, on another slot.
         closed: whether no trial is to begin any more.
         """
         super().__init__(metric="best", mode=record.spec.mode)
@@ -49,7 +50,10 @@ class StudySearch(Searcher):
         # A kill can leave a gap: a later trial's process may have been up before an earlier one's.
         self._fresh = [number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials]
         self._tune_ids: dict[str, tuple[int, Slot]] = {}
+        self._params: dict[int, dict[str, Any]] = {}
+        """The settings of the trials that have a slot."""
         self._asked: dict[int, optuna.Trial] = {}
+        """Those of them that Optuna knows; one of an earlier run may not fit into the space of today."""
         self._sampler = _sampler(record.spec, len(record.trials))
         self._study = _optuna_study(record, self._sampler)
 
@@ -74,26 +78,25 @@ class StudySearch(Searcher):
     def _ask(self) -> tuple[int, dict[str, Any]]:
         if self._waiting:
             number, params = self._waiting.pop(0)
-            self._asked[number] = self._ask_for(params)
-            return number, params
-        number = self._fresh.pop(0)
-        firsts = self._record.spec.first_trials
-        if number <= len(firsts):
-            self._enqueue(firsts[number - 1])
-        self._asked[number] = self._study.ask()
-        return number, sample(self._record.spec.space, self._asked[number])
+            self._ask_for(number, params)
+        else:
+            number, params = self._fresh.pop(0), {}
+            firsts = self._record.spec.first_trials
+            if number <= len(firsts):
+                self._study.enqueue_trial(firsts[number - 1])
+            self._asked[number] = self._study.ask()
+            params = sample(self._record.spec.space, self._asked[number])
+        self._params[number] = params
+        return number, params
 
-    def _enqueue(self, params: dict[str, Any]) -> None:
-        """Have Optuna propose this setting, as far as the space knows it: a resumed study may have another space."""
+    def _ask_for(self, number: int, params: dict[str, Any]) -> None:
+        """Have Optuna know that this setting runs. One that the space doesn't hold it could only know by another."""
         space = self._record.spec.space
-        self._study.enqueue_trial({k: v for k, v in params.items() if k in space and space[k].contains(v)})
-
-    def _ask_for(self, params: dict[str, Any]) -> optuna.Trial:
-        """A trial of Optuna's that has this setting."""
-        self._enqueue(params)
-        asked = self._study.ask()
-        sample(self._record.spec.space, asked)
-        return asked
+        if any(is_active(d, params) and not (name in params and d.contains(params[name])) for name, d in space.items()):
+            return
+        self._study.enqueue_trial({name: params[name] for name, d in space.items() if is_active(d, params)})
+        self._asked[number] = self._study.ask()
+        sample(space, self._asked[number])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """The record has it already."""
@@ -103,19 +106,26 @@ class StudySearch(Searcher):
         if trial_id not in self._tune_ids:
             return
         number, slot = self._tune_ids.pop(trial_id)
+        if not self._ended(number, error):
+            self._slots.drop(slot)
+            self._ask_again(number)
+            return
         self._slots.give(slot)
-        self._ended(number, error)
-        asked = self._asked.pop(number)
+        del self._params[number]
         value = _told_value(self._record, self._record.trials.get(number))
         # Optuna leaves failed trials out of account and would propose their like again and again.
-        self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
-        if asked.number >= _MOST_KNOWN:
-            self._forget()
+        state = TrialState.COMPLETE if value is not None else TrialState.FAIL
+        if asked := self._asked.pop(number, None):
+            self._study.tell(asked, value, state=state)
+            if asked.number >= _MOST_KNOWN:
+                self._forget()
 
     def _forget(self) -> None:
         """Go on with a study that knows fewer trials; those that run are asked for again."""
         self._study = _optuna_study(self._record, self._sampler)
-        self._asked = {number: self._ask_for(asked.params) for number, asked in self._asked.items()}
+        self._asked.clear()
+        for number, params in self._params.items():
+            self._ask_for(number, params)
 
     def waiting(self) -> int:
         """How many trials have a slot but no process yet."""
@@ -130,9 +140,12 @@ class StudySearch(Searcher):
         """Tune gave up on a trial before it began, because its slot couldn't be used: run it on another."""
         number, slot = self._tune_ids.pop(trial_id)
         self._slots.give(slot)
-        asked = self._asked.pop(number)
-        self._study.tell(asked, state=TrialState.FAIL)
-        self._waiting.append((number, asked.params))
+        self._ask_again(number)
+
+    def _ask_again(self, number: int) -> None:
+        if asked := self._asked.pop(number, None):
+            self._study.tell(asked, state=TrialState.FAIL)
+        self._waiting.append((number, self._params.pop(number)))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save beside the study's events."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.assignment import Assignment
-from tuner.cluster import Plan
-from tuner.group import CLOSING_SECONDS, GroupSlot, group_slot, quiet_run, ray_get
+from tuner.cluster import Plan, remove_orphaned_groups
+from tuner.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, quiet_run, ray_get
 from tuner.reports import post_of
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.workload import uses_torch
+
+_LOOK_SECONDS = 2.0  # between two looks at what dead groups hold
 
 
 @dataclass
@@ -92,18 +95,24 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
 
 def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     """Pass one trial's messages on from its slot, and the answers back."""
-    slot = group_slot(slot_name)
-    event = ray_get(slot.begin.remote(assignment))
-    while True:
-        try:
-            _tell_tune(event)
-        except SystemExit:
-            ray_get(slot.answer.remote("stop"))
-            raise
-        if "end" in event:
-            ray_get(slot.answer.remote("go on"))
-            return
-        event = ray_get(slot.next_event.remote("go on"))
+    try:
+        slot = group_slot(slot_name)
+        event = ray_get(slot.begin.remote(assignment))
+        while True:
+            try:
+                _tell_tune(event)
+            except SystemExit:
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    ray_get(slot.answer.remote("stop"))
+                raise
+            if "end" in event:
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    ray_get(slot.answer.remote("go on"))
+                return
+            event = ray_get(slot.next_event.remote("go on"))
+    except (ray.exceptions.RayActorError, SlotGoneError):
+        # Were it raised, Tune would try again with the slot that is gone.
+        ray.tune.report({"lost": "the process that holds its worker group died"})
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,7 @@ class SlotPool:
         self._made = 0
         self._new: list[Slot] = []
         self._tune_processes: Any = None
+        self._looked_at = 0.0
 
     def take(self) -> Slot | None:
         """A slot that has been used before if one is free, else a new one, or None if there is no room."""
@@ -156,6 +166,14 @@ class SlotPool:
         else:
             self._end(slot)
         self._shrink()
+
+    def drop(self, slot: Slot) -> None:
+        """Give back a slot whose group is lost: another is made in its place."""
+        self._taken -= 1
+        group = self._groups.get(slot)
+        self._end(slot)
+        if group is not None:
+            ray.kill(group)
 
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
@@ -174,6 +192,9 @@ class SlotPool:
         for slot in self._new:
             self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
         self._new.clear()
+        if self._plan.workers > 1 and time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            remove_orphaned_groups()
 
     def resize(self, size: int) -> None:
         """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
@@ -183,8 +204,9 @@ class SlotPool:
     def close(self) -> None:
         """End every slot, and with it every worker and its placement group."""
         groups = list(self._groups.values())
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get([group.close.remote() for group in groups], timeout=CLOSING_SECONDS + 5)
+        closing = [group.close.remote() for group in groups]
+        # Waited for, not asked how it went: one whose process is gone must not end the others at once.
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSING_SECONDS + 5)
         for group in groups:
             ray.kill(group)
 

@@ -104,3 +104,40 @@ def test_pictures_are_in_the_journal_from_whichever_way_they_come(ledger: Ledger
         ["images/epoch-000001/a.png"],
         ["images/epoch-000002/a.png"],
     ]
+
+
+class Search:
+    """Trials whose end hasn't come yet."""
+
+    def __init__(self, expected: set[str]):
+        self.expected = expected
+        self.requeued: list[str] = []
+
+    def expects(self, trial_id: str) -> bool:
+        return trial_id in self.expected
+
+    def requeue(self, trial_id: str) -> None:
+        self.expected.remove(trial_id)
+        self.requeued.append(trial_id)
+
+
+def test_a_trial_that_tune_drops_is_run_again_however_many_came_after_it(ledger: Ledger) -> None:
+    trials = [SimpleNamespace(trial_id=str(number), status="PENDING") for number in range(200)]
+    search: Any = Search({"0", "199"})
+    ledger.serve(search)
+    ledger.on_step_end(1, trials[:100])
+    ledger.on_step_end(2, trials)
+    assert search.requeued == []
+    trials[0].status = "ERROR"
+    ledger.on_step_end(3, trials)
+    ledger.on_step_end(4, trials)
+    assert search.requeued == ["0"]
+
+
+def test_a_trial_that_loses_what_it_runs_on_again_and_again_fails_with_that(ledger: Ledger, tmp_path: Path) -> None:
+    for _ in range(3):
+        ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "its holder died"})
+        assert not ledger.trial_ended(1)
+    ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "its holder died"})
+    assert ledger.trial_ended(1)
+    assert (ledger.record.trials[1].state, ledger.record.trials[1].reason) == ("failed", "its holder died, 4 times")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.utils.object_cache import _ObjectCache
 
@@ -32,8 +33,9 @@ def spec(**tables: Any) -> StudySpec:
     return StudySpec.model_validate(raw | tables)
 
 
-def nothing(number: int, given_up: bool) -> None:
+def nothing(number: int, given_up: bool) -> bool:
     """What to do with a trial's end."""
+    return True
 
 
 def pool(record: StudyRecord, slots: int) -> SlotPool:
@@ -49,15 +51,19 @@ class Tune:
         self.search = StudySearch(record, pool(record, slots), self.ended)
         self.ends: dict[int, dict[str, Any]] = {}
         self.clock = 0.0
+        self.lost = False
 
     def event(self, event: str, **fields: Any) -> None:
         self.clock += 1
         self.record.apply({"event": event, "time": self.clock, **fields})
 
-    def ended(self, number: int, given_up: bool) -> None:
+    def ended(self, number: int, given_up: bool) -> bool:
+        if self.lost:
+            return False
         trial = self.record.trials[number]
         end = self.ends.get(number, {"state": "finished"})
         self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, **end)
+        return True
 
     def begin(self, name: str) -> tuple[int, dict[str, Any]]:
         config = self.search.suggest(name)
@@ -159,6 +165,36 @@ def test_a_trial_whose_slot_did_not_answer_is_proposed_again_even_if_it_was_the_
     tune.search.requeue("lost")
     assert not tune.search.expects("lost")
     assert tune.begin("again") == (number, params)
+
+
+def test_a_trial_that_lost_its_slot_is_proposed_again_on_another() -> None:
+    tune = Tune(StudyRecord(spec(budget={"trials": 1})))
+    number, params = tune.begin("lost")
+    tune.lost = True
+    tune.search.on_trial_complete("lost")
+    tune.lost = False
+    again = tune.search.suggest("again")
+    assert (again["trial"], again["params"]) == (number, params)
+    assert again["place"] == 2, "the slot that is gone is nobody's"
+    assert tune.search.suggest("no other") is None
+
+
+def test_a_setting_that_the_space_holds_no_longer_goes_on_as_it_is_and_teaches_optuna_nothing_else() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 9}}
+    tune = Tune(StudyRecord(spec(space=space)), slots=2)
+    began = [tune.begin("1"), tune.begin("2")]
+    tune.event("stop", state="interrupted", reason=None)
+    changed = override_study(tune.record.spec, [f"space.x.low={max(params['x'] for _, params in began) + 1e-6}"])
+    tune.record.spec = changed
+    again = Tune(tune.record, slots=2)
+    assert [again.begin("1 again"), again.begin("2 again")] == began
+    # The first one's slot doesn't answer.
+    again.search.requeue("1 again")
+    assert again.begin("1 on another slot") == began[0]
+    for name, (number, _) in zip(("1 on another slot", "2 again"), began, strict=True):
+        again.report(number, 1, 0.9)
+        again.search.on_trial_complete(name)
+    assert [trial.params for trial in again.search._study.get_trials(states=[TrialState.COMPLETE])] == []
 
 
 def test_a_closed_search_proposes_nothing_more() -> None:
