@@ -3,6 +3,8 @@
     CACHE_DIR/listings/KEY   content key of the files that were last seen with these sizes and times
     CACHE_DIR/KEY/           images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is of the contents
 
+index.json also keeps what decoding remarked on, so that a run that decodes nothing can warn of it too.
+
 A run looks its listing up (paths, sizes, modification times: no file is read), and maps what it points
 to. Files that are new or changed are hashed, so a copy of the data set in another folder finds the same
 pixels. What isn't there is built beside its place under a lock and renamed: nobody sees half a cache, and
@@ -30,12 +32,12 @@ from filelock import FileLock
 
 from fcn.config import Config
 from fcn.datasets import Dataset, Pixels, open_dataset
-from fcn.datasets.frames import MOST_PROBLEMS_SHOWN, refuse
+from fcn.datasets.frames import MOST_PROBLEMS_SHOWN, Decoded, refuse
 from fcn.datasets.pictures import resize_image, resize_label
 from fcn.errors import InputError
 
 # Part of every key: raise it when decoding or resizing changes the pixels.
-VERSION = 1
+VERSION = 2
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
 
@@ -45,6 +47,7 @@ class Cache:
     """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only,
     by frame.
 
+    dataset: with warnings of what decoding its pictures remarked on.
     path: the folder they are mapped from; it names the pixels, so two caches with one path hold the same.
     """
 
@@ -159,7 +162,8 @@ def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache |
         # The pages are the file's own in the system's memory: all runs share one copy.
         images = np.memmap(folder / "images.bin", dtype=np.uint8, mode="r", shape=(*shape, 3))
         labels = np.memmap(folder / "labels.bin", dtype=np.uint8, mode="r", shape=shape)
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
+        dataset = dataset.with_remarks(index["remarks"])
+    except (FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError):
         return None
     return Cache(dataset, images, labels, folder)
 
@@ -186,7 +190,7 @@ def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Prog
     draft.mkdir()
     try:
         with (draft / "images.bin").open("wb") as images, (draft / "labels.bin").open("wb") as labels:
-            _write_pixels(dataset, size, images, labels, progress)
+            remarks = _write_pixels(dataset, size, images, labels, progress)
             for file in (images, labels):
                 file.flush()
                 os.fsync(file.fileno())
@@ -194,6 +198,7 @@ def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Prog
             "version": VERSION,
             "shape": shape,
             "names": [frame.name for frame in dataset.frames],
+            "remarks": remarks,
             "checksums": {name: _sample_checksum(draft / name) for name in ("images.bin", "labels.bin")},
         }
         (draft / "index.json").write_text(json.dumps(index))
@@ -207,37 +212,44 @@ def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Prog
 
 def _write_pixels(
     dataset: Dataset, size: tuple[int, int], images: BinaryIO, labels: BinaryIO, progress: Progress | None
-) -> None:
-    """Appends each frame's pixels in order. Raises one InputError for all frames that can't be read."""
+) -> dict[str, list[int]]:
+    """Appends each frame's pixels in order; returns remarks, with the frames that each is about.
+
+    Raises one InputError for all frames that can't be read.
+    """
     problems: list[str] = []
-    for done, pixels in enumerate(_decode_ahead(dataset, size), start=1):
-        if isinstance(pixels, InputError):
-            problems.append(str(pixels))
+    remarks: dict[str, list[int]] = {}
+    for done, decoded in enumerate(_decode_ahead(dataset, size), start=1):
+        if isinstance(decoded, InputError):
+            problems.append(str(decoded))
             # A few are enough to see what is wrong: the rest of a large set need not be read first.
             if len(problems) > MOST_PROBLEMS_SHOWN:
                 break
         elif not problems:
-            images.write(pixels[0].tobytes())
-            labels.write(pixels[1].tobytes())
+            images.write(decoded.image.tobytes())
+            labels.write(decoded.label.tobytes())
+            for remark in decoded.remarks:
+                remarks.setdefault(remark, []).append(done - 1)
         if progress is not None:
             progress(done, len(dataset.frames))
     refuse(problems)
+    return remarks
 
 
-def _decode_ahead(dataset: Dataset, size: tuple[int, int]) -> Iterator[tuple[Pixels, Pixels] | InputError]:
+def _decode_ahead(dataset: Dataset, size: tuple[int, int]) -> Iterator[Decoded | InputError]:
     """Pixels at `size` or what is wrong, by frame, decoded by one thread a core a few frames ahead."""
 
-    def decode(index: int) -> tuple[Pixels, Pixels] | InputError:
+    def decode(index: int) -> Decoded | InputError:
         try:
-            image, label = dataset.read(index)
+            image, label, remarks = dataset.decoded(index)
         except InputError as error:
             return error
-        return resize_image(image, size), resize_label(label, size)
+        return Decoded(resize_image(image, size), resize_label(label, size), remarks)
 
     # Pillow lets go of the interpreter while it decodes and resizes, so threads are enough.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[tuple[Pixels, Pixels] | InputError]] = deque()
+        waiting: deque[Future[Decoded | InputError]] = deque()
         try:
             for index in range(len(dataset.frames)):
                 waiting.append(pool.submit(decode, index))

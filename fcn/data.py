@@ -67,6 +67,7 @@ def show(
     console = Console(highlight=False, markup=False)
     opened = open_dataset(config)
     survey = _survey(opened)
+    opened = opened.with_remarks(survey.remarks)
     for table in _tables(opened, survey):
         console.print(table)
     for warning in opened.warnings:
@@ -120,21 +121,25 @@ def _guess(folder: Path) -> str:
 
 
 class _Survey:
-    """sizes: frames by (height, width). pixels: frames x (classes + void), int64."""
+    """sizes: frames by (height, width). pixels: frames x (classes + void), int64. remarks: what reading the
+    images remarked on, and on which frames."""
 
-    def __init__(self, sizes: Counter[tuple[int, int]], pixels: npt.NDArray[np.int64]) -> None:
-        self.sizes, self.pixels = sizes, pixels
+    def __init__(
+        self, sizes: Counter[tuple[int, int]], pixels: npt.NDArray[np.int64], remarks: dict[str, list[int]]
+    ) -> None:
+        self.sizes, self.pixels, self.remarks = sizes, pixels, remarks
 
 
 def _survey(dataset: Dataset) -> _Survey:
     """Reads every frame. Raises one InputError for all that can't be read."""
     sizes: Counter[tuple[int, int]] = Counter()
     pixels = np.zeros((len(dataset.frames), len(dataset.classes) + 1), dtype=np.int64)
+    remarks: dict[str, list[int]] = {}
     problems: list[str] = []
     with _progress(download_columns=False) as advance:
         for index in range(len(dataset.frames)):
             try:
-                image, label = dataset.read(index)
+                image, label, said = dataset.decoded(index)
             except InputError as error:
                 problems.append(str(error))
                 if len(problems) > MOST_PROBLEMS_SHOWN:
@@ -143,9 +148,11 @@ def _survey(dataset: Dataset) -> _Survey:
             sizes[(image.shape[0], image.shape[1])] += 1
             counts = np.bincount(label.ravel(), minlength=256)
             pixels[index] = [*counts[: len(dataset.classes)], counts[VOID]]
+            for remark in said:
+                remarks.setdefault(remark, []).append(index)
             advance(index + 1, len(dataset.frames))
     refuse(problems)
-    return _Survey(sizes, pixels)
+    return _Survey(sizes, pixels, remarks)
 
 
 def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fcn.datasets.frames import TURNED
 from fcn.errors import InputError
 from fcn.exported import open_network, read_export
 from fcn.predicting import predict_pictures, predict_video
@@ -68,6 +69,8 @@ def run(
             log.failed(str(error))
         except KeyboardInterrupt:
             log.failed("stopped by Ctrl-C")
+    for note in log.notes():
+        typer.echo(f"note: {note}", err=True)
     typer.echo(log.summary(output))
     if log.failures:
         raise typer.Exit(1 if log.completed else 2)
@@ -75,7 +78,7 @@ def run(
 
 def _predict(jobs: list[Job], predictor: Predictor, batch_size: int, log: "Log") -> None:
     pictures = [job for job in jobs if not job.video]
-    predict_pictures(pictures, predictor, batch_size, log.picture, log.failed)
+    predict_pictures(pictures, predictor, batch_size, log.picture, log.failed, log.remarked)
     for job in jobs:
         if job.video and predict_video(job, predictor, batch_size, log.frame, log.failed):
             log.completed += 1
@@ -109,6 +112,7 @@ class Log:
         self.images = 0  # pictures and frames
         self.completed = 0  # pictures and videos
         self.failures = 0
+        self._remarks: dict[str, list[Path]] = {}
         self._started = time.perf_counter()
         self._progress = Progress(
             TextColumn("predicting"),
@@ -150,6 +154,18 @@ class Log:
             typer.echo(f"error: {sentence}", err=True)
         else:  # above the bar
             self._progress.console.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+
+    def remarked(self, picture: Path, remark: str) -> None:
+        """A picture was read in a way that a person should know of."""
+        if remark != TURNED:  # that is how everybody sees it; only labels could differ
+            self._remarks.setdefault(remark, []).append(picture)
+
+    def notes(self) -> list[str]:
+        """A sentence for each remark: how many pictures it is of, and the first of them."""
+        return [
+            f"{len(pictures)} picture{'s' * (len(pictures) != 1)} (such as {pictures[0]}): {remark}"
+            for remark, pictures in self._remarks.items()
+        ]
 
     def summary(self, output: Path) -> str:
         """One line: images, seconds, speed, failures."""

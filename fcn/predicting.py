@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fcn.datasets.pictures import read_image
+from fcn.datasets.pictures import Picture, read_picture
 from fcn.errors import InputError
 from fcn.prediction import Pixels, Predictor
 from fcn.sources import Job
@@ -24,9 +24,12 @@ PNG_LEVEL = 1
 
 Done = Callable[[], None]  # called for each image that was written
 Failed = Callable[[str], None]  # called with a sentence that names the file
+Remarked = Callable[[Path, str], None]  # called with a picture and what a person should know of it
 
 
-def predict_pictures(jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed) -> None:
+def predict_pictures(
+    jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed, remarked: Remarked
+) -> None:
     """Writes a PNG for each picture; one that can't be read is named and skipped.
 
     Pictures are read ahead of the network and written behind it; memory does not grow with their number.
@@ -34,7 +37,7 @@ def predict_pictures(jobs: Iterable[Job], predictor: Predictor, batch_size: int,
     """
     writing: deque[Future[None]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        for batch in _read_ahead(pool, jobs, batch_size, failed):
+        for batch in _read_ahead(pool, jobs, batch_size, failed, remarked):
             logits_NCHW = predictor.logits([frame for _, frame in batch])
             for (job, frame), logits_CHW in zip(batch, logits_NCHW, strict=True):
                 writing.append(pool.submit(_write, predictor, frame, logits_CHW, job.target))
@@ -96,22 +99,26 @@ def _pictures_of(
 
 
 def _read_ahead(
-    pool: Executor, jobs: Iterable[Job], batch_size: int, failed: Failed
+    pool: Executor, jobs: Iterable[Job], batch_size: int, failed: Failed, remarked: Remarked
 ) -> Iterator[list[tuple[Job, Pixels]]]:
     """Batches of what can be read; the next ones are being decoded while one is out."""
     remaining = iter(jobs)
-    ahead: deque[list[tuple[Job, Future[Pixels]]]] = deque()
+    ahead: deque[list[tuple[Job, Future[Picture]]]] = deque()
     while True:
         while len(ahead) < BATCHES_AHEAD and (batch := list(islice(remaining, batch_size))):
-            ahead.append([(job, pool.submit(read_image, job.source)) for job in batch])
+            ahead.append([(job, pool.submit(read_picture, job.source)) for job in batch])
         if not ahead:
             return
         readable = []
         for job, reading in ahead.popleft():
             try:
-                readable.append((job, reading.result()))
+                picture = reading.result()
             except InputError as error:
                 failed(str(error))
+                continue
+            readable.append((job, picture.pixels))
+            for remark in picture.remarks:
+                remarked(job.source, remark)
         if readable:
             yield readable
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from fcn.bev import birds_eye, calibration_path, read_calibration
 from fcn.datasets.frames import refuse
-from fcn.datasets.pictures import list_pictures, read_image
+from fcn.datasets.listing import list_pictures
+from fcn.datasets.pictures import read_image
 from fcn.errors import InputError
 from fcn.exported import Export
 from fcn.fresh_directory import fresh_directory

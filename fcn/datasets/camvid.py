@@ -18,8 +18,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.datasets.frames import Dataset, Frame, Pixels, thin
-from fcn.datasets.pictures import by_stem, check_sizes, list_pictures, match, read_image, read_indices
+from fcn.datasets.frames import Dataset, Decoded, Frame, thin
+from fcn.datasets.listing import by_stem, list_pictures, match
+from fcn.datasets.pictures import check_sizes, read_indices, read_picture
 from fcn.datasets.splits import Splits, published_warnings, split_by_lists, split_by_sequence
 from fcn.datasets.task import make_task
 from fcn.errors import InputError
@@ -49,12 +50,12 @@ def open_camvid(config: Config) -> Dataset:
         splits = _by_part(frames, {frame.name: _published_part(frame.name) for frame in frames})
         warnings = published_warnings("camvid", frames, splits)
 
-    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+    def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image, label = read_image(frame.image), read_indices(frame.label)
+        image, label = read_picture(frame.image), read_indices(frame.label)
         check_sizes(image, label, frame.image, frame.label)
-        return image, task.apply(label, frame.label)
+        return Decoded(image.pixels, task.apply(label, frame.label), image.remarks)
 
     return Dataset("camvid", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode)
 

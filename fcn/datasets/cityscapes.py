@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.datasets.frames import Dataset, Frame, Pixels, thin
-from fcn.datasets.pictures import check_sizes, read_image, read_indices
+from fcn.datasets.frames import Dataset, Decoded, Frame, thin
+from fcn.datasets.pictures import check_sizes, read_indices, read_picture
 from fcn.datasets.splits import published_warnings, split_by_sequence
 from fcn.datasets.task import make_task
 from fcn.errors import InputError
@@ -56,12 +56,12 @@ def open_cityscapes(config: Config) -> Dataset:
         }
         warnings = published_warnings("cityscapes", frames, splits)
 
-    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+    def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image, label = read_image(frame.image), read_indices(frame.label)
+        image, label = read_picture(frame.image), read_indices(frame.label)
         check_sizes(image, label, frame.image, frame.label)
-        return image, task.apply(label, frame.label)
+        return Decoded(image.pixels, task.apply(label, frame.label), image.remarks)
 
     return Dataset("cityscapes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode)
 

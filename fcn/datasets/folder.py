@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fcn.config import Config
-from fcn.datasets.frames import VOID, Dataset, Frame, Pixels, thin
-from fcn.datasets.pictures import check_sizes, is_picture, match, read_colours, read_image, read_indices
+from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, Pixels, thin
+from fcn.datasets.listing import is_picture, match
+from fcn.datasets.pictures import check_sizes, read_colours, read_indices, read_picture
 from fcn.datasets.splits import split_by_lists, split_by_sequence
 from fcn.datasets.task import make_task
 from fcn.errors import InputError
@@ -62,13 +63,14 @@ def open_folder(config: Config) -> Dataset:
                 "sequence in classes.toml"
             )
 
-    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+    def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image = read_image(frame.image)
+        image = read_picture(frame.image)
         mask = read_colours(frame.label) if legend.coloured else read_indices(frame.label)
         check_sizes(image, mask, frame.image, frame.label)
-        return image, task.apply(_classify(mask, legend, frame.label), frame.label)
+        label = task.apply(_classify(mask, legend, frame.label), frame.label)
+        return Decoded(image.pixels, label, image.remarks)
 
     content = repr(sorted(legend.marks.items()))
     return Dataset("folder", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, content)

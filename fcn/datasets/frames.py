@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,12 @@ Pixels = npt.NDArray[np.uint8]
 
 VOID = 255  # label of pixels that count neither in the loss nor in the measures
 MOST_PROBLEMS_SHOWN = 10
+
+# What a person should know of images that could be read all the same.
+SIXTEEN_BITS = (
+    "grey of 16 bits, read by the upper 8: where a camera fills fewer, save them with 8 bits, or they come out dark"
+)
+TURNED = "stored turned (EXIF orientation), read as displayed: their labels must fit the picture as it is displayed"
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,14 @@ class Frame:
     category: str | None = None
 
 
+class Decoded(NamedTuple):
+    """A frame's image HxWx3 RGB, its label HxW, and what a person should know of the image."""
+
+    image: Pixels
+    label: Pixels
+    remarks: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set that has been listed, not yet decoded.
@@ -39,7 +54,7 @@ class Dataset:
     classes: names in channel order; ("background", NAME) where one class is scored against the rest.
     splits: "train", "val" and "test" to indices into frames; they share no sequence. "test" may be empty.
     positive: channel of the one class, or None where all classes are scored.
-    decode: gives a frame's pixels; `read` is how to call it.
+    decode: gives a frame's pixels; `read` and `decoded` are how to call it.
     content: what besides the files' bytes decides about the pixels, for the cache's key.
     """
 
@@ -49,7 +64,7 @@ class Dataset:
     splits: dict[str, tuple[int, ...]]
     warnings: tuple[str, ...]
     positive: int | None
-    decode: Callable[[Frame], tuple[Pixels, Pixels]]
+    decode: Callable[[Frame], Decoded]
     content: str = ""
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -58,7 +73,21 @@ class Dataset:
         Raises InputError that names the file if it is damaged, if the two sizes differ, or if a label is
         no class.
         """
+        image, label, _ = self.decoded(index)
+        return image, label
+
+    def decoded(self, index: int) -> Decoded:
+        """What `read` gives, with remarks on the image."""
         return self.decode(self.frames[index])
+
+    def with_remarks(self, remarks: Mapping[str, Sequence[int]]) -> Dataset:
+        """The data set with a warning for each remark. remarks: the frames that each is about, by index."""
+        said = []
+        for remark, indices in remarks.items():
+            first = self.frames[min(indices)]
+            count = f"{len(indices)} of {len(self.frames)} images"
+            said.append(f"{self.name}: {count} (such as {first.image}): {remark}")
+        return replace(self, warnings=(*self.warnings, *said))
 
     def sequences(self, split: str) -> tuple[str, ...]:
         """Names of the sequences of a split, sorted."""

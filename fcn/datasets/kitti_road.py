@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from fcn.config import Config
-from fcn.datasets.frames import VOID, Dataset, Frame, Pixels, thin
-from fcn.datasets.pictures import check_sizes, list_pictures, match, read_colours, read_image
+from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, thin
+from fcn.datasets.listing import list_pictures, match
+from fcn.datasets.pictures import check_sizes, read_colours, read_picture
 from fcn.datasets.splits import split_by_sequence
 from fcn.errors import InputError
 
@@ -92,14 +93,14 @@ def _shared_categories(frames: list[Frame], splits: dict[str, tuple[int, ...]]) 
     ]
 
 
-def read_frame(frame: Frame) -> tuple[Pixels, Pixels]:
+def read_frame(frame: Frame) -> Decoded:
     """Image HxWx3 and label HxW (0 background, 1 road or lane, 255 where KITTI says nothing).
 
     Raises InputError that names a damaged file, unequal sizes, or a label that isn't red and magenta.
     """
     assert frame.image is not None
     assert frame.label is not None
-    image = read_image(frame.image)
+    image = read_picture(frame.image)
     label = read_colours(frame.label)
     check_sizes(image, label, frame.image, frame.label)
     red, green, blue = label[..., 0], label[..., 1], label[..., 2]
@@ -110,4 +111,4 @@ def read_frame(frame: Frame) -> tuple[Pixels, Pixels]:
             f"{int(green[row, column])} at row {row}, column {column}: fetch the label again"
         )
     channels = np.where(red > 0, (blue > 0).astype(np.uint8), np.uint8(VOID))
-    return image, channels
+    return Decoded(image.pixels, channels, image.remarks)

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from fcn.config import Config
-from fcn.datasets.frames import Dataset, Frame, Pixels
+from fcn.datasets.frames import Dataset, Decoded, Frame, Pixels
 from fcn.datasets.ground import CLASSES
 from fcn.datasets.splits import split_by_sequence
 from fcn.datasets.street import Street, draw_street
@@ -39,10 +39,10 @@ def open_scenes(config: Config) -> Dataset:
     task = make_task("scenes", CLASSES, (), config.classes)
     splits, warnings = split_by_sequence("scenes", frames, config)
 
-    def decode(frame: Frame) -> tuple[Pixels, Pixels]:
+    def decode(frame: Frame) -> Decoded:
         street, number = int(frame.sequence.removeprefix("street")), int(frame.name.rsplit("_", 1)[1])
         image, label = draw_scene(street, number, config.image_size)
-        return image, task.apply(label, None)
+        return Decoded(image, task.apply(label, None))
 
     return Dataset("scenes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode, DRAWING)
 

@@ -15,6 +15,7 @@ from fcn.batches import Batches
 from fcn.cache import Cache, open_cache
 from fcn.config import Config
 from fcn.datasets import VOID, Dataset, Frame
+from fcn.datasets.frames import Decoded
 from fcn.weights import normalisation
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def make_cache(count: int = 11, size: tuple[int, int] = (16, 24)) -> Cache:
     labels = (images[..., 0] > 127).astype(np.uint8)
     labels[:, -1] = VOID
     frames = tuple(Frame(f"f{i}", f"s{i}", None, None) for i in range(count))
-    dataset = Dataset("noise", ("background", "road"), frames, {}, (), 1, lambda _: (images[0], labels[0]))
+    dataset = Dataset("noise", ("background", "road"), frames, {}, (), 1, lambda _: Decoded(images[0], labels[0]))
     return Cache(dataset, images, labels, Path(f"/nowhere/{count}x{size[0]}x{size[1]}"))
 
 

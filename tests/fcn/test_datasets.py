@@ -272,7 +272,9 @@ def test_a_label_of_another_size_than_its_image_is_named(camvid: Path) -> None:
 def test_colours_where_indices_should_be_are_refused(camvid: Path) -> None:
     path = camvid / "labels" / "0006R0_00001.png"
     save_image(path)
-    assert problems_of(configure("camvid", camvid)).startswith(f"{path}: an index label must be 8-bit grey")
+    assert problems_of(configure("camvid", camvid)).startswith(
+        f"{path}: an index label must be grey or have a palette, got mode RGB"
+    )
 
 
 def test_an_unknown_class_is_refused_with_the_nearest_one(camvid: Path) -> None:
