@@ -71,6 +71,11 @@ class Config(BaseModel):
         min_length=1,
         description='"imagenet", "none", or a path: an export, a checkpoint, .safetensors, or a VGG16 .pth.',
     )
+    weights_normalisation: Literal["auto", "imagenet", "features", "caffe_bgr"] = Field(
+        "auto",
+        description="How a VGG16 file's images were normalised: as torchvision does; minus a mean, pixels of 0..255, "
+        "RGB (features) or BGR (caffe_bgr). auto: as export.json or config.json says, else imagenet.",
+    )
     width: float = Field(1.0, gt=0, le=4, description="Scales VGG16's channels; 1.0 is VGG16.")
     fc_width: int = Field(4096, ge=1, le=16384, description="Channels of fc6 and fc7.")
     init: Literal["normal", "bilinear"] = Field(
@@ -159,6 +164,16 @@ class Config(BaseModel):
             raise ValueError(
                 f"weights = imagenet are VGG16's and need width = 1.0, got width = {self.width}: "
                 "set width = 1.0 or weights = none"
+            )
+        if self.weights_normalisation not in ("auto", self.weights) and self.weights in ("imagenet", "none"):
+            raise ValueError(
+                f"weights_normalisation is for a file of weights, got {self.weights_normalisation} with weights = "
+                f"{self.weights}: set weights to the file, or weights_normalisation = auto"
+            )
+        if self.weights_normalisation != "auto" and self.standardise == "image":
+            raise ValueError(
+                "weights_normalisation must be auto with standardise = image, which puts its own in its place, got "
+                f"{self.weights_normalisation}: set one of the two"
             )
         if self.warmup_epochs > self.epochs:
             raise ValueError(

@@ -138,7 +138,7 @@ def config_for(opened: Export, data: Path | None) -> Config:
         settings["val_sequences"] = opened.sequences["val"]
         settings["test_sequences"] = opened.sequences.get("test", ())
     if settings.get("weights") not in ("imagenet", "none"):
-        settings["weights"] = "none"
+        settings |= {"weights": "none", "weights_normalisation": "auto"}
     return with_normalisation_of(opened.directory, Config.model_validate(settings))
 
 

@@ -231,9 +231,12 @@ def build_model(config: Config, classes: int) -> FCN8s:
     return model
 
 
-def check_weights(config: Config, classes: int) -> None:
-    """Raises InputError where config.weights can't be had or don't fit the network; copies nothing."""
-    load_weights(_on_meta(config, classes), config)
+def check_weights(config: Config, classes: int) -> frozenset[str]:
+    """Names of the parameters that config.weights fill; copies nothing.
+
+    Raises InputError where they can't be had or don't fit the network.
+    """
+    return load_weights(_on_meta(config, classes), config)
 
 
 def _on_meta(config: Config, classes: int) -> FCN8s:

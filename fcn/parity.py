@@ -89,7 +89,7 @@ def with_normalisation_of(directory: Path, config: Config) -> Config:
 
     What the run's weights started from may be gone by now.
     """
-    return config.model_copy(update={"weights": str(directory)})
+    return config.model_copy(update={"weights": str(directory), "weights_normalisation": "auto"})
 
 
 def must_repeat(

@@ -22,7 +22,7 @@ from fcn.ranks import rank, world
 from fcn.scoring import evaluate, measure_names
 from fcn.snapshot import Snapshot
 from fcn.state import RunState
-from fcn.weights import fetch_weights
+from fcn.weights import fetch_weights, unfilled
 
 # Measures of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
 # It may raise SystemExit to end the run.
@@ -37,7 +37,7 @@ _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "evaluation_se
 class Prepared:
     summary: str  # one line: frames, size, classes, split
     metrics: tuple[str, ...]  # what train will report
-    warnings: tuple[str, ...] = ()  # what a person should know of the data
+    warnings: tuple[str, ...] = ()  # what a person should know of data and weights
 
 
 def prepare(config: Config, progress: Callable[[int, int], None] | None = None) -> Prepared:
@@ -47,7 +47,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     """
     fetch_weights(config)
     dataset = open_cache(config, progress).dataset
-    check_weights(config, len(dataset.classes))
+    warnings = dataset.warnings + unfilled(config, check_weights(config, len(dataset.classes)))
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
     summary = (
@@ -56,7 +56,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     )
     measures = [f"val/{name}" for name in measure_names(dataset)]
     times = [f"time/{name}" for name in (*_TIMES, *(["compile_seconds"] if config.compile else []))]
-    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times), dataset.warnings)
+    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times), warnings)
 
 
 def train(
