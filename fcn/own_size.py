@@ -11,7 +11,7 @@ import torch
 
 from fcn.bev import birds_eye, calibration_path, read_calibration
 from fcn.datasets import VOID, Dataset, Frame
-from fcn.datasets.frames import refuse
+from fcn.datasets.frames import MOST_PROBLEMS_SHOWN, refuse
 from fcn.errors import InputError
 from fcn.exported import Export
 from fcn.metrics import Confusion, ThresholdCounts
@@ -42,8 +42,16 @@ def score_at_own_size(
     categories = tuple(sorted({frame.category or "" for frame in frames}))
     confusion = Confusion(dataset.classes, torch.device("cpu"))
     thresholds = ThresholdCounts(categories, torch.device("cpu"))
+    problems: list[str] = []
     for index, frame in zip(indices, frames, strict=True):
-        image, label = dataset.read(index)
+        try:
+            image, label = dataset.read(index)
+        except InputError as error:
+            problems.append(str(error))
+        if len(problems) > MOST_PROBLEMS_SHOWN:
+            break
+        if problems:  # the rest is only looked at, so that one run names all that is damaged
+            continue
         (logits_CHW,) = predictor.logits([image])
         planes = [label, class_mask(logits_CHW, label.shape)]
         if positive is not None:
@@ -58,6 +66,7 @@ def score_at_own_size(
             place = torch.tensor([categories.index(frame.category or "")])
             thresholds.update(level_1HW, of_class_1HW, place)
         progress()
+    refuse(problems)
     results = confusion.results() | thresholds.results()
     for category in categories if len(categories) > 1 else ():
         results |= {f"{category}/{name}": value for name, value in thresholds.results(category).items()}

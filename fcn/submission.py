@@ -52,7 +52,10 @@ def write_submission(
 
 
 def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
-    """Category and number of each frame, all with sound calibration files. Raises InputError."""
+    """Category and number of each frame: all can be read, and have sound calibration files.
+
+    Raises one InputError for all that don't, before anything is computed.
+    """
     folder = data / "testing" if (data / "testing" / "image_2").is_dir() else data
     frames = {}
     problems = []
@@ -62,9 +65,10 @@ def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
             problems.append(f"{path}: must be named as KITTI does (um_000000.png): rename it or take it out")
             continue
         frames[path] = (found["category"], found["number"])
-        try:
-            read_calibration(calibration_path(path))
-        except InputError as error:
-            problems.append(str(error))
+        for read, file in ((read_image, path), (read_calibration, calibration_path(path))):
+            try:
+                read(file)
+            except InputError as error:
+                problems.append(str(error))
     refuse(problems)
     return frames

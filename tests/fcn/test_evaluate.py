@@ -206,9 +206,6 @@ def test_every_missing_calibration_is_named_before_anything_is_scored(kitti: Pat
         (kitti / f"training/calib/{name}.txt").unlink()
     dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))
 
-    def never(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
-        raise AssertionError(f"nothing should be computed, got {images_NHWC.shape}")
-
     with pytest.raises(InputError, match=r"um_000000\.txt(.|\n)*uu_000011\.txt"):
         score_at_own_size(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6), from_above=True)
 
@@ -246,6 +243,36 @@ def test_a_submission_is_whole_or_not_there(kitti: Path, tmp_path: Path) -> None
         write_submission(export, predictor, kitti, tmp_path / "submission")
 
     assert not [path for path in tmp_path.iterdir() if "submission" in path.name]
+
+
+def never(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
+    raise AssertionError(f"nothing should be computed, got {images_NHWC.shape}")
+
+
+def test_every_damaged_frame_is_named_before_anything_is_predicted_for_a_submission(
+    kitti: Path, tmp_path: Path
+) -> None:
+    for name in ("um_000011", "umm_000000", "uu_000011"):
+        (kitti / f"testing/image_2/{name}.png").write_bytes(b"cut")
+    (kitti / "testing/calib/umm_000000.txt").unlink()
+
+    with pytest.raises(InputError) as caught:
+        write_submission(road_export(), Predictor(road_export(), never, "overlay"), kitti, tmp_path / "submission")
+
+    named = [Path(line.split(": ")[0]).name for line in str(caught.value).splitlines()]
+    assert named == ["um_000011.png", "umm_000000.png", "umm_000000.txt", "uu_000011.png"]
+
+
+def test_every_damaged_frame_is_named_where_frames_are_scored_at_their_own_size(kitti: Path) -> None:
+    for name in ("training/image_2/um_000000.png", "training/gt_image_2/uu_road_000011.png"):
+        (kitti / name).write_bytes(b"cut")
+    dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))
+
+    with pytest.raises(InputError) as caught:
+        score_at_own_size(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6))
+
+    named = [Path(line.split(": ")[0]).name for line in str(caught.value).splitlines()]
+    assert named == ["um_000000.png", "uu_road_000011.png"]
 
 
 def test_an_export_of_several_classes_can_not_be_submitted(kitti: Path, tmp_path: Path) -> None:
