@@ -55,7 +55,10 @@ class Config(BaseModel):
     test_sequences: tuple[str, ...] | None = Field(
         None, description="Sequences to test on; None: chosen by split_seed."
     )
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="Share of the frames to validate on.")
+    val_fraction: Fraction = Field(
+        0.2,
+        description="Share of the frames to validate on; 0: none, and what val_sequences names is trained on too.",
+    )
     test_fraction: Fraction = Field(0.2, description="Share of the frames to test on; 0: no test split.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Chooses the sequences of each split.")
     cache_dir: Path | None = Field(
@@ -159,6 +162,11 @@ class Config(BaseModel):
             raise ValueError(
                 "val_fraction + test_fraction must leave frames to train on, got "
                 f"{self.val_fraction} + {self.test_fraction}: make their sum less than 1"
+            )
+        if self.val_fraction == 0 and self.early_stop_epochs is not None:
+            raise ValueError(
+                f"early_stop_epochs waits for a better validation score, got {self.early_stop_epochs} with "
+                "val_fraction = 0: leave one of the two out"
             )
         if self.weights == "imagenet" and self.width != 1:
             raise ValueError(

@@ -12,11 +12,16 @@ _PANEL_INCHES = (5.0, 3.6)
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """history: the measures of each epoch, in order, each with "epoch". Writes a PNG of 2 x 2 panels."""
-    figure = Figure(figsize=(2 * _PANEL_INCHES[0], 2 * _PANEL_INCHES[1]), layout="constrained")
+    """history: the measures of each epoch, in order, each with "epoch".
+
+    Writes a PNG of 2 x 2 panels; of 1 x 2 without validation.
+    """
+    panels = _panels(history)
+    rows = len(panels) // 2
+    figure = Figure(figsize=(2 * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (title, lines) in enumerate(_panels(history), start=1):
-        axes = figure.add_subplot(2, 2, place)
+    for place, (title, lines) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, 2, place)
         for label, name in lines.items():
             points = [(measures["epoch"], measures[name]) for measures in history if name in measures]
             if points:
@@ -42,9 +47,9 @@ def _panels(history: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, st
         "MaxF": "val/max_f1",
         "average precision": "val/average_precision",
     }
+    of_validation = [("Validation", validation), ("IoU of each class, validation", ious)]
     return [
         ("Loss", {"training": "train/loss", "validation": "val/loss"}),
-        ("Validation", validation),
-        ("IoU of each class, validation", ious),
+        *(of_validation if any(name.startswith("val/") for name in known) else []),
         ("Learning rate", {"learning rate": "train/learning_rate"}),
     ]

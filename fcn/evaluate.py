@@ -133,9 +133,9 @@ def config_for(opened: Export, data: Path | None) -> Config:
     Raises InputError or pydantic's ValidationError where the export's settings are none.
     """
     settings = opened.config | {"data_dir": None if data is None else str(data)}
-    if settings.get("split") == "sequence" and opened.sequences.get("val"):
+    if settings.get("split") == "sequence" and opened.sequences.get("train"):
         # Frames that were added since would move the seeded split, and training frames into test.
-        settings["val_sequences"] = opened.sequences["val"]
+        settings["val_sequences"] = opened.sequences.get("val") or None
         settings["test_sequences"] = opened.sequences.get("test", ())
     if settings.get("weights") not in ("imagenet", "none"):
         settings |= {"weights": "none", "weights_normalisation": "auto"}

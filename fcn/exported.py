@@ -43,6 +43,7 @@ class Export:
     sequences: dict[str, tuple[str, ...]]  # of each split
     frames: dict[str, int]  # of each split
     metrics: dict[str, float]  # logged in training
+    epoch: int  # of the weights
 
     @property
     def positive(self) -> int | None:
@@ -75,6 +76,7 @@ def read_export(directory: Path) -> Export:
             sequences={split: tuple(names) for split, names in found["sequences"].items()},
             frames={split: int(count) for split, count in found["frames"].items()},
             metrics={name: float(value) for name, value in found["metrics"].items()},
+            epoch=int(found["epoch"]),
         )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(

@@ -69,7 +69,7 @@ class Format:
 class Exported:
     """formats: by name. metrics: the exported weights scored on the validation split, "val/...".
 
-    test_metrics: on the test split, "test/..."; empty where there is none.
+    test_metrics: on the test split, "test/...". Either is empty where the run has no such split.
     """
 
     formats: dict[str, Format]
@@ -116,7 +116,7 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
         parity, scores[name] = _prove(opened, name, pixels_NHWC, reference, cache, config, device)
         formats[name] = Format(file, parity)
         must_agree(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
-        if name == "safetensors":
+        if name == "safetensors" and scores[name]:
             must_repeat(checkpoint, cache, config, device, scores[name])
     test: dict[str, float] = {}
     if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
@@ -140,9 +140,14 @@ def _prove(
     config: Config,
     device: torch.device,
 ) -> tuple[float, dict[str, float]]:
-    """Parity and validation score of a format, loaded from disk. Raises ExportError."""
+    """Parity and validation score of a format, loaded from disk. Raises ExportError.
+
+    Without a validation split there is no score: only the logits show that the format is the checkpoint.
+    """
     network = open_network(opened, name)
     parity = logits_parity(name, network, pixels_NHWC, reference)
+    if not cache.dataset.splits["val"]:
+        return parity, {}
     if device.type != "cpu":
         network = open_network(opened, name, str(device))
     return parity, score(network, opened, cache, "val", config, device)
@@ -178,9 +183,9 @@ def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _sample_frames(cache: Cache) -> list[int]:
-    """Validation frames, spread evenly; repeated where there are fewer."""
-    validation = cache.dataset.splits["val"]
-    return [validation[round(place)] for place in np.linspace(0, len(validation) - 1, SAMPLES)]
+    """Validation frames, else training frames, spread evenly; repeated where there are fewer."""
+    frames = cache.dataset.splits["val"] or cache.dataset.splits["train"]
+    return [frames[round(place)] for place in np.linspace(0, len(frames) - 1, SAMPLES)]
 
 
 def _write_samples(

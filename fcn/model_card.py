@@ -14,6 +14,11 @@ DATA_TERMS = {
 }
 IMAGENET_TERMS = "It started from torchvision's VGG16 weights, trained on ImageNet: non-commercial research."
 
+_SCORED = "On the validation split, as logged in training, and by each format, loaded again, in float32."
+_NOT_SCORED = (
+    "It was trained without a validation split, so nothing told when to stop; these are the last epoch's weights."
+)
+
 
 def model_card(description: Mapping[str, Any]) -> str:
     """Markdown for what export.json says."""
@@ -98,20 +103,22 @@ def _measures(description: Mapping[str, Any]) -> str:
     formats = description["formats"]
     columns = {"logged": description["metrics"]} | {name: found["scores"] for name, found in formats.items()}
     columns = {name: _without_prefix(scores, "val/") for name, scores in columns.items()}
+    columns = {name: scores for name, scores in columns.items() if scores}
     if description["test_metrics"]:
         columns["test split"] = _without_prefix(description["test_metrics"], "test/")
     rows = "\n".join(
         f"| {name} | " + " | ".join(_number(column.get(name)) for column in columns.values()) + " |"
-        for name in columns["logged"]
+        for name in next(iter(columns.values()), ())
     )
+    table = f"""| measure | {" | ".join(columns)} |
+|{"---|" * (len(columns) + 1)}
+{rows}"""
     differences = ", ".join(f"{name} {found['parity']:.1e}" for name, found in formats.items())
     return f"""## Measures
 
-On the validation split, as logged in training, and by each format, loaded again, in float32.
+{_SCORED if "logged" in columns else _NOT_SCORED}
 
-| measure | {" | ".join(columns)} |
-|{"---|" * (len(columns) + 1)}
-{rows}
+{table if columns else "No frames were held out to score it on."}
 
 Largest difference from the checkpoint's logits, over their range: {differences}."""
 

@@ -4,6 +4,7 @@ What lies there is whole after a kill at any moment, and of the run that goes on
 
 - best/ never stands without last/. The first last/ is written before the first best/, which is then a copy of it.
 - After that best/ is written first: its epoch may be one that last/ lacks, and is then trained again.
+- A run without validation has no best/: nothing tells which epoch it is.
 """
 
 import json
@@ -29,6 +30,7 @@ class RunFolder:
         self.path = path
         self.last, self.best = path / "last", path / "best"
         self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
+        self._validates = True
         self._best_score = float("-inf")
         self._unwritten_best: SnapshotCopy | None = None
         self._unwritten: Snapshot | None = None
@@ -62,11 +64,12 @@ class RunFolder:
 
         Raises InputError where it can't be written.
         """
+        self._validates = config.val_fraction > 0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if start is None:
                 self.curves.unlink(missing_ok=True)
-            else:
+            elif self._validates:
                 self._open_best(start, config)
             self._drop_measures_after(0 if start is None else start.epoch)
         except OSError as error:
@@ -96,7 +99,7 @@ class RunFolder:
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(measures) + "\n")
         self._unwritten = snapshot
-        if measures.get(RULE, 0.0) > self._best_score:
+        if self._validates and measures.get(RULE, 0.0) > self._best_score:
             self._best_score = measures.get(RULE, 0.0)
             self._unwritten_best = snapshot.copy(resume=False)
         if time.monotonic() >= self._next_write:

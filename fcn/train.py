@@ -1,7 +1,7 @@
 """python -m fcn.train: one run in one folder, with no tuner.
 
 DIR/last/          the newest checkpoint, with what going on needs
-DIR/best/          the one of the best val/mean_iou, without it
+DIR/best/          the one of the best val/mean_iou, without it; none where nothing is validated
                    (both are written so seldom that it takes a fiftieth of the time, and at the end)
 DIR/metrics.jsonl  the measures of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import distributed
 
 from fcn import checkpoint
-from fcn.config import validation_sentences
+from fcn.config import Config, validation_sentences
 from fcn.errors import InputError, TrainingError
 from fcn.given_settings import read_settings
 from fcn.ranks import rank, world
@@ -45,7 +45,13 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of fcn.Config, as in TOML. Repeatable."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; --set goes before it.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of settings, or the folder of a checkpoint or an export, "
+            "whose settings and split are taken; --set goes before it."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
 ) -> None:
@@ -82,7 +88,7 @@ def _keep_freed_memory() -> None:
 
 
 def _train(
-    output: Path, settings: list[str], file: Path | None, resume: bool, device: torch.device, console: Console
+    output: Path, settings: list[str], source: Path | None, resume: bool, device: torch.device, console: Console
 ) -> None:
     folder = RunFolder(output)
     if rank() == 0:
@@ -90,13 +96,15 @@ def _train(
     if world() > 1:
         distributed.barrier()
     start = folder.start(resume=resume)
-    config = read_settings(settings, file, start)
+    config, notes = read_settings(settings, source, start)
     with _waiting(console, "reading the data set"):
         prepared = prepare(config)
     if rank() == 0:
         console.print(prepared.summary)
         for warning in prepared.warnings:
             console.print(f"warning: {warning}")
+        for note in notes:
+            console.print(f"note: {note}")
         folder.open(start, config)
 
     def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
@@ -113,12 +121,22 @@ def _train(
         if rank() == 0:
             folder.draw()
     if rank() == 0:
-        best = checkpoint.load(folder.best)
-        console.print(
-            f"best: epoch {best.epoch}, {RULE} {best.metrics.get(RULE, 0.0):.4f}, in {folder.best}\n"
-            f"curves: {folder.curves}\n"
-            f"next: python -m fcn.export {folder.best} --output EXPORT_DIR"
-        )
+        console.print(_end(folder, config))
+
+
+def _end(folder: RunFolder, config: Config) -> str:
+    """What a person reads of a run that has ended."""
+    if config.val_fraction > 0:
+        kept = checkpoint.load(folder.best)
+        which = f"best: epoch {kept.epoch}, {RULE} {kept.metrics.get(RULE, 0.0):.4f}"
+    else:
+        kept = checkpoint.load(folder.last)
+        which = f"last: epoch {kept.epoch}, loss {kept.metrics['train/loss']:.4f}, not validated"
+    return (
+        f"{which}, in {kept.directory}\n"
+        f"curves: {folder.curves}\n"
+        f"next: python -m fcn.export {kept.directory} --output EXPORT_DIR"
+    )
 
 
 def epoch_line(measures: dict[str, float], epochs: int) -> str:

@@ -30,7 +30,7 @@ Report = Callable[[dict[str, float], Snapshot | None], None]
 
 _EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
 # Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
-_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "evaluation_seconds", "checkpoint_seconds")
+_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,12 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
         f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
     )
-    measures = [f"val/{name}" for name in measure_names(dataset)]
-    times = [f"time/{name}" for name in (*_TIMES, *(["compile_seconds"] if config.compile else []))]
-    return Prepared(summary, (*_EPOCH_MEASURES, *measures, *times), warnings)
+    measures = [*_EPOCH_MEASURES, *(f"time/{name}" for name in _TIMES)]
+    if dataset.splits["val"]:
+        measures += [*(f"val/{name}" for name in measure_names(dataset)), "time/evaluation_seconds"]
+    if config.compile:
+        measures.append("time/compile_seconds")
+    return Prepared(summary, tuple(measures), warnings)
 
 
 def train(
@@ -84,8 +87,11 @@ def train(
     with torch.enable_grad():
         while state.epoch < config.epochs:
             metrics = trainer.run()
-            scores, masks = _validate(state, cache, config, device)
-            metrics |= scores | {"time/checkpoint_seconds": report_seconds}
+            masks: dict[int, Tensor] = {}
+            if cache.dataset.splits["val"]:
+                scores, masks = _validate(state, cache, config, device)
+                metrics |= scores
+            metrics["time/checkpoint_seconds"] = report_seconds
             started = time.perf_counter()
             report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
             report_seconds = time.perf_counter() - started

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 import fcn
 from tuner.errors import StudyError
+from tuner.run import prepare
 from tuner.space import Choice, Float, Int
 from tuner.study import StudySpec, first_config, read_study
 
@@ -59,3 +60,16 @@ def test_the_kitti_studys_second_trial_is_batch15_and_its_first_is_batch5_with_f
         assert trial.model_dump(exclude={"preset"}) == fcn.Config.model_validate(settings).model_dump(
             exclude={"preset"}
         )
+
+
+def test_a_study_without_validation_is_refused_with_the_reason(tmp_path: Path) -> None:
+    spec = read_study(
+        FOLDER / "demo.toml",
+        ["fixed.val_fraction=0", "fixed.frames=6", f"fixed.cache_dir={tmp_path}", "fixed.image_size=[32,64]"],
+    )
+    with pytest.raises(StudyError) as caught:
+        prepare(spec)
+    rule, reason = str(caught.value).split("\n")
+    assert rule.startswith("objective.metric: must be one that fcn reports (epoch, train/loss, ")
+    assert "got 'val/iou_road'" in rule
+    assert reason.startswith("scenes: val_fraction = 0, so no frames are held out for validation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +17,18 @@ __all__ = ["VOID", "Dataset", "Frame", "Pixels", "open_dataset"]
 def open_dataset(config: Config) -> Dataset:
     """The data set that a config names: listed and split, but no picture decoded yet.
 
+    With val_fraction = 0 its "val" is empty, and what a published list validates on is trained on.
     Raises InputError that names file, rule, value and fix for whatever is wrong with the folder.
     """
     module = import_module(f"fcn.datasets.{config.dataset}")
-    return cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
+    dataset = cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
+    return dataset if config.val_fraction > 0 else _without_validation(dataset)
+
+
+def _without_validation(dataset: Dataset) -> Dataset:
+    train = tuple(sorted(dataset.splits["train"] + dataset.splits["val"]))
+    warning = (
+        f"{dataset.name}: val_fraction = 0, so no frames are held out for validation: there are no val/ measures, "
+        "and the last epoch is the one that is kept"
+    )
+    return replace(dataset, splits=dataset.splits | {"train": train, "val": ()}, warnings=(*dataset.warnings, warning))

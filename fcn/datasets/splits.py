@@ -30,7 +30,7 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
     Raises InputError if a name is unknown or in both, or if no sequence is left to train on.
     """
     sizes = Counter(frame.sequence for frame in frames)
-    if len(sizes) < 2:
+    if len(sizes) < 2 and config.val_fraction > 0:
         raise InputError(
             f"{dataset}: a split needs two or more sequences, got {len(sizes)} ({', '.join(sizes)}) "
             f"of {len(frames)} "
@@ -45,15 +45,15 @@ def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> 
     warnings: list[str] = []
     rng = np.random.default_rng(config.split_seed)
     if validation is None:
-        validation = _draw(frames, test or set(), config.val_fraction, rng)
+        validation = _draw(frames, test or set(), config.val_fraction, rng) if config.val_fraction > 0 else set()
     if test is None and config.test_fraction > 0:
         if len(sizes.keys() - validation) >= 2:
             test = _draw(frames, validation, config.test_fraction, rng)
         else:
-            warnings.append(
-                f"{dataset}: {len(sizes)} sequences are too few for a test split beside validation: there is none"
-            )
+            warnings.append(f"{dataset}: {len(sizes)} sequences are too few for a test split as well: there is none")
     test = test or set()
+    if config.val_fraction == 0:
+        validation = set()
     if not sizes.keys() - validation - test:
         raise InputError(
             f"{dataset}: validation and test take all {len(sizes)} sequences and leave none to train on: "

@@ -39,7 +39,7 @@ def evaluate(export: Path, *arguments: object) -> Result:
 
 
 def road_export(classes: tuple[str, ...] = ("background", "road")) -> Export:
-    return Export(Path(), classes, (HEIGHT, WIDTH), (0, 0, 0), (1, 1, 1), {}, {}, {}, {}, {})
+    return Export(Path(), classes, (HEIGHT, WIDTH), (0, 0, 0), (1, 1, 1), {}, {}, {}, {}, {}, 1)
 
 
 def brightness(images_NHWC: Pixels) -> npt.NDArray[np.float32]:

@@ -42,7 +42,7 @@ def read(path: Path) -> Pixels:
 
 def export_of(classes: tuple[str, ...], size: tuple[int, int]) -> Export:
     """An export whose network the test plays itself."""
-    return Export(Path(), classes, size, (0, 0, 0), (1, 1, 1), {}, {}, {}, {}, {})
+    return Export(Path(), classes, size, (0, 0, 0), (1, 1, 1), {}, {}, {}, {}, {}, 1)
 
 
 def bright_is_road(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
