@@ -21,6 +21,7 @@ from rich.console import Console
 from fcn.cache import open_cache
 from fcn.config import Config, validation_sentences
 from fcn.datasets import Dataset, open_dataset
+from fcn.datasets.kitti_road import missing_frames
 from fcn.errors import InputError, TrainingError
 from fcn.exported import Export, Network, open_network, read_export
 from fcn.own_size import score_at_own_size
@@ -87,6 +88,8 @@ def run(
 def _submit(opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console) -> dict[str, Any]:
     if data is None:
         raise InputError("--submission needs DIR, KITTI Road's folder with testing/image_2 and testing/calib")
+    for sentence in missing_frames(data, ["testing"]):
+        typer.echo(f"note: {sentence}; the server takes all of them", err=True)
     with _counting(console, "predicting") as progress:
         count = write_submission(opened, predictor, data, output, progress)
     return {"export": str(opened.directory), "data": str(data), "submission": str(output), "frames": count}

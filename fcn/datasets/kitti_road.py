@@ -15,19 +15,23 @@ Source: Fritsch, Kuehnl, Geiger, ITSC 2013.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from fcn.config import Config
 from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, thin
-from fcn.datasets.listing import list_pictures, match
+from fcn.datasets.listing import is_picture, list_pictures, match
 from fcn.datasets.pictures import check_sizes, read_colours, read_picture
 from fcn.datasets.splits import split_by_sequence
 from fcn.errors import InputError
 
 TASKS = ("road", "lane")
 NUMBERS_A_SEQUENCE = 10
+# Frames of each category, numbered from 0, as the set was published.
+PUBLISHED = {"training": {"um": 95, "umm": 96, "uu": 98}, "testing": {"um": 96, "umm": 94, "uu": 100}}
+MOST_NAMES_SHOWN = 5
 _IMAGE = re.compile(r"(?P<category>[a-z]+)_(?P<number>\d+)")
 _LABEL = re.compile(r"(?P<category>[a-z]+)_(?P<task>road|lane)_(?P<number>\d+)")
 
@@ -43,9 +47,36 @@ def open_kitti_road(config: Config) -> Dataset:
         raise InputError(f"classes: kitti_road has road and lane (um frames only), got {config.classes!r}")
     frames = thin(_list(config.data_dir, task), config.frames)
     splits, warnings = split_by_sequence("kitti_road", frames, config)
-    warnings += _shared_categories(frames, splits)
+    warnings += _shared_categories(frames, splits) + missing_frames(config.data_dir)
     classes = ("background", task)
     return Dataset("kitti_road", classes, tuple(frames), splits, tuple(warnings), 1, read_frame)
+
+
+def missing_frames(data_dir: Path, parts: Iterable[str] = tuple(PUBLISHED)) -> list[str]:
+    """A sentence for each of training/ and testing/ that is there and has fewer frames than were published.
+
+    Labels need no count of their own: a frame without its label is refused.
+    """
+    sentences = []
+    for part in parts:
+        folder = data_dir / part / "image_2"
+        if not folder.is_dir():
+            continue
+        there = {path.stem for path in folder.iterdir() if is_picture(path)}
+        missing = []
+        for category, count in PUBLISHED[part].items():
+            if sum(name.startswith(f"{category}_") for name in there) < count:
+                names = (f"{category}_{number:06d}" for number in range(count))
+                missing += [name for name in names if name not in there]
+        if missing:
+            whole = sum(PUBLISHED[part].values())
+            some = ", ".join(missing[:MOST_NAMES_SHOWN])
+            more = f" and {len(missing) - MOST_NAMES_SHOWN} more" if len(missing) > MOST_NAMES_SHOWN else ""
+            sentences.append(
+                f"kitti_road: {folder} has {len(there)} of the {whole} frames of KITTI Road, without {some}{more}: "
+                "unpack data_road.zip again if you didn't leave them out yourself"
+            )
+    return sentences
 
 
 def _list(data_dir: Path, task: str) -> list[Frame]:
