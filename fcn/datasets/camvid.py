@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fcn.config import Config
 from fcn.datasets.frames import Dataset, Decoded, Frame, thin
-from fcn.datasets.listing import by_stem, list_pictures, match
+from fcn.datasets.listing import by_stem, list_pictures, match, must_differ, other_files
 from fcn.datasets.pictures import check_sizes, read_indices, read_picture
 from fcn.datasets.splits import Splits, published_warnings, split_by_lists, split_by_sequence
 from fcn.datasets.task import make_task
@@ -37,18 +37,20 @@ def open_camvid(config: Config) -> Dataset:
     if config.data_dir is None:
         raise InputError("data_dir: camvid is read from files, got none: set data_dir to CamVid's folder")
     task = make_task("camvid", CLASSES, (VOID_LABEL,), config.classes)
-    frames, part_of = _list(config.data_dir)
-    frames = thin(frames, config.frames)
+    everything, part_of = _list(config.data_dir)
+    frames = thin(everything, config.frames)
     if config.split == "sequence":
         splits, warnings = split_by_sequence("camvid", frames, config)
     elif part_of:
         splits = _by_part(frames, part_of)
         warnings = published_warnings("camvid", frames, splits)
     elif any((config.data_dir / f"{part}.txt").is_file() for part in PARTS):
-        splits, warnings = split_by_lists("camvid", config.data_dir, frames)
+        splits, warnings = split_by_lists("camvid", config.data_dir, frames, everything)
     else:
         splits = _by_part(frames, {frame.name: _published_part(frame.name) for frame in frames})
         warnings = published_warnings("camvid", frames, splits)
+
+    warnings += other_files(sorted({path.parent for frame in frames for path in (frame.image, frame.label) if path}))
 
     def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
@@ -78,6 +80,7 @@ def _list(folder: Path) -> tuple[list[Frame], dict[str, str]]:
             frames.append(Frame(name, name.split("_")[0], image, label))
             if part:
                 part_of[name] = part
+    must_differ(frames)
     return sorted(frames, key=lambda frame: frame.name), part_of
 
 

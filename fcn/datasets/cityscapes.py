@@ -1,4 +1,4 @@
-"""Cityscapes with fine labels, listed by torchvision's loader: 19 classes, one sequence a city.
+"""Cityscapes with fine labels: 19 classes, one sequence a city.
 
 The labelled frames are those of train and val; Cityscapes keeps the labels of its test part to itself. Its
 published split is by city too, and has no test part here. The sets must be fetched by hand: they need an
@@ -13,12 +13,14 @@ from pathlib import Path
 
 from fcn.config import Config
 from fcn.datasets.frames import Dataset, Decoded, Frame, thin
+from fcn.datasets.listing import by_key, is_picture, match, must_differ, other_files
 from fcn.datasets.pictures import check_sizes, read_indices, read_picture
 from fcn.datasets.splits import published_warnings, split_by_sequence
 from fcn.datasets.task import make_task
 from fcn.errors import InputError
 
 PARTS = ("train", "val")
+IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"  # what names end with
 LICENCE_PLATE = 255  # its number is -1, which the label pictures write as 255
 
 
@@ -41,13 +43,13 @@ def open_cityscapes(config: Config) -> Dataset:
     void = (*(c.id for c in Cityscapes.classes if c.id >= 0 and c.id not in numbers), LICENCE_PLATE)
     task = make_task("cityscapes", names, void, config.classes, numbers)
 
-    frames, part_of = [], {}
+    found, part_of = [], {}
     for part in PARTS:
-        for image, label in _list(Cityscapes, config.data_dir, part):
-            name = image.stem.removesuffix("_leftImg8bit")
-            frames.append(Frame(name, image.parent.name, image, label))
+        for name, image, label in _list(config.data_dir, part):
+            found.append(Frame(name, image.parent.name, image, label))
             part_of[name] = part
-    frames = thin(sorted(frames, key=lambda frame: frame.name), config.frames)
+    must_differ(found)
+    frames = thin(sorted(found, key=lambda frame: frame.name), config.frames)
     if config.split == "sequence":
         splits, warnings = split_by_sequence("cityscapes", frames, config)
     else:
@@ -55,6 +57,8 @@ def open_cityscapes(config: Config) -> Dataset:
             part: tuple(i for i, frame in enumerate(frames) if part_of[frame.name] == part) for part in (*PARTS, "test")
         }
         warnings = published_warnings("cityscapes", frames, splits)
+
+    warnings += other_files(sorted({frame.image.parent for frame in found if frame.image}))
 
     def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
@@ -66,14 +70,12 @@ def open_cityscapes(config: Config) -> Dataset:
     return Dataset("cityscapes", task.classes, tuple(frames), splits, tuple(warnings), task.positive, decode)
 
 
-def _list(loader: type, folder: Path, part: str) -> list[tuple[Path, Path]]:
-    listed = loader(str(folder), split=part, mode="fine", target_type="semantic")
-    pairs = [(Path(image), Path(target[0])) for image, target in zip(listed.images, listed.targets, strict=True)]
-    for image, label in pairs:
-        if not label.is_file():
-            raise InputError(f"{image}: has no label, expected {label}: add it, or take the image out")
-    labels = {label for _, label in pairs}
-    for label in sorted((folder / "gtFine" / part).glob("*/*_labelIds.png")):
-        if label not in labels:
-            raise InputError(f"{label}: is a label without an image: add the image, or take the label out")
-    return pairs
+def _list(folder: Path, part: str) -> list[tuple[str, Path, Path]]:
+    """Name, image and label of each frame of a part. Raises InputError that names what has no partner."""
+
+    def files(kind: str, ending: str) -> dict[str, Path]:
+        paths = sorted(path for path in (folder / kind / part).glob(f"*/*{ending}") if is_picture(path))
+        return by_key((f"{path.parent.name}/{path.name.removesuffix(ending)}", path) for path in paths)
+
+    pairs = match(files("leftImg8bit", IMAGE), files("gtFine", LABEL), f"{folder}/gtFine/{part}/{{key}}{LABEL}")
+    return [(key.split("/")[1], image, label) for key, image, label in pairs]

@@ -22,7 +22,7 @@ import numpy as np
 
 from fcn.config import Config
 from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, thin
-from fcn.datasets.listing import is_picture, list_pictures, match
+from fcn.datasets.listing import by_key, is_picture, list_pictures, match, other_files
 from fcn.datasets.pictures import check_sizes, read_colours, read_picture
 from fcn.datasets.splits import split_by_sequence
 from fcn.errors import InputError
@@ -48,6 +48,7 @@ def open_kitti_road(config: Config) -> Dataset:
     frames = thin(_list(config.data_dir, task), config.frames)
     splits, warnings = split_by_sequence("kitti_road", frames, config)
     warnings += _shared_categories(frames, splits) + missing_frames(config.data_dir)
+    warnings += other_files(sorted({path.parent for frame in frames for path in (frame.image, frame.label) if path}))
     classes = ("background", task)
     return Dataset("kitti_road", classes, tuple(frames), splits, tuple(warnings), 1, read_frame)
 
@@ -83,20 +84,20 @@ def _list(data_dir: Path, task: str) -> list[Frame]:
     folder = next((f for f in (data_dir / "training", data_dir) if (f / "image_2").is_dir()), None)
     if folder is None:
         raise InputError(f"{data_dir}: must hold training/image_2 and training/gt_image_2, got no image_2")
-    images, labels = {}, {}
+    images, labels = [], []
     for path in list_pictures(folder / "image_2"):
         if (found := _IMAGE.fullmatch(path.stem)) is None:
             raise InputError(f"{path}: must be named as KITTI does (um_000000.png): rename it or take it out")
-        images[f"{found['category']}_{found['number']}"] = path
+        images.append((f"{found['category']}_{found['number']}", path))
     for path in list_pictures(folder / "gt_image_2"):
         if (found := _LABEL.fullmatch(path.stem)) is None:
             raise InputError(f"{path}: must be named as KITTI does (um_road_000000.png): rename it or take it out")
         if found["task"] == task:
-            labels[f"{found['category']}_{found['number']}"] = path
+            labels.append((f"{found['category']}_{found['number']}", path))
     if task == "lane":  # only some categories have lane labels
-        with_lanes = {key.split("_")[0] for key in labels}
-        images = {key: path for key, path in images.items() if key.split("_")[0] in with_lanes}
-    pairs = match(images, labels, f"{folder}/gt_image_2/CATEGORY_{task}_NUMBER.png for {{key}}")
+        with_lanes = {key.split("_")[0] for key, _ in labels}
+        images = [(key, path) for key, path in images if key.split("_")[0] in with_lanes]
+    pairs = match(by_key(images), by_key(labels), f"{folder}/gt_image_2/CATEGORY_{task}_NUMBER.png for {{key}}")
     if not pairs:
         raise InputError(f"{folder}: must hold {task} labels, got none")
     runs = {(key.split("_")[0], int(key.split("_")[1]) // NUMBERS_A_SEQUENCE) for key, _, _ in pairs}

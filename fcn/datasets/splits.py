@@ -8,15 +8,17 @@ every kind of street.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from fcn.config import Config
-from fcn.datasets.frames import Frame
+from fcn.datasets.frames import Frame, refuse
+from fcn.datasets.listing import is_picture
 from fcn.errors import InputError
 
 Splits = dict[str, tuple[int, ...]]
@@ -115,30 +117,74 @@ def _assign(frames: Sequence[Frame], validation: set[str], test: set[str]) -> Sp
     }
 
 
-def split_by_lists(dataset: str, folder: Path, frames: Sequence[Frame]) -> tuple[Splits, list[str]]:
+def split_by_lists(
+    dataset: str, folder: Path, frames: Sequence[Frame], everything: Sequence[Frame]
+) -> tuple[Splits, list[str]]:
     """The published split, from train.txt, val.txt and (if it is there) test.txt in a folder: one frame a
     line.
 
     A line may be a name or a path, and may have the label's path behind it, as SegNet's lists have.
-    Frames in no list take no part. Raises InputError if a list is missing or empty, or names a frame twice.
+    everything: the frames of the whole set, of which `frames` may be some; those in no list take no part.
+    Raises InputError if a list is missing or empty, names a frame that isn't there, or one that a list has
+    already, with file and line.
     """
     places = {frame.name: index for index, frame in enumerate(frames)}
+    known = {frame.name for frame in everything}
     splits: Splits = {"test": ()}
+    listed: dict[str, str] = {}  # each name, and the line that it is in
+    problems: list[str] = []
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"
-        if not path.is_file():
-            if split == "test":
-                continue
-            raise InputError(
-                f"{path}: split = published needs {dataset}'s own lists, and this one is missing: add "
-                "it (one frame a line), "
-                "or set split = sequence"
-            )
-        names = [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
-        splits[split] = tuple(places[name] for name in names if name in places)
-        if not splits[split]:
+        if not path.is_file() and split == "test":
+            continue
+        lines = _lines(dataset, path)
+        names = [_frame_of(line, known) for line in lines.values()]
+        if not any(names):
             raise InputError(f"{path}: must list frames of {folder}, got {len(names)} names and none of them is there")
+        for (number, line), name in zip(lines.items(), names, strict=True):
+            place = f"{path}, line {number}"
+            if name is None:
+                close = get_close_matches(Path(line.split()[0]).stem, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                problems.append(f"{place}: {folder} has no frame {line!r}{hint}: add it, or take the line out")
+            elif (first := listed.setdefault(name, place)) != place:
+                problems.append(f"{place}: a frame must be listed once, got {name} in {first} too: take one out")
+        splits[split] = tuple(places[name] for name in names if name in places)
+    refuse(problems)
     return splits, published_warnings(dataset, frames, splits)
+
+
+def _lines(dataset: str, path: Path) -> dict[int, str]:
+    """Lines of a list by number, without empty ones."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: split = published needs {dataset}'s own lists, and this one is missing: add it (one frame a "
+            "line), or set split = sequence"
+        )
+    try:
+        # Windows' editors put a mark in front.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: a list must be UTF-8 text, got: {error}: save it so") from None
+    return {number: line.strip() for number, line in enumerate(text.splitlines(), 1) if line.strip()}
+
+
+def _frame_of(line: str, known: set[str]) -> str | None:
+    """The frame that a line of a list means, or None: by name or path, with or without what stands behind it."""
+    text = unicodedata.normalize("NFC", line).replace("\\", "/").replace("\t", " ")
+    while text:
+        path = PurePosixPath(text)
+        for name in (path.name, path.stem):
+            for start in range(len(path.parts)):
+                # A folder's frames are named by their whole path.
+                whole = "-".join([*path.parts[start:-1], name])
+                if whole in known:
+                    return whole
+        # A name may have spaces, so what is behind the last one is dropped only if a picture is before it.
+        while text := text.rpartition(" ")[0].rstrip():
+            if is_picture(Path(text)):
+                break
+    return None
 
 
 def published_warnings(dataset: str, frames: Sequence[Frame], splits: Splits) -> list[str]:

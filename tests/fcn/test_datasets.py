@@ -158,7 +158,9 @@ def test_lists_beside_the_frames_give_the_published_split(camvid: Path) -> None:
 def test_a_frame_in_two_published_lists_is_refused(camvid: Path) -> None:
     for part in ("train", "val"):
         (camvid / f"{part}.txt").write_text("0001TP_00000.png\n")
-    assert "0001TP_00000 in train and in val" in problems_of(configure("camvid", camvid, split="published"))
+    said = problems_of(configure("camvid", camvid, split="published"))
+    assert said.startswith(f"{camvid}/val.txt, line 1: a frame must be listed once, got 0001TP_00000 in ")
+    assert f"in {camvid}/train.txt, line 1 too" in said
 
 
 def test_segnets_own_folders_are_read_with_their_split(camvid: Path) -> None:
@@ -515,7 +517,7 @@ def test_a_pattern_in_classes_toml_tells_sequences(folder: Path) -> None:
         ("[classes]\nroad = 1\n", "classes: must be a table of two or more classes"),
         ("[clases]\na = 1\nb = 2\n", "clases: there is no such key"),
         ("[classes]\na = 1\nb = '#804080'\n", "classes: must be all indices or all colours, got both"),
-        ("[classes]\na = 1\nb = 1\n", "classes.b: 1 is used twice"),
+        ("[classes]\na = 1\nb = 1\n", "classes.b: the index 1 is used twice"),
         ("[classes]\na = 1\nb = 256\n", "classes.b: must be an index from 0 to 255"),
         ("[classes]\na = '#123'\nb = '#123456'\n", "classes.a: must be an index from 0 to 255, a colour"),
         (
