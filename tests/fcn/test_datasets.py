@@ -341,7 +341,7 @@ def test_kitti_shares_out_runs_of_neighbours_within_each_category(kitti: Path) -
 
 def test_a_whole_category_of_kitti_can_be_held_out_without_a_warning(kitti: Path) -> None:
     settings = {"val_sequences": ("umm",), "test_sequences": ("uu",)}
-    dataset = open_dataset(configure("kitti_road", kitti, **settings))
+    dataset = open_dataset(configure("kitti_road", kitti / "training", **settings))
     categories = [{dataset.frames[i].category for i in dataset.splits[s]} for s in ("train", "val", "test")]
     assert categories == [{"um"}, {"umm"}, {"uu"}]
     assert dataset.warnings == ()
