@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuner.errors import TrialError
+from tuner.errors import StorageError, StudyError
 from tuner.storage import STAGING, Storage
 
 _REPORT = "report.json"
@@ -60,7 +60,7 @@ class TrialCheckpoints:
         Of a running trial the newest checkpoint with resume/ stays, the best one's weights, and those of the best that
         the newest knows.
         Returns the paths of its pictures, under the trial's folder, if this epoch is the best so far.
-        Disk full raises TrialError and leaves the checkpoints before it as they were.
+        Disk full raises StorageError and leaves the checkpoints before it, and `directory`, as they were.
         """
         name = folder_of(progress.epoch)
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -72,10 +72,16 @@ class TrialCheckpoints:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise TrialError(
+            raise StorageError(
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error
+        # It has arrived: what can't be dropped now is dropped after the next.
+        with contextlib.suppress(OSError, StudyError):
+            self._drop_superfluous(name, progress)
+        return pictures
+
+    def _drop_superfluous(self, name: str, progress: Progress) -> None:
         needed_weights, whole = {progress.best_epoch}, {name}
         if newest := self.newest():
             # Whoever goes on from there has the best of then, until a better one comes.
@@ -83,7 +89,6 @@ class TrialCheckpoints:
             whole.add(newest[1])
         for other in set(self._names()) - whole:
             self._drop(other, keep_weights=epoch_of(other) in needed_weights)
-        return pictures
 
     def publish_pictures(self, folder: Path, epoch: int) -> list[str]:
         """Bring an epoch's *.png into the storage, in a folder of their own: tracking may read them much later.

@@ -105,7 +105,7 @@ class GroupSlot:
     async def answer(self, verdict: Verdict) -> None:
         """Tell every rank, together, whether to go on."""
         async with self._changed:
-            if self._event is not None and "end" in self._event:
+            if self._event is not None and is_last(self._event):
                 verdict = "stop"
             if verdict == "stop":
                 self._assignment = None
@@ -198,8 +198,13 @@ class GroupSlot:
             self._changed.notify_all()
 
 
+def is_last(event: dict[str, Any]) -> bool:
+    """Whether nothing comes after it of this attempt."""
+    return "end" in event or "lost" in event
+
+
 def _is_failure(event: dict[str, Any]) -> bool:
-    return "end" in event and event["end"]["state"] == "failed"
+    return "lost" in event or ("end" in event and event["end"]["state"] == "failed")
 
 
 def _serve(config: dict[str, Any]) -> None:

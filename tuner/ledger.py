@@ -6,6 +6,7 @@ import collections
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from tuner.assignment import Answer
 from tuner.journal import Journal
 from tuner.record import StudyRecord
 from tuner.search import StudySearch, is_on_rung
+
+
+@dataclass
+class Refusal:
+    """What the storage refuses a trial, which waits."""
+
+    since: float
+    """time.monotonic() when it was said first."""
+    sentence: str
+    over_at_report: bool = False
+    """Whether the trial's attempt ended with it, so that its next report says that it is over."""
 
 
 class Ledger(Callback):
@@ -31,13 +43,15 @@ class Ledger(Callback):
         self._readers = readers
         self._search: StudySearch | None = None
         self._ends: dict[int, dict[str, Any]] = {}
-        self._lost: dict[int, str] = {}
+        self._lost: dict[int, dict[str, Any]] = {}
         self._losses: collections.Counter[int] = collections.Counter()
         self._tune_trials: dict[int, Any] = {}
         self._expected: dict[str, Any] = {}
         self._seen = 0
         self._first_complete: Any = None
         self._one_at_a_time = threading.RLock()
+        self.refusals: dict[int, Refusal] = {}
+        """By trial."""
         self.closed = False
         """Set when the study is being stopped: what trials do from then on is not their end."""
         self.last_call: str | None = None
@@ -60,9 +74,13 @@ class Ledger(Callback):
                 reader(line)
 
     def heard(self, number: int, report: dict[str, Any]) -> Answer:
-        """A trial's report."""
+        """A trial's report, or what the storage refuses it."""
+        if "refusal" in report:
+            return self._refused(number, report["refusal"])
         epoch = report["epoch"]
         with self._one_at_a_time:
+            if number in self.refusals and self.refusals[number].over_at_report:
+                del self.refusals[number]
             trial = self.record.trials[number]
             # A killed trial goes on from its newest checkpoint, of which it tells again, or begins anew.
             goes_on_from = epoch if report["told_before"] else epoch - 1
@@ -79,6 +97,14 @@ class Ledger(Callback):
         stopping = self.closed or self.last_call is not None
         return Answer(stopping or is_on_rung(self.record.spec.scheduler, before, epoch), keep)
 
+    def _refused(self, number: int, sentence: str | None) -> Answer:
+        with self._one_at_a_time:
+            if sentence is None:
+                self.refusals.pop(number, None)
+            else:
+                self.refusals.setdefault(number, Refusal(time.monotonic(), sentence)).sentence = sentence
+        return Answer(ask_tune=self.closed, keep=False)
+
     def _pictures(self, number: int, told: dict[str, Any]) -> None:
         if told.get("images"):
             self.write("images", trial=number, images=told["images"])
@@ -86,6 +112,9 @@ class Ledger(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["trial"]
         self._tune_trials[number] = trial
+        if number in self.refusals and not self.refusals[number].over_at_report:
+            # Its process died while it waited.
+            del self.refusals[number]
         self.write("start", trial=number, params=trial.config["params"])
 
     def on_trial_result(
@@ -96,7 +125,7 @@ class Ledger(Callback):
         if "end" in result:
             self._ends[number] = result["end"]
         if "lost" in result:
-            self._lost[number] = result["lost"]
+            self._lost[number] = result
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)
@@ -132,18 +161,22 @@ class Ledger(Callback):
             if self._is_to_go_on(number):
                 return False
             end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
+            self.refusals.pop(number, None)
             self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
         return True
 
     def _is_to_go_on(self, number: int) -> bool:
         """Whether a trial lost what it ran on, for a time that still counts as bad luck."""
-        lost = self._lost.pop(number, None)
-        if lost is None or self.last_call is not None:
+        told = self._lost.pop(number, None)
+        if told is None or self.last_call is not None:
             return False
+        if told.get("refused"):
+            self.refusals.setdefault(number, Refusal(time.monotonic(), told["lost"])).over_at_report = True
+            return True
         self._losses[number] += 1
         if self._losses[number] <= max(1, self.record.spec.failures.max_retries):
             return True
-        self._ends[number] = {"state": "failed", "reason": f"{lost}, {self._losses[number]} times"}
+        self._ends[number] = {"state": "failed", "reason": f"{told['lost']}, {self._losses[number]} times"}
         return False
 
     def _unsaid_end(self, number: int, given_up: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from tuner.checkpoints import TrialCheckpoints, trial_folder
+from tuner.errors import StudyError
 from tuner.record import StudyRecord
 from tuner.storage import Storage
 
@@ -21,6 +22,7 @@ class Retention:
     def __init__(self, record: StudyRecord, study: Storage):
         self._record, self._study = record, study
         self._kept = set(self._best())
+        self._refused: set[int] = set()
 
     def tidy(self) -> None:
         """Strip every trial that has ended: a kill may have come between a trial's end and its tidying."""
@@ -35,9 +37,20 @@ class Retention:
             self._strip(ended, best)
         self._kept = set(best)
 
+    def study_ended(self) -> None:
+        """Strip what the storage refused to."""
+        best = self._best()
+        for trial in list(self._refused):
+            self._strip(trial, best)
+
     def _best(self) -> dict[int, int | None]:
         """The trials whose weights stay, each with its best epoch."""
         return {trial.id: trial.best_epoch for trial in self._record.ranking()[: self._record.spec.checkpoints.keep]}
 
     def _strip(self, trial: int, best: dict[int, int | None]) -> None:
-        TrialCheckpoints(trial_folder(self._study, trial)).strip(best.get(trial))
+        try:
+            TrialCheckpoints(trial_folder(self._study, trial)).strip(best.get(trial))
+            self._refused.discard(trial)
+        except (OSError, StudyError):
+            # Too many checkpoints for a while are no reason to end a study.
+            self._refused.add(trial)

@@ -220,6 +220,7 @@ class _Run:
         self._ledger = Ledger(record, journal, [self._progress.event, self._after])
         self._reports: Reports | None = None
         self._stopping: tuple[str, str | None] | None = None
+        self._refused: str | None = None
         self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
 
     def fit(self, tracking_uri: str, overrides: list[str]) -> None:
@@ -236,6 +237,7 @@ class _Run:
         except BaseException as error:
             _write_stop(self._ledger, "failed", f"{type(error).__name__}: {error}"[:500])
             raise
+        self._retention.study_ended()
         _write_stop(self._ledger, *(self._stopping or ("finished", self._ledger.last_call)))
 
     def _fit(self) -> None:
@@ -302,8 +304,28 @@ class _Run:
         if self._reports:
             self._reports.check()
         self._out_of_time()
+        self._look_at_storage()
         self._follow_cluster()
         return self._ledger.closed
+
+    def _look_at_storage(self) -> None:
+        """Say what the storage refuses, and stop the study if that lasts: it can be gone on with when it is mended."""
+        refusals = sorted(self._ledger.refusals.items(), key=lambda item: item[1].since)
+        if not refusals:
+            if self._refused is not None:
+                self._progress.note("the storage takes what it refused; the study goes on")
+            self._refused = None
+            return
+        trial, refusal = refusals[0]
+        patience = self._record.spec.failures.storage_wait_seconds
+        if self._refused is None:
+            self._progress.note(
+                f"trial {trial} waits for the storage, up to {patience:g} s: {refusal.sentence} "
+                "(it goes on when that is mended; Ctrl-C stops the study)"
+            )
+            self._refused = refusal.sentence
+        if self._stopping is None and time.monotonic() - refusal.since > patience:
+            self._stopping = "interrupted", f"the storage refused for {patience:g} s: {refusal.sentence}"
 
     def _follow_cluster(self) -> None:
         """Nodes come and go: have as many slots as there is room for, and say what trials wait for."""

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.assignment import Assignment
 from tuner.cluster import Plan, remove_orphaned_groups
-from tuner.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, quiet_run, ray_get
+from tuner.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, is_last, quiet_run, ray_get
 from tuner.reports import post_of
 from tuner.storage import Storage
 from tuner.study import StudySpec
@@ -105,7 +105,7 @@ def _run_on_group(assignment: Assignment, slot_name: str) -> None:
                 with contextlib.suppress(ray.exceptions.RayActorError):
                     ray_get(slot.answer.remote("stop"))
                 raise
-            if "end" in event:
+            if is_last(event):
                 with contextlib.suppress(ray.exceptions.RayActorError):
                     ray_get(slot.answer.remote("go on"))
                 return

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.checkpoints import Progress, TrialCheckpoints
+from tuner.patience import Patience
 from tuner.workload import Snapshot, SnapshotCopy
 
 _SELDOM = 50  # times as long as the last checkpoint took, until the next is begun
@@ -44,10 +45,10 @@ class _Best:
 
 
 class SnapshotWriter:
-    """For one trial, on its rank 0. Its methods raise what writing raised."""
+    """For one trial, on its rank 0. Its methods raise what writing raised that waiting doesn't mend."""
 
-    def __init__(self, checkpoints: TrialCheckpoints):
-        self._checkpoints = checkpoints
+    def __init__(self, checkpoints: TrialCheckpoints, patience: Patience):
+        self._checkpoints, self._patience = checkpoints, patience
         self._best: _Best | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future[list[str]] | None = None
@@ -84,9 +85,10 @@ class SnapshotWriter:
             self._best = None
         elif not best.pictured:
             best.pictured = True
-            with tempfile.TemporaryDirectory(prefix="tuner-images-") as folder:
-                best.copy.write_images(Path(folder))
-                self._pictures += self._checkpoints.publish_pictures(Path(folder), best.progress.epoch)
+            epoch = best.progress.epoch
+            self._pictures += self._patience.attempt(
+                f"the pictures of epoch {epoch}", lambda: self._publish_pictures(epoch, best.copy)
+            )
 
     def go_on(self, progress: Progress, snapshot: Snapshot) -> None:
         """Training goes on from here: begin to write a checkpoint if it is time to."""
@@ -108,6 +110,7 @@ class SnapshotWriter:
 
     def close(self) -> None:
         """End the thread, whatever it does or did, and hold nothing any more."""
+        self._patience.give_up()
         self._thread.shutdown(wait=True)
         self._best = self._writing = None
 
@@ -119,6 +122,14 @@ class SnapshotWriter:
         return pictures
 
     def _publish(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
+        return self._patience.attempt(f"the checkpoint of epoch {progress.epoch}", lambda: self._put(progress, copy))
+
+    def _put(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
         with self._checkpoints.staging() as folder:
             copy.write(folder / "checkpoint")
             return self._checkpoints.publish(folder / "checkpoint", progress)
+
+    def _publish_pictures(self, epoch: int, copy: SnapshotCopy) -> list[str]:
+        with tempfile.TemporaryDirectory(prefix="tuner-images-") as folder:
+            copy.write_images(Path(folder))
+            return self._checkpoints.publish_pictures(Path(folder), epoch)

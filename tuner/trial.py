@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from tuner import workload as workloads
 from tuner.assignment import Assignment, Post, Tell
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.errors import StudyError, TrialError
+from tuner.errors import StorageError, StudyError, TrialError
+from tuner.patience import Patience, is_refusal
 from tuner.process import as_found, gpu_share, is_spoilt_by
 from tuner.snapshots import SnapshotWriter
 from tuner.storage import Storage
@@ -34,21 +35,24 @@ def run_trial(
     All ranks tell; rank 0 posts before it does. Raises what `post` and `tell` raise. A failure of the workload doesn't
     raise: it is told as the trial's end, with its reason.
     """
-    checkpoints = TrialCheckpoints(trial_folder(study, assignment.trial))
+    folder = trial_folder(study, assignment.trial)
+    checkpoints = TrialCheckpoints(folder)
     seed = spec.search.seed + assignment.trial
     with as_found(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec.objective, checkpoints, rank, post, tell)
+        reporter = _Reporter(assignment, spec.objective, folder, rank, post, tell)
         stack.callback(reporter.close)
         try:
             workload = workloads.load(spec.workload)
             config = workload.Config(**{**spec.fixed, **assignment.params})
-            newest = checkpoints.newest()
+            newest = reporter.patience.attempt("its newest checkpoint", checkpoints.newest)
             resume_from = None
             if newest:
                 progress, name = newest
                 # Made only where it is needed: a process that is killed leaves it behind.
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
-                resume_from = trial_folder(study, assignment.trial).get(name, folder)
+                copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
+                resume_from = reporter.patience.attempt(
+                    f"the checkpoint of epoch {progress.epoch}", lambda: folder.get(name, copy)
+                )
                 reporter.go_on_from(progress)
             else:
                 reporter.begin()
@@ -57,7 +61,10 @@ def run_trial(
         except (Exception, SystemExit) as error:
             if reporter.told_to_end:
                 raise
-            _write_traceback(trial_folder(study, assignment.trial))
+            if is_refusal(error):
+                reporter.refused(error)
+                return False
+            _write_traceback(folder)
             reporter.end(_sentence(error), spoilt=is_spoilt_by(error))
             return is_spoilt_by(error)
     return False
@@ -78,15 +85,16 @@ class _Reporter:
         self,
         assignment: Assignment,
         objective: Objective,
-        checkpoints: TrialCheckpoints,
+        folder: Storage,
         rank: int,
         post: Post,
         tell: Tell,
     ):
-        self._objective, self._checkpoints, self._rank = objective, checkpoints, rank
+        self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
         self._post, self._tell = post, tell
         self._progress = Progress()
-        self._snapshots = SnapshotWriter(checkpoints)
+        self.patience = Patience(folder, self._say_refusal)
+        self._snapshots = SnapshotWriter(self._checkpoints, self.patience)
         self._keep = False
         self._startup_seconds = time.time() - assignment.suggested_at
         self.told_to_end = False
@@ -95,15 +103,21 @@ class _Reporter:
     def begin(self) -> None:
         """Start anew: what an attempt before left isn't whole."""
         if self._rank == 0:
-            self._checkpoints.go_back_to(0)
+            self._go_back_to(0)
 
     def go_on_from(self, progress: Progress) -> None:
         """Start from a checkpoint. Its report is told again: the kill may have come between the two."""
         self._progress = progress
         if self._rank == 0:
-            self._checkpoints.go_back_to(progress.epoch)
-            self._snapshots.add_pictures(self._checkpoints.pictures(progress.best_epoch or 0))
+            self._go_back_to(progress.epoch)
+            best = progress.best_epoch or 0
+            self._snapshots.add_pictures(
+                self.patience.attempt(f"the pictures of epoch {best}", lambda: self._checkpoints.pictures(best))
+            )
         self._hand_on(told_before=True)
+
+    def _go_back_to(self, epoch: int) -> None:
+        self.patience.attempt(f"what came after epoch {epoch}", lambda: self._checkpoints.go_back_to(epoch))
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
         value = self._value(metrics)
@@ -119,7 +133,14 @@ class _Reporter:
         if self._rank > 0 or checkpoint is None:
             self._hand_on()
         elif isinstance(checkpoint, Path):
-            self._snapshots.add_pictures(self._checkpoints.publish(checkpoint, self._progress))
+            if not checkpoint.is_dir():
+                raise TrialError(f"epoch {epoch}: the checkpoint must be a directory that is there, got {checkpoint}")
+            progress = self._progress
+            self._snapshots.add_pictures(
+                self.patience.attempt(
+                    f"the checkpoint of epoch {epoch}", lambda: self._checkpoints.publish(checkpoint, progress)
+                )
+            )
             self._hand_on()
         else:
             self._snapshots.hold(self._progress, checkpoint)
@@ -128,10 +149,21 @@ class _Reporter:
 
     def end(self, failure: str | None = None, *, spoilt: bool = False) -> None:
         """Tell the trial's end. failure: why it failed."""
+        if failure:
+            self.patience.give_up()
         with contextlib.suppress(Exception) if failure else contextlib.nullcontext():
             self._snapshots.settle(self._keep and not failure)
         state = "failed" if failure else "finished"
         self._say({"end": {"state": state, "reason": failure}, "images": self._snapshots.pictures(), "spoilt": spoilt})
+
+    def refused(self, error: BaseException) -> None:
+        """Tell that the attempt is over, and the trial is not: the storage or this machine's disk refused something."""
+        reason = error if isinstance(error, StorageError) else self.patience.pause(error)
+        self._say({"lost": str(reason), "refused": True})
+
+    def _say_refusal(self, sentence: str | None) -> bool:
+        with self._outside():
+            return self._post({"refusal": sentence}).ask_tune
 
     def close(self) -> None:
         self._snapshots.close()

@@ -88,6 +88,13 @@ class StudyProcess:
             self.output += output
             return self.process.returncode
 
+    def lines(self) -> Iterator[str]:
+        """What it says, as it says it, to its end."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            yield line
+
     def interrupt(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.checkpoints import Progress, TrialCheckpoints
-from tuner.errors import TrialError
+from tuner.errors import StorageError
 from tuner.storage import Storage
 
 
@@ -108,7 +108,7 @@ def test_the_report_arrives_last_in_a_bucket(checkpoints: TrialCheckpoints, monk
     assert last[-1] == "report.json"
 
 
-def test_a_full_disk_fails_the_trial_with_path_and_need_and_keeps_the_checkpoints_before(
+def test_a_full_disk_is_told_with_path_and_need_and_keeps_the_checkpoints_before(
     checkpoints: TrialCheckpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(checkpoints, 1, 1)
@@ -118,7 +118,9 @@ def test_a_full_disk_fails_the_trial_with_path_and_need_and_keeps_the_checkpoint
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     monkeypatch.setattr(shutil, "move", full)
-    with pytest.raises(TrialError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"):
+    with pytest.raises(
+        StorageError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"
+    ):
         publish(checkpoints, 2, 1)
     found = checkpoints.newest()
     assert found is not None

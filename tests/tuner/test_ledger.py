@@ -141,3 +141,16 @@ def test_a_trial_that_loses_what_it_runs_on_again_and_again_fails_with_that(ledg
     ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "its holder died"})
     assert ledger.trial_ended(1)
     assert (ledger.record.trials[1].state, ledger.record.trials[1].reason) == ("failed", "its holder died, 4 times")
+
+
+def test_what_the_storage_refuses_is_never_counted_against_a_trial(ledger: Ledger) -> None:
+    assert not ledger.heard(1, {"refusal": "full"}).ask_tune
+    since = ledger.refusals[1].since
+    for _ in range(10):
+        ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "still full", "refused": True})
+        assert not ledger.trial_ended(1)
+    assert ledger.refusals[1].since == since
+    ledger.heard(1, report(1))
+    assert ledger.refusals == {}, "the attempt after it came as far as a report"
+    ledger.closed = True
+    assert ledger.heard(1, {"refusal": "full"}).ask_tune, "the study stops: nobody waits any more"

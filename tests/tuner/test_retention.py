@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,23 @@ def test_a_trials_end_lists_no_trial_that_ended_in_a_run_before(
     retention.trial_ended(4)
     assert listed == {"4", "3"}, "the one that ended, and the one that it pushed out of the best"
     assert kept(tmp_path) == {1, 2, 4}
+
+
+def test_what_a_storage_refuses_to_delete_is_deleted_when_the_study_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, found = Storage(str(tmp_path)) / "s", record(keep=1)
+    retention = Retention(found, study)
+    report(found, study, 1, 0.9)
+    end(found, 1)
+
+    def refuse(self: Storage, path: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete", refuse)
+        retention.trial_ended(1)
+    assert list(tmp_path.rglob("resume"))
+    retention.study_ended()
+    assert not list(tmp_path.rglob("resume"))
+    assert kept(tmp_path) == {1}

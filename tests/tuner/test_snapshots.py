@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tests.workloads import replay
 from tuner import snapshots
 from tuner.assignment import Answer, Assignment
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.patience import Patience
 from tuner.snapshots import SnapshotWriter
 from tuner.storage import Storage
 from tuner.study import StudySpec
@@ -148,7 +148,8 @@ def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writ
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[SnapshotWriter]:
-    writer = SnapshotWriter(TrialCheckpoints(trial_folder(Storage(str(tmp_path)) / "s", 1)))
+    folder = trial_folder(Storage(str(tmp_path)) / "s", 1)
+    writer = SnapshotWriter(TrialCheckpoints(folder), Patience(folder, lambda _: False))
     yield writer
     writer.close()
 
@@ -218,17 +219,3 @@ def test_a_trial_that_goes_on_tells_where_from_and_drops_what_it_will_train_agai
         (1, True), (2, False), (3, False), (4, False), (5, False), (6, False),
     ]  # fmt: skip
     assert second.checkpoints() == {"epoch-000001": True}
-
-
-def test_a_disk_that_is_full_fails_the_trial_at_its_next_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Storage, "put", full)
-    runner = Runner(tmp_path)
-    runner.run(epochs=50, step_seconds=0.01)
-    assert runner.told[-1]["end"]["state"] == "failed"
-    assert "the checkpoint of epoch 1 needs 0.0 MB, and the disk is full" in runner.told[-1]["end"]["reason"]
-    assert len(runner.posted) < 50
