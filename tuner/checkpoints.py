@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuner.errors import StorageError, StudyError
+from tuner.errors import RefusedError, StudyError
 from tuner.storage import STAGING, Storage
 
 _REPORT = "report.json"
@@ -60,7 +60,7 @@ class TrialCheckpoints:
         Of a running trial the newest checkpoint with resume/ stays, the best one's weights, and those of the best that
         the newest knows.
         Returns the paths of its pictures, under the trial's folder, if this epoch is the best so far.
-        Disk full raises StorageError and leaves the checkpoints before it, and `directory`, as they were.
+        Disk full raises RefusedError and leaves the checkpoints before it, and `directory`, as they were.
         """
         name = folder_of(progress.epoch)
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -72,7 +72,7 @@ class TrialCheckpoints:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise StorageError(
+            raise RefusedError(
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error

@@ -3,7 +3,7 @@
 TunerError
 ├── StudyError   the study can't start or go on, and a person can mend it: one sentence, exit status 2
 ├── TrialError   one trial ends as failed; the study goes on
-└── StorageError the storage refuses something that it may take later: no trial's fault, the study waits
+└── RefusedError the storage refuses a trial something that it may take later: no trial's fault, the study waits
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ class TrialError(TunerError):
     """A trial can't go on; trying the same setting again would end the same way."""
 
 
-class StorageError(TunerError):
-    """The storage takes or gives nothing now; the message names the place and what is needed."""
+class RefusedError(TunerError):
+    """The storage takes or gives a trial nothing now; the message names the place and what is needed."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tuner.errors import StorageError, TrialError, TunerError
+from tuner.errors import RefusedError, TrialError, TunerError
 from tuner.process import is_spoilt_by
 from tuner.storage import Storage
 
@@ -39,7 +39,7 @@ class Patience:
     def attempt(self, what: str, action: Callable[[], Result]) -> Result:
         """What `action` returns, at whatever try: it must be one that can be tried again. what: for the sentence.
 
-        Raises StorageError when the study stops or the trial is over, and at once what is no storage's doing.
+        Raises RefusedError when the study stops or the trial is over, and at once what is no storage's doing.
         """
         delay, said = _FIRST_DELAY_SECONDS, False
         while True:
@@ -55,14 +55,14 @@ class Patience:
                 self._say(None)
             return result
 
-    def pause(self, error: BaseException) -> StorageError:
+    def pause(self, error: BaseException) -> RefusedError:
         """After a refusal that ends the attempt as a whole: time for whoever makes room, then what to end it with."""
         sentence = f"this machine's disk refuses what training writes: {_first_line(error)}"
         try:
             self._wait(sentence, _MOST_DELAY_SECONDS, error)
-        except StorageError as over:
+        except RefusedError as over:
             return over
-        return StorageError(sentence)
+        return RefusedError(sentence)
 
     def _sentence(self, what: str, error: Exception) -> str:
         if isinstance(error, TunerError):
@@ -77,7 +77,7 @@ class Patience:
         until = time.monotonic() + seconds
         while True:
             if self._over.is_set() or self._say(sentence):
-                raise StorageError(sentence) from error
+                raise RefusedError(sentence) from error
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -91,7 +91,7 @@ class Patience:
 def is_refusal(error: BaseException | None) -> bool:
     """Whether an exception, or what caused it, is a file system's or a disk's: full, broken or gone."""
     while error is not None:
-        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _REFUSALS):
+        if isinstance(error, RefusedError) or (isinstance(error, OSError) and error.errno in _REFUSALS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tuner import workload as workloads
 from tuner.assignment import Assignment, Post, Tell
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.errors import StorageError, StudyError, TrialError
+from tuner.errors import RefusedError, StudyError, TrialError
 from tuner.patience import Patience, is_refusal
 from tuner.process import as_found, gpu_share, is_spoilt_by
 from tuner.snapshots import SnapshotWriter
@@ -158,7 +158,7 @@ class _Reporter:
 
     def refused(self, error: BaseException) -> None:
         """Tell that the attempt is over, and the trial is not: the storage or this machine's disk refused something."""
-        reason = error if isinstance(error, StorageError) else self.patience.pause(error)
+        reason = error if isinstance(error, RefusedError) else self.patience.pause(error)
         self._say({"lost": str(reason), "refused": True})
 
     def _say_refusal(self, sentence: str | None) -> bool:

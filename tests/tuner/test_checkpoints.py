@@ -11,7 +11,7 @@ import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.checkpoints import Progress, TrialCheckpoints
-from tuner.errors import StorageError
+from tuner.errors import RefusedError
 from tuner.storage import Storage
 
 
@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_with_path_and_need_and_keeps_the_checkpoints_before
 
     monkeypatch.setattr(shutil, "move", full)
     with pytest.raises(
-        StorageError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"
+        RefusedError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"
     ):
         publish(checkpoints, 2, 1)
     found = checkpoints.newest()
