@@ -5,7 +5,7 @@
     images/NAME.png       overlays of the fixed validation frames
     resume/trainer.pt     optimiser and counters; only going on needs it, so it may be deleted
 
-It is written whole or not at all: under a temporary name, then renamed.
+It is written whole or not at all, a power cut or not: under a temporary name, onto the disk, then renamed.
 """
 
 import errno
@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fcn import files
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
 from fcn.model import FCN8s
@@ -103,7 +104,7 @@ def save(
             (partial / _TRAINER).parent.mkdir()
             torch.save(trainer_state, partial / _TRAINER)
         partial.chmod(0o755)
-        partial.rename(directory)
+        files.publish(partial, directory)
     except (OSError, RuntimeError, SafetensorError) as error:
         if _disk_is_full(error, partial):
             need = bytes_of(weights) + bytes_of(trainer_state)
@@ -197,12 +198,15 @@ def load_trainer_state(directory: Path, device: torch.device) -> dict[str, Any]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Puts directory source at target; a kill in between leaves the old one where recover() finds it."""
+    """Puts a saved directory at target, on the same file system.
+
+    A kill or a power cut in between leaves the old one where recover() finds it.
+    """
     old = target.with_name(f"{target.name}.old")
     recover(target)
     if target.exists():
-        target.rename(old)
-    shutil.move(source, target)
+        files.rename(target, old)
+    files.rename(source, target)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -214,4 +218,4 @@ def recover(target: Path) -> None:
     if target.exists():
         shutil.rmtree(old)
     else:
-        old.rename(target)
+        files.rename(old, target)

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fcn import files
 from fcn.errors import InputError
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
@@ -189,7 +190,7 @@ def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) ->
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if folder.is_dir():
             folder.rmdir()  # it is empty
-        draft.rename(folder)
+        files.publish(draft, folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, FileExistsError) as error:
         _drop(archive)
         raise InputError(f"{archive}: damaged archive ({error}); it was removed: fetch it again") from None

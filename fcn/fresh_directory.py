@@ -1,11 +1,13 @@
 """A directory that appears whole or not at all."""
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
+from fcn import files
 from fcn.errors import InputError
 
 
@@ -13,7 +15,7 @@ from fcn.errors import InputError
 def fresh_directory(output: Path) -> Iterator[Path]:
     """A temporary directory beside `output`, renamed to it at the end, or removed if an exception ends it.
 
-    Raises InputError if output is there and not empty, or can't be made.
+    Raises InputError if output is there and not empty, then or by the end, or can't be made.
     """
     must_be_free(output)
     try:
@@ -26,7 +28,14 @@ def fresh_directory(output: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        partial.rename(output)
+        try:
+            # A rename takes the place of an empty directory, and of nothing else: of two at once the second is told.
+            files.publish(partial, output)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            must_be_free(output)
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

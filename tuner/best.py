@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import shlex
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tuner import files
 from tuner import show as shows
 from tuner import workload as workloads
 from tuner.checkpoints import TrialCheckpoints, trial_folder
@@ -80,8 +83,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
             f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
             f"go on with `python -m tuner resume {study}`"
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise StudyError(f"--output {output}: must be a folder that is new or empty; give another, or delete it")
+    _must_be_free(output)
     winner = ranking[0]
     assert winner.value is not None
     assert winner.best_epoch is not None
@@ -91,30 +93,69 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
         if directory is None:
             raise StudyError(
                 f"study {study}: trial {winner.id} needs its checkpoint of epoch {winner.best_epoch}, got none in "
-                f"{storage.uri}; was it deleted? Run its setting again: {winner.params}"
+                f"{storage.uri} that is as it was written; was it deleted? Run its setting again: {winner.params}"
             )
-        exported = _export(record, directory, output)
-    best = Best(record, winner, output, exported)
-    # An export that can't be scored, NaN too, is no better than one that scores something else.
-    if not abs(best.rescored - winner.value) <= _TOLERANCE * max(1.0, abs(winner.value)):
-        shutil.rmtree(output, ignore_errors=True)
-        raise StudyError(
-            f"study {study}: the export must score what trial {winner.id} logged, got "
-            f"{record.spec.objective.metric} {measure(best.rescored)} for {measure(winner.value)}; nothing was "
-            "exported: have the data or the library versions changed since?"
-        )
-    (output / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
+        with _draft(record, output) as draft:
+            exported = _export(record, directory, draft, output)
+            best = Best(record, winner, output, exported)
+            _must_score_as_logged(best)
+            (draft / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
+            _give_place(draft, output)
     return best
 
 
-def _export(record: StudyRecord, checkpoint: Path, output: Path) -> workloads.Exported:
+def _must_be_free(output: Path) -> None:
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise StudyError(f"--output {output}: must be a folder that is new or empty; give another, or delete it")
+
+
+@contextlib.contextmanager
+def _draft(record: StudyRecord, output: Path) -> Iterator[Path]:
+    """A folder that is still to be made, beside the output, so that it gets its name with all in it or not at all."""
+    try:
+        parent = output.absolute().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=parent))
+    except OSError as error:
+        raise _failed(record, error) from error
+    try:
+        yield beside / output.name
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _export(record: StudyRecord, checkpoint: Path, draft: Path, output: Path) -> workloads.Exported:
     workload = workloads.load(record.spec.workload)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        return workload.export(checkpoint, output)
+        return workload.export(checkpoint, draft)
     except (ValueError, OSError, RuntimeError) as error:
-        shutil.rmtree(output, ignore_errors=True)
-        raise StudyError(f"study {record.spec.name}: the export failed: {error}") from error
+        # The draft is gone when this is read.
+        raise _failed(record, str(error).replace(str(draft), str(output))) from error
+
+
+def _failed(record: StudyRecord, why: object) -> StudyError:
+    return StudyError(f"study {record.spec.name}: the export failed: {why}")
+
+
+def _must_score_as_logged(best: Best) -> None:
+    logged = best.trial.value
+    assert logged is not None
+    # An export that can't be scored, NaN too, is no better than one that scores something else.
+    if not abs(best.rescored - logged) <= _TOLERANCE * max(1.0, abs(logged)):
+        raise StudyError(
+            f"study {best.record.spec.name}: the export must score what trial {best.trial.id} logged, got "
+            f"{best.record.spec.objective.metric} {measure(best.rescored)} for {measure(logged)}; nothing was "
+            "exported: have the data or the library versions changed since?"
+        )
+
+
+def _give_place(draft: Path, output: Path) -> None:
+    try:
+        # A rename takes the place of an empty folder, and of nothing else: of two exports at once the second is told.
+        files.publish(draft, output.absolute())
+    except OSError as error:
+        _must_be_free(output)
+        raise StudyError(f"--output {output}: can't be made ({error.strerror}); give another folder") from error
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """A trial's checkpoints in the storage: published whole, the newest and the best kept while it runs.
 
-Beside what the workload wrote, a checkpoint holds report.json: the report it belongs to and the best so far. It arrives
-last, so a folder without it is what a kill left behind, and is never read.
+Beside what the workload wrote, a checkpoint holds files.json, the size and CRC-32 of each file, and report.json, the
+report it belongs to and the best so far. That arrives last, so a folder without it is what a kill left behind, and is
+never read. One whose files aren't as files.json says is damaged: a trial goes on from the one before, or begins anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,9 @@ from tuner.errors import RefusedError, StudyError
 from tuner.storage import STAGING, Storage
 
 _REPORT = "report.json"
+_FILES = "files.json"
+_BLOCK = 8 << 20
+_RESUME = "resume"  # the folder that only going on needs
 
 
 @dataclass
@@ -47,12 +52,34 @@ class TrialCheckpoints:
         self._storage = storage
 
     def newest(self) -> tuple[Progress, str] | None:
-        """The newest whole checkpoint's progress and folder name, or None."""
+        """The newest checkpoint that can be gone on from, by its names: its progress and folder's name, or None."""
+        return next(self._resumable(), None)
+
+    def newest_whole(self, folder: Path) -> tuple[Progress, Path] | None:
+        """The newest checkpoint to go on from that is as it was written, and a local directory with it, or None.
+
+        folder: where a copy may be made, an empty one.
+        """
+        for progress, name in self._resumable():
+            directory = self._storage.get(name, folder / name)
+            if is_whole(directory) and self._has_best_of(progress):
+                return progress, directory
+        return None
+
+    def _resumable(self) -> Iterator[tuple[Progress, str]]:
         for name in reversed(self._names()):
             text = self._storage.read_text(f"{name}/{_REPORT}")
-            if text is not None and "resume" in self._storage.names(name):
-                return Progress(**json.loads(text)), name
-        return None
+            if text is None or _RESUME not in self._storage.names(name):
+                continue
+            with contextlib.suppress(ValueError, TypeError):  # a report that can't be read is none
+                yield Progress(**json.loads(text)), name
+
+    def _has_best_of(self, progress: Progress) -> bool:
+        """Whether the best that a trial would go on with, and not train again, is as it was written if it is there."""
+        if self._storage.local is None or progress.best_epoch is None:
+            return True
+        directory = self._storage.local / folder_of(progress.best_epoch)
+        return not directory.exists() or is_whole(directory)
 
     def publish(self, directory: Path, progress: Progress) -> list[str]:
         """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
@@ -65,6 +92,7 @@ class TrialCheckpoints:
         name = folder_of(progress.epoch)
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         try:
+            (directory / _FILES).write_text(json.dumps(_files_of(directory)), encoding="utf-8")
             (directory / _REPORT).write_text(json.dumps(asdict(progress)), encoding="utf-8")
             is_best = progress.best_epoch == progress.epoch
             pictures = self.publish_pictures(directory / "images", progress.epoch) if is_best else []
@@ -136,17 +164,51 @@ class TrialCheckpoints:
                 self._storage.delete(name)
 
     def fetch(self, epoch: int, folder: Path) -> Path | None:
-        """A local directory with the checkpoint of this epoch, or None if it isn't kept."""
+        """A local directory with the checkpoint of this epoch, or None if it isn't kept, or not as it was written."""
         name = folder_of(epoch)
         if self._storage.read_text(f"{name}/{_REPORT}") is None:
             return None
-        return self._storage.get(name, folder)
+        directory = self._storage.get(name, folder)
+        return directory if is_whole(directory) else None
 
     def _names(self) -> list[str]:
         return [name for name in self._storage.names() if name.startswith("epoch-")]
 
     def _drop(self, name: str, *, keep_weights: bool) -> None:
-        self._storage.delete(f"{name}/resume" if keep_weights else name)
+        self._storage.delete(f"{name}/{_RESUME}" if keep_weights else name)
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether each file of a checkpoint is as it was written; resume/ may have been dropped.
+
+    One without files.json, which an older version wrote, is taken as it is.
+    """
+    if not (directory / _FILES).exists():
+        return directory.is_dir()
+    try:
+        written = json.loads((directory / _FILES).read_text(encoding="utf-8"))
+        dropped = not (directory / _RESUME).exists()
+        return all(
+            [size, checksum] == _size_and_checksum(directory / name)
+            for name, (size, checksum) in written.items()
+            if not (dropped and name.startswith(f"{_RESUME}/"))
+        )
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def _files_of(directory: Path) -> dict[str, list[int]]:
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): _size_and_checksum(path) for path in files}
+
+
+def _size_and_checksum(path: Path) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return [size, checksum]
 
 
 def trial_folder(study: Storage, trial: int) -> Storage:

@@ -119,12 +119,14 @@ def resume(
 def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
     """Every study of a storage, oldest first."""
     from tuner import show as shows
+    from tuner.record import StudyRecord
 
-    records = shows.studies(Storage(storage))
+    records, damaged = shows.studies(Storage(storage))
     if as_json:
-        print(json.dumps({"studies": [shows.study_json(record) for record in records]}, indent=2))
-    elif records:
-        shows.print_studies(records, _console())
+        found: list[StudyRecord | shows.Damaged] = [*records, *damaged]
+        print(json.dumps({"studies": [shows.study_json(study) for study in found]}, indent=2))
+    elif records or damaged:
+        shows.print_studies(records, damaged, _console())
     else:
         _console().print(
             f"no study in {Storage(storage).uri}; start one: python -m tuner run search_spaces/demo.toml",

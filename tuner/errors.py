@@ -1,9 +1,10 @@
 """What can go wrong, as a tree:
 
 TunerError
-├── StudyError   the study can't start or go on, and a person can mend it: one sentence, exit status 2
-├── TrialError   one trial ends as failed; the study goes on
-└── RefusedError the storage refuses a trial something that it may take later: no trial's fault, the study waits
+├── StudyError        the study can't start or go on, and a person can mend it: one sentence, exit status 2
+│   └── StorageError  the storage takes no events, or is another process's: the study ends as interrupted
+├── TrialError        one trial ends as failed; the study goes on
+└── RefusedError      the storage refuses a trial something that it may take later: no trial's fault, the study waits
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ class TunerError(Exception):
 
 class StudyError(TunerError):
     """A mistake that a person can mend; the message names the place, the rule, the value and the fix."""
+
+
+class StorageError(StudyError):
+    """The study's storage takes no events, or another process has taken the study over: it ends as interrupted."""
 
 
 class TrialError(TunerError):

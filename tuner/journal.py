@@ -16,51 +16,78 @@ events; nothing is known that is not in it. Each has "event" and "time" (seconds
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import json
 import os
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Self
 
-from tuner.errors import StudyError
+from tuner import bucket, files
+from tuner.errors import StorageError, StudyError
 from tuner.storage import Storage
 
 EVENTS = "events.jsonl"
-_UPLOAD_SECONDS = 5.0
-_LIFE = "alive"  # seconds since 1970 when the runner of a study in a bucket was last alive
-_LIFE_SECONDS = 60.0
+# Synced at once; the others with `sync`, before whoever told of them goes on. A start that got lost would give a trial
+# another's checkpoint, and an end that got lost a trial that is gone on with though its checkpoints are tidied up.
+_SYNCED = ("run", "start", "end", "stop")
 
 
 class Journal:
     """The events file, open for appending by the one process that runs the study.
 
-    A bucket can't be appended to: there the file grows beside, and is put whole every few seconds and at a trial's end.
+    A bucket can't be appended to: there the file grows beside, and is put every few seconds and at a trial's start and
+    end (tuner/bucket.py). Methods raise StorageError if the storage takes nothing, or another process runs the study.
     """
 
     def __init__(self, storage: Storage):
         """storage: the study's folder. Raises StudyError if another process runs the study."""
-        self._lock = _lock(storage.local) if storage.local else None
-        self._copy = None if storage.local else _BucketCopy(storage)
+        self._storage = storage
+        self._lock = _lock(storage) if storage.local else None
+        self._copy = None if storage.local else bucket.Run(storage, EVENTS)
         self.path = self._copy.path if self._copy else storage.local / EVENTS  # type: ignore[operator]
         """Local file that a reader may follow."""
-        self._file = self.path.open("ab")
-        # A kill can leave half a line behind; the next event must not be glued to it.
-        self._file.truncate(_whole(self.path.read_bytes()))
+        try:
+            # Unbuffered: what a full disk refuses must not come when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            # A kill can leave half a line behind; the next event must not be glued to it.
+            self._size = whole(self.path.read_bytes())
+            self._file.truncate(self._size)
+            files.sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._trouble(error) from None
         if self._copy:
             self._copy.start()
 
     def append(self, event: dict[str, Any]) -> None:
-        self._file.write((json.dumps(event, allow_nan=False) + "\n").encode())
-        self._file.flush()
-        if event["event"] in ("end", "stop"):
-            os.fsync(self._file.fileno())
-        if self._copy and event["event"] in ("run", "end", "stop"):
-            self._copy.put()
+        """Write an event. Nothing is written if not all of it can be."""
+        self.check()
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
+        try:
+            written = self._file.write(line)
+            if written < len(line):  # the disk had room for a part; a second try says why not for the rest
+                self._file.write(line[written:])
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise self._trouble(error) from None
+        self._size += len(line)
+        if event["event"] in _SYNCED:
+            self.sync()
+            if self._copy:
+                self._copy.put()
+
+    def sync(self) -> None:
+        """Bring the events so far onto the disk; a power cut then leaves them."""
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def check(self) -> None:
+        """Raises StorageError if another process has taken the study over."""
+        if self._copy:
+            self._copy.check()
 
     def close(self) -> None:
         self._file.close()
@@ -69,6 +96,14 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
 
+    def _trouble(self, error: OSError) -> StorageError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return StorageError(
+            f"{self.path}: {'the disk is full' if full else f'can not be written ({error.strerror})'}; the study is "
+            f"interrupted, and nothing that it has told is lost: make {'room' if full else 'it writable'}, then go on "
+            f"with `python -m tuner resume {self._storage.name}`"
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,57 +111,42 @@ class Journal:
         self.close()
 
 
-class _BucketCopy(threading.Thread):
-    """Puts the events file into a bucket, and a sign of life beside it, which serves as the study's lock."""
+def read_events(study: Storage) -> Iterator[dict[str, Any]]:
+    """The events of the study in this folder, but for a torn end, which a kill or a power cut leaves.
 
-    def __init__(self, storage: Storage):
-        """storage: the study's folder. Raises StudyError if another process has given a sign of life."""
-        super().__init__(name="events", daemon=True)
-        if _gives_signs_of_life(storage):
-            raise being_run(storage)
-        self._storage = storage
-        self._scratch = tempfile.TemporaryDirectory(prefix="tuner-events-")
-        self.path = Path(self._scratch.name) / EVENTS
-        self.path.write_text(storage.read_text(EVENTS) or "", encoding="utf-8")
-        self._one_at_a_time = threading.Lock()
-        self._there = self.path.stat().st_size
-        self._ending = threading.Event()
-
-    def run(self) -> None:
-        while True:
-            # A bucket that takes nothing now may later; a trial's end is put by the study itself, which fails then.
-            with contextlib.suppress(StudyError):
-                self._storage.write_text(_LIFE, _moment(time.time()))
-                self.put()
-            if self._ending.wait(_UPLOAD_SECONDS):
+    Raises StudyError, with file and line, at a damaged line before whole ones.
+    """
+    data = study.read_bytes(EVENTS) if study.local else bucket.read_events(study, EVENTS)
+    lines = (data or b"").split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            if all(_event(other) is None for other in lines[number:]):
                 return
-
-    def put(self) -> None:
-        """Raises StudyError if the bucket can't be written."""
-        with self._one_at_a_time:
-            data = self.path.read_bytes()
-            if len(data) != self._there:
-                self._storage.write_text(EVENTS, data[: _whole(data)].decode())
-                self._there = len(data)
-
-    def end(self) -> None:
-        self._ending.set()
-        self.join()
-        with contextlib.suppress(StudyError):
-            self._storage.write_text(_LIFE, _moment(0))
-        self._scratch.cleanup()
+            raise damaged(study, number, f"must be an event in JSON, got {line[:60].decode(errors='replace')!r}")
+        yield event
 
 
-def read_events(text: str) -> Iterator[dict[str, Any]]:
-    """Every whole line; a half line at the end is one that is being written."""
-    for line in text.split("\n")[:-1]:
-        yield json.loads(line)
+def damaged(study: Storage, line: int, what: str) -> StudyError:
+    """What to say of a line of the events file."""
+    return StudyError(
+        f"{study.uri}/{EVENTS}, line {line}: {what}; the file is damaged: put it back from a copy, or delete this line "
+        f"(sed -i {line}d), and what it tells is forgotten"
+    )
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def is_running(storage: Storage) -> bool:
     """Whether a process runs the study in this folder."""
     if storage.local is None:
-        return _gives_signs_of_life(storage)
+        return bucket.seems_alive(storage)
     try:
         handle = os.open(storage.local / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -141,30 +161,25 @@ def is_running(storage: Storage) -> bool:
     return False
 
 
-def _moment(seconds: float) -> str:
-    """Of one length: a bucket may be asked how long a file is, and be read after the file was replaced."""
-    return f"{seconds:017.6f}"
+def whole(data: bytes) -> int:
+    """How many bytes of an events file are whole lines, without a torn end."""
+    size = data.rfind(b"\n") + 1
+    while size:
+        start = data.rfind(b"\n", 0, size - 1) + 1
+        if _event(data[start:size]) is not None:
+            break
+        size = start
+    return size
 
 
-def _gives_signs_of_life(storage: Storage) -> bool:
-    return time.time() - float(storage.read_text(_LIFE) or 0) < _LIFE_SECONDS
-
-
-def being_run(storage: Storage) -> StudyError:
-    how_long = "" if storage.local else f" (or was until less than {_LIFE_SECONDS:g} seconds ago)"
-    return StudyError(
-        f"study {storage.name} is being run by another process{how_long}; wait for it, or stop it with Ctrl-C there"
-    )
-
-
-def _whole(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
-
-
-def _lock(folder: Path) -> int:
+def _lock(storage: Storage) -> int:
     """Take the study's lock; the kernel gives it back when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    assert storage.local is not None
+    try:
+        files.make_folder(storage.local)
+        handle = os.open(storage.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage.not_writable(error) from None
     patience = time.monotonic() + 1.0
     while True:
         try:
@@ -174,5 +189,5 @@ def _lock(folder: Path) -> int:
             # One that only asks whether the study runs holds the lock for a moment.
             if time.monotonic() > patience:
                 os.close(handle)
-                raise being_run(Storage(str(folder))) from None
+                raise bucket.being_run(storage) from None
             time.sleep(0.02)

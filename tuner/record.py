@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import bisect
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from tuner.errors import StudyError
-from tuner.journal import EVENTS, is_running, read_events
+from tuner.journal import EVENTS, damaged, is_running, read_events
 from tuner.storage import Storage
 from tuner.study import StudySpec
+
+SPEC = "study.json"
 
 
 @dataclass(slots=True)
@@ -69,7 +74,11 @@ class StudyRecord:
         self._ranking: list[TrialRecord] = []
 
     def apply(self, event: dict[str, Any]) -> None:
-        getattr(self, f"_on_{event['event']}")(event)
+        """Raises ValueError for an event that isn't known, KeyError or TypeError for one that lacks a part."""
+        take = getattr(self, f"_on_{event['event']}", None)
+        if take is None:
+            raise ValueError(f"event {event['event']!r} is not known to this version; a newer one may have written it")
+        take(event)
 
     def _on_run(self, event: dict[str, Any]) -> None:
         self.runs, self.state, self.reason = event["number"], "running", None
@@ -162,16 +171,37 @@ class StudyRecord:
 
 
 def load_record(storage: Storage) -> StudyRecord:
-    """The state of the study in this folder. Raises StudyError if there is none."""
-    text = storage.read_text("study.json")
-    if text is None:
-        raise StudyError(
-            f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is"
-        )
-    record = StudyRecord(StudySpec.model_validate_json(text))
-    for event in read_events(storage.read_text(EVENTS) or ""):
-        record.apply(event)
+    """The state of the study in this folder. Raises StudyError if there is none, or its files are damaged."""
+    record = StudyRecord(_load_spec(storage))
+    for line, event in enumerate(read_events(storage), start=1):
+        try:
+            record.apply(event)
+        except ValueError as error:
+            raise StudyError(f"{storage.uri}/{EVENTS}, line {line}: {error}: use that version of tuner") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise damaged(storage, line, f"event {event['event']!r} is not whole ({error!r})") from None
     if record.state == "running" and not is_running(storage):
         # Killed: nobody was left to write the stop event.
         record.apply({"event": "stop", "state": "interrupted", "reason": "its process is gone"})
     return record
+
+
+def _load_spec(storage: Storage) -> StudySpec:
+    text = storage.read_text(SPEC)
+    if text is None and storage.exists(EVENTS):
+        raise StudyError(f"{storage.uri}/{SPEC}: must be there beside {EVENTS}, and is gone: put it back from a copy")
+    if text is None:
+        raise StudyError(
+            f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is"
+        )
+    place = f"{storage.uri}/{SPEC}"
+    mend = "the file is damaged: put it back from a copy, or mend it by hand (a study file in JSON)"
+    try:
+        return StudySpec.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        got = "an empty file" if not text.strip() else error.msg
+        raise StudyError(f"{place}, line {error.lineno}: must be a study in JSON, got {got}; {mend}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise StudyError(f"{place}: {where}: {first['msg']}, got {str(first['input'])[:60]!r}; {mend}") from None

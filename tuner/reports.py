@@ -22,6 +22,8 @@ from tuner.assignment import Answer, Assignment, Post
 
 _MOST_AT_ONCE = 10_000  # posts that wait; Ray queues those beyond
 
+_STOP = Answer(ask_tune=True, keep=True)
+
 Posted = tuple[int, dict[str, Any]]
 """A trial's number and its report."""
 
@@ -67,10 +69,13 @@ def post_of(assignment: Assignment) -> Post:
 class Reports(threading.Thread):
     """The runner's side: has every report heard, until closed."""
 
-    def __init__(self, heard: Callable[[int, dict[str, Any]], Answer]):
-        """heard: called in this thread with a trial's number and its report."""
+    def __init__(self, heard: Callable[[int, dict[str, Any]], Answer], sync: Callable[[], None]):
+        """heard: called in this thread with a trial's number and its report.
+
+        sync: called before any of those heard since is answered; one for all, since it waits for the disk.
+        """
         super().__init__(name="reports", daemon=True)
-        self._heard = heard
+        self._heard, self._sync = heard, sync
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _MOST_AT_ONCE, "scheduling_strategy": here}
         self.box: Any = ray.remote(ReportBox).options(**options).remote()
@@ -84,7 +89,7 @@ class Reports(threading.Thread):
         try:
             while True:
                 posted: list[Posted] = ray.get(self.box.take.remote(answers))
-                answers = [self._answer(trial, report) for trial, report in posted]
+                answers = self._on_disk([self._answer(trial, report) for trial, report in posted])
         except ray.exceptions.RayError as error:
             if not self._closed:
                 self._error = error
@@ -96,7 +101,16 @@ class Reports(threading.Thread):
             except BaseException as error:  # were the thread to end, every trial would wait for ever
                 self._error = error
         # The study ends: Tune stops whoever asks it.
-        return Answer(ask_tune=True, keep=True)
+        return _STOP
+
+    def _on_disk(self, answers: list[Answer]) -> list[Answer]:
+        """The answers, when what they answer is where a power cut leaves it."""
+        try:
+            self._sync()
+        except BaseException as error:
+            self._error = self._error or error
+            return [_STOP] * len(answers)
+        return answers
 
     def check(self) -> None:
         """Raises what went wrong in the thread: the study can't go on."""

@@ -22,8 +22,9 @@ from rich.console import Console
 from tuner import __version__, cluster
 from tuner import workload as workloads
 from tuner.address import HIDDEN, without_secrets
-from tuner.errors import StudyError
-from tuner.journal import Journal, being_run
+from tuner.bucket import being_run
+from tuner.errors import StorageError, StudyError
+from tuner.journal import Journal
 from tuner.ledger import Ledger
 from tuner.progress import Progress
 from tuner.record import StudyRecord, load_record
@@ -97,7 +98,8 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if HIDDEN in tracking_uri:
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
-    if record.state == "running":
+    # In a bucket, whether it is run is found out by watching, when the journal is opened.
+    if record.state == "running" and study.local:
         raise being_run(study)
     record.spec = spec
     if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
@@ -211,6 +213,7 @@ class _Run:
         console: Console,
     ):
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
+        self._journal = journal
         self._progress = Progress(record, console, lambda: tracker.trouble)
         self._retention = Retention(record, study)
         self._slots = SlotPool(record.spec, study, plan)
@@ -234,6 +237,10 @@ class _Run:
         except KeyboardInterrupt:
             _write_stop(self._ledger, "interrupted", "Ctrl-C, twice")
             raise
+        except StorageError as error:
+            with contextlib.suppress(StorageError):
+                _write_stop(self._ledger, "interrupted", str(error))
+            raise
         except BaseException as error:
             _write_stop(self._ledger, "failed", f"{type(error).__name__}: {error}"[:500])
             raise
@@ -248,7 +255,7 @@ class _Run:
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
         with (
             tempfile.TemporaryDirectory(prefix="tuner-tune-", ignore_cleanup_errors=True) as folder,
-            contextlib.closing(Reports(self._ledger.heard)) as self._reports,
+            contextlib.closing(Reports(self._ledger.heard, self._journal.sync)) as self._reports,
         ):
             ray.tune.Tuner(
                 ray.tune.with_resources(
@@ -303,6 +310,7 @@ class _Run:
         self._ledger.closed = self._stopping is not None
         if self._reports:
             self._reports.check()
+        self._journal.check()
         self._out_of_time()
         self._look_at_storage()
         self._follow_cluster()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,24 +11,40 @@ from rich.console import Console
 from rich.text import Text
 
 from tuner.errors import StudyError
+from tuner.journal import EVENTS
 from tuner.progress import measure, number, trial_table
-from tuner.record import StudyRecord, TrialRecord, load_record
+from tuner.record import SPEC, StudyRecord, TrialRecord, load_record
 from tuner.storage import Storage
 
 
-def studies(storage: Storage) -> list[StudyRecord]:
-    """Every study of a storage, oldest first."""
-    records = [
-        load_record(storage / name) for name in storage.names() if (storage / name).read_text("study.json") is not None
-    ]
-    return sorted(records, key=lambda record: (record.created, record.spec.name))
+@dataclass(frozen=True)
+class Damaged:
+    """A study whose files can't be read."""
+
+    name: str
+    reason: str
+
+
+def studies(storage: Storage) -> tuple[list[StudyRecord], list[Damaged]]:
+    """Every study of a storage, oldest first, and apart, those that can't be read."""
+    records, damaged = [], []
+    for name in storage.names():
+        study = storage / name
+        try:
+            if study.exists(SPEC) or study.exists(EVENTS):
+                records.append(load_record(study))
+        except StudyError as error:
+            damaged.append(Damaged(name, str(error)))
+    return sorted(records, key=lambda record: (record.created, record.spec.name)), damaged
 
 
 def find(storage: Storage, name: str | None) -> StudyRecord:
     """The study of that name, or the newest. Raises StudyError if there is none."""
     if name is not None:
         return load_record(storage / name)
-    found = studies(storage)
+    found, damaged = studies(storage)
+    if not found and damaged:
+        raise StudyError(damaged[0].reason)
     if not found:
         raise StudyError(
             f"--storage {storage.uri}: a study is needed there, got none; "
@@ -36,8 +53,10 @@ def find(storage: Storage, name: str | None) -> StudyRecord:
     return found[-1]
 
 
-def study_json(record: StudyRecord) -> dict[str, Any]:
-    """Keys: name, state, created (ISO 8601, UTC)."""
+def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
+    """Keys: name, state, created (ISO 8601, UTC; null for a damaged one)."""
+    if isinstance(record, Damaged):
+        return {"name": record.name, "state": "damaged", "created": None}
     created = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
     return {"name": record.spec.name, "state": record.state, "created": created}
 
@@ -70,7 +89,7 @@ def _trial_json(trial: TrialRecord) -> dict[str, Any]:
     }
 
 
-def print_studies(records: list[StudyRecord], console: Console) -> None:
+def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: Console) -> None:
     for record in records:
         created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
         done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
@@ -82,6 +101,9 @@ def print_studies(records: list[StudyRecord], console: Console) -> None:
             markup=False,
             soft_wrap=True,
         )
+    for study in damaged:
+        console.print(f"{study.name:<24} damaged", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {study.reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_record(record: StudyRecord, console: Console, rows: int | None = None) -> None:

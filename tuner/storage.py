@@ -15,10 +15,12 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.fs
 
+from tuner import files
 from tuner.address import redacted, without_secrets
 from tuner.errors import StudyError
 
@@ -69,29 +71,41 @@ class Storage:
         return f"{self._root}/{path}" if path else self._root
 
     def read_text(self, path: str) -> str | None:
-        """A file's text, or None if there is none."""
+        """A file's text, or None if there is none. Raises StudyError if it can't be read, or isn't text."""
+        data = self.read_bytes(path)
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise StudyError(
+                f"{self.uri}/{path}, line {line}: must be UTF-8, got the byte {error.object[error.start]:#04x}; "
+                "the file is damaged: put it back from a copy"
+            ) from None
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """What is in a file, or None if there is none."""
         try:
             with self._fs.open_input_stream(self._path(path)) as stream:
-                return bytes(stream.read()).decode()
+                return bytes(stream.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._not_readable(error) from None
 
     def write_text(self, path: str, text: str) -> None:
-        """Replace a file whole. Raises StudyError if the storage can't be written."""
+        """Replace a file whole, for good. Raises StudyError if the storage can't be written."""
+        self.write_bytes(path, text.encode())
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """As `write_text`."""
         try:
             if self.local:
-                target = self.local / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{os.getpid()}")
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(target)
+                files.write_whole(self.local / path, data)
             else:
                 with self._fs.open_output_stream(self._path(path)) as stream:
-                    stream.write(text.encode())
+                    stream.write(data)
         except OSError as error:
-            raise self._not_writable(error.strerror or redacted(str(error), self._uri)) from None
+            raise self.not_writable(error) from None
 
     def check_writable(self) -> None:
         """Raises StudyError if a local storage can't be made or written; a bucket tells when it is written."""
@@ -102,6 +116,10 @@ class Storage:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
             raise self._not_writable("a file" if place.is_file() else "no right to write")
+
+    def not_writable(self, error: OSError) -> StudyError:
+        """What to say of an error at writing."""
+        return self._not_writable(error.strerror or redacted(str(error), self._uri))
 
     def _not_writable(self, got: str) -> StudyError:
         return StudyError(
@@ -123,22 +141,48 @@ class Storage:
         except OSError as error:
             raise self._not_readable(error) from None
 
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+        return bool(self._info(path).type != pyarrow.fs.FileType.NotFound)
+
+    def written_at(self, path: str) -> float | None:
+        """When a file was written last, in seconds since 1970 by the storage's own clock, or None if it isn't there."""
+        found = self._info(path).mtime_ns
+        return None if found is None else found / 1e9
+
+    def _info(self, path: str) -> Any:
+        try:
+            return self._fs.get_file_info(self._path(path))
+        except OSError as error:
+            raise self._not_readable(error) from None
+
     def delete(self, path: str) -> None:
         """Delete a folder with all in it; one that isn't there is no mistake."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_dir(self._path(path))
 
     def put(self, folder: Path, path: str, last: str | None = None) -> None:
-        """Bring a local folder to `path`, moving it where that is possible; the file named `last` arrives last."""
+        """Bring a local folder to `path`, moving it where that is possible; the file named `last` arrives last.
+
+        When this returns, all of it is there for good, a power cut or not. Raises OSError, and leaves `folder` and what
+        was at `path` as they were.
+        """
         if self.local:
             target = self.local / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                shutil.rmtree(target)
+            files.make_folder(target.parent)
             # Into the storage's own file system first: the rename at the end is then atomic.
             staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
             try:
-                Path(shutil.move(folder, staging)).rename(target)
+                moved, before = Path(shutil.move(folder, staging)), staging / ".before"
+                if target.exists():
+                    target.rename(before)
+                try:
+                    files.publish(moved, target)
+                except OSError:
+                    if before.exists():
+                        before.rename(target)
+                    shutil.move(moved, folder)
+                    raise
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
             return
@@ -146,8 +190,8 @@ class Storage:
             # What lies there already isn't whole from here on.
             with contextlib.suppress(FileNotFoundError):
                 self._fs.delete_file(f"{self._path(path)}/{last}")
-        files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
-        for file in files:
+        found = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
+        for file in found:
             place = f"{self._path(path)}/{file.relative_to(folder).as_posix()}"
             with self._fs.open_output_stream(place) as stream, file.open("rb") as source:
                 shutil.copyfileobj(source, stream, 8 << 20)

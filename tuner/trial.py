@@ -44,15 +44,13 @@ def run_trial(
         try:
             workload = workloads.load(spec.workload)
             config = workload.Config(**{**spec.fixed, **assignment.params})
-            newest = reporter.patience.attempt("its newest checkpoint", checkpoints.newest)
-            resume_from = None
-            if newest:
-                progress, name = newest
+            newest, resume_from = None, None
+            if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
                 # Made only where it is needed: a process that is killed leaves it behind.
                 copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
-                resume_from = reporter.patience.attempt(
-                    f"the checkpoint of epoch {progress.epoch}", lambda: folder.get(name, copy)
-                )
+                newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
+            if newest:
+                progress, resume_from = newest
                 reporter.go_on_from(progress)
             else:
                 reporter.begin()

@@ -14,6 +14,7 @@ from fcn.config import Config
 from fcn.errors import InputError, TrainingError
 from fcn.model import FCN8s
 from fcn.weights import PLAIN
+from tests.power_cut import PowerCut
 
 CONFIG = Config(dataset="scenes", weights="none", width=1 / 32, fc_width=8)
 CPU = torch.device("cpu")
@@ -108,3 +109,26 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     description.write_text(json.dumps(found))
     with pytest.raises(InputError, match=r"weights\.safetensors can't be read"):
         checkpoint.build(checkpoint.load(tmp_path / "one"))
+
+
+def test_a_power_cut_at_any_moment_leaves_the_newest_checkpoint_or_the_one_before_whole(tmp_path: Path) -> None:
+    networks = [model() for _ in range(3)]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    cut = PowerCut(disk, tmp_path / "disks")
+    with cut.watching():
+        for epoch, network in enumerate(networks, start=1):
+            save(disk / "new", network, epoch)
+            checkpoint.replace(disk / "new", disk / "last")
+            cut.promised = epoch
+    disks = cut.disks()
+    assert len(disks) > 20
+    for left in disks:
+        target = left.path / "last"
+        checkpoint.recover(target)
+        if left.promised == 0 and not target.exists():
+            continue
+        found = checkpoint.load(target)
+        assert left.promised <= found.epoch <= left.promised + 1, left
+        assert torch.equal(found.weights["fc6.weight"], networks[found.epoch - 1].state_dict()["fc6.weight"])
+        checkpoint.load_trainer_state(target, CPU)

@@ -162,3 +162,50 @@ def test_a_winner_whose_checkpoint_is_gone_is_told_with_its_setting(storage: Sto
     (storage / "a").delete("trials/2/epoch-000002")
     with pytest.raises(StudyError, match=r"needs its checkpoint of epoch 2, got none .* \{'x': 0\.9\}"):
         export_best(storage, "a", tmp_path / "out")
+
+
+def test_two_exports_to_one_place_at_once_leave_the_first_whole(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both found it free. The second ends after the first, and has nothing to delete there."""
+    run_study(storage)
+    run_study(storage, "b", "minimize")
+    export, out = replay.export, tmp_path / "out"
+
+    def while_another_exports(checkpoint: Path, output: Path) -> replay.Exported:
+        monkeypatch.setattr(replay, "export", export)
+        export_best(storage, "b", out)
+        return export(checkpoint, output)
+
+    monkeypatch.setattr(replay, "export", while_another_exports)
+    with pytest.raises(StudyError, match=f"--output {out}: must be a folder that is new or empty"):
+        export_best(storage, "a", out)
+    assert json.loads((out / "study.json").read_text())["study"] == "b"
+    assert (out / "weights.bin").read_bytes() == b"w" * 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "studies"]
+
+
+def test_an_export_that_fails_leaves_what_others_put_there_meanwhile(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study(storage)
+    out = tmp_path / "out"
+
+    def broken(checkpoint: Path, output: Path) -> replay.Exported:
+        out.mkdir()
+        (out / "mine").write_text("mine")
+        raise RuntimeError(f"{output / 'weights.bin'}: no room")
+
+    monkeypatch.setattr(replay, "export", broken)
+    with pytest.raises(StudyError, match=f"the export failed: {out / 'weights.bin'}: no room"):
+        export_best(storage, "a", out)
+    assert (out / "mine").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "studies"]
+
+
+def test_a_damaged_checkpoint_is_not_exported(storage: Storage, tmp_path: Path) -> None:
+    run_study(storage)
+    weights = tmp_path / "studies" / "a" / "trials" / "2" / "epoch-000002" / "weights.bin"
+    weights.write_bytes(b"w" * 999)
+    with pytest.raises(StudyError, match=r"needs its checkpoint of epoch 2, got none .* as it was written"):
+        export_best(storage, "a", tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -132,3 +133,26 @@ def test_progress_reads_back_as_it_was(checkpoints: TrialCheckpoints, folder: Pa
     publish(checkpoints, 1, 1)
     written = json.loads((folder / "epoch-000001" / "report.json").read_text())
     assert Progress(**written) == Progress(epoch=1, metrics={"score": 0.1}, best_value=0.1, best_epoch=1)
+
+
+def test_a_disk_that_fails_at_the_last_step_leaves_the_checkpoint_to_be_tried_again(
+    checkpoints: TrialCheckpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems say only when it is synced that they have no room; the one that was there stays until then."""
+    publish(checkpoints, 1, 1)
+    directory = write_checkpoint(Config(x=0.9), 1)
+    progress = Progress(epoch=1, metrics={}, best_value=0.1, best_epoch=7)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RefusedError, match="the disk is full"):
+            checkpoints.publish(directory, progress)
+    kept = checkpoints.fetch(1, folder)
+    assert kept is not None
+    assert Config.model_validate_json((kept / "config.json").read_text()).x == Config().x
+    checkpoints.publish(directory, progress)
+    assert Config.model_validate_json((kept / "config.json").read_text()).x == 0.9
+    assert names(folder) == ["epoch-000001", "images"]

@@ -290,3 +290,33 @@ def test_the_first_words_of_a_command_line_are_cheap() -> None:
     say = "import sys, tuner.cli, tuner.show; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_damaged_study_is_listed_as_such_beside_the_others_and_told_by_each_command(
+    tuner: Command, tmp_path: Path
+) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    for name in ("whole", "torn", "cut", "gone"):
+        run_study(storage, name)
+    (tmp_path / "studies" / "torn" / "study.json").write_text("")
+    events = tmp_path / "studies" / "cut" / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join([*lines[:2], "{\n", *lines[2:]]))
+    (tmp_path / "studies" / "gone" / "study.json").unlink()
+    (tmp_path / "studies" / "no study").mkdir()
+    status, out, err = tuner("list", "--storage", storage.uri)
+    assert (status, err) == (0, "")
+    assert "whole                    finished" in out
+    assert "events.jsonl, line 3: " in out
+    assert "no study" not in out
+    _, out, _ = tuner("list", "--storage", storage.uri, "--json")
+    assert [(study["name"], study["state"]) for study in json.loads(out)["studies"]] == [
+        ("whole", "finished"),
+        ("cut", "damaged"),
+        ("gone", "damaged"),
+        ("torn", "damaged"),
+    ]
+    for name, told in (("torn", "study.json, line 1"), ("cut", "events.jsonl, line 3"), ("gone", "study.json")):
+        for command in (["show"], ["resume"], ["best", "--output", tmp_path / "out"]):
+            assert told in refused(tuner(command[0], name, *command[1:], "--storage", storage.uri))
+    assert tuner("show", "--storage", storage.uri, "--json")[0] == 0, "the newest that is whole"

@@ -23,14 +23,17 @@ LAYERS = [
     {"group"},
     {"trial", "tracking_process", "retention"},
     {"tracking"},
-    {"process", "snapshots"},
+    {"snapshots"},
+    {"patience"},
+    {"process"},
     {"torch_process"},
     {"record", "checkpoints", "cluster"},
     {"journal"},
+    {"bucket"},
     {"study"},
     {"reports"},
     {"space", "workload", "storage", "fate", "assignment"},
-    {"errors", "address"},
+    {"errors", "address", "files"},
 ]
 
 

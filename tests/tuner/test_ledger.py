@@ -43,7 +43,7 @@ def report(
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
     """The journal without the start, and without what doesn't matter here."""
-    events = read_events((tmp_path / "s" / "events.jsonl").read_text())
+    events = read_events(Storage(str(tmp_path / "s")))
     return [{k: v for k, v in e.items() if k in ("event", "epoch", "again", "images")} for e in events][1:]
 
 

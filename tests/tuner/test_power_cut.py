@@ -1,0 +1,142 @@
+"""What a power cut leaves, at whatever moment it comes: tests/power_cut.py says which disks are possible."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.power_cut import PowerCut
+from tests.tuner.test_record import RUN, spec, trial
+from tests.tuner.test_snapshots import Runner
+from tests.workloads.replay import Config, write_checkpoint
+from tuner import snapshots
+from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.journal import Journal
+from tuner.record import load_record
+from tuner.storage import Storage
+from tuner.study import to_json
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> PowerCut:
+    (tmp_path / "disk").mkdir()
+    return PowerCut(tmp_path / "disk", tmp_path / "disks")
+
+
+def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path: Path, cut: PowerCut) -> None:
+    checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path / "disk")) / "s", 1))
+    with cut.watching():
+        for epoch, best_epoch in ((1, 1), (2, 2), (3, 2)):
+            progress = Progress(epoch=epoch, metrics={}, best_value=0.1 * best_epoch, best_epoch=best_epoch)
+            checkpoints.publish(write_checkpoint(Config(), epoch), progress)
+            cut.promised = epoch
+        cut.promised = 100
+        checkpoints.strip(2)
+    disks = cut.disks()
+    assert len(disks) > 40
+    for disk in disks:
+        left = TrialCheckpoints(trial_folder(Storage(str(disk.path)) / "s", 1))
+        if disk.promised < 100:
+            found = left.newest_whole(tmp_path)
+            epoch = found[0].epoch if found else 0
+            assert disk.promised <= epoch <= disk.promised + 1, disk
+            if found:
+                assert json.loads((found[1] / "resume" / "state.json").read_text()) == {"epoch": epoch}
+                assert (found[1] / "weights.bin").read_bytes() == b"w" * 1000
+        if disk.promised >= 2:
+            best = left.fetch(2, tmp_path)
+            assert best is not None, disk
+            assert (best / "weights.bin").read_bytes() == b"w" * 1000
+
+
+@pytest.mark.parametrize("by_snapshot", [True, False])
+def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
+    def run(folder: Path) -> Runner:
+        snapshots._experience.seconds = 0.0
+        runner = Runner(folder, keep=True)
+        runner.run(epochs=3, snapshots=by_snapshot)
+        return runner
+
+    with cut.watching():
+        run(tmp_path / "disk")
+    starts = set()
+    for disk in cut.disks():
+        runner = run(disk.path)
+        assert runner.told[-1]["end"] == {"state": "finished", "reason": None}, disk
+        told = [(report["epoch"], report["told_before"]) for report in runner.posted]
+        start = told[0][0] if told[0][1] else 0
+        starts.add(start)
+        assert told == ([(start, True)] if start else []) + [(epoch, False) for epoch in range(start + 1, 4)]
+        assert (runner.trial / "epoch-000003" / "weights.bin").read_bytes() == b"w" * 1000
+    assert starts >= {0, 1}
+
+
+def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: Path, cut: PowerCut) -> None:
+    study = Storage(str(tmp_path / "disk")) / "s"
+    events: list[dict[str, Any]] = [RUN, *trial(1, *(0.01 * epoch for epoch in range(1, 6)))]
+    with cut.watching():
+        study.write_text("study.json", to_json(spec()))
+        with Journal(study) as journal:
+            for number, event in enumerate(events, start=1):
+                journal.append(event)
+                if event["event"] == "report":
+                    journal.sync()
+                cut.promised = number
+        study.write_text("study.json", to_json(spec("minimize")))
+    disks = cut.disks()
+    assert len(disks) > 10
+    for disk in disks:
+        left = Storage(str(disk.path)) / "s"
+        if not left.exists("study.json"):
+            assert disk.promised == 0
+            continue
+        if disk.promised:
+            record = load_record(left)
+            curve = record.trials[1].curve if disk.promised >= 2 else []
+            # The run, the start, five reports, the end.
+            assert len(curve) >= min(5, max(0, disk.promised - 2)), disk
+            assert record.runs == 1
+            assert disk.promised < 8 or record.trials[1].state == "finished"
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_new_start(tmp_path: Path) -> None:
+    """As a version that synced nothing, or a bad disk, leaves it: whole by its names, and empty."""
+
+    def trial_of(damage: list[str], folder: Path) -> Runner:
+        checkpoints = TrialCheckpoints(trial_folder(Storage(str(folder)) / "s", 1))
+        for epoch in (1, 2):
+            keep = folder / "keep"
+            if epoch == 2:
+                (checkpoints_of(folder) / "epoch-000001").rename(keep)
+            progress = Progress(epoch=epoch, metrics={"score": 0.1}, best_value=0.1 * epoch, best_epoch=epoch)
+            checkpoints.publish(write_checkpoint(Config(), epoch), progress)
+            if epoch == 2:
+                keep.rename(checkpoints_of(folder) / "epoch-000001")
+        for name in damage:
+            path = checkpoints_of(folder) / name
+            path.write_bytes(b"\0" * path.stat().st_size)
+        runner = Runner(folder)
+        snapshots._experience.seconds = time.monotonic()
+        runner.run(epochs=4)
+        assert runner.told[-1]["end"]["state"] == "finished"
+        return runner
+
+    def checkpoints_of(folder: Path) -> Path:
+        return folder / "s" / "trials" / "1"
+
+    for number, (damage, first) in enumerate(
+        [
+            ([], (2, True)),
+            (["epoch-000002/weights.bin"], (1, True)),
+            (["epoch-000002/resume/state.json"], (1, True)),
+            (["epoch-000002/report.json"], (1, True)),
+            (["epoch-000002/files.json"], (1, True)),
+            (["epoch-000002/weights.bin", "epoch-000001/weights.bin"], (1, False)),
+        ]
+    ):
+        runner = trial_of(damage, tmp_path / str(number))
+        assert (runner.posted[0]["epoch"], runner.posted[0]["told_before"]) == first, damage
