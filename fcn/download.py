@@ -14,8 +14,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import lzma
+import re
 import shutil
 import stat
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +27,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from fcn import files
 from fcn.errors import InputError
@@ -33,6 +37,19 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or No
 CHUNK = 1 << 18
 TIMEOUT_SECONDS = 60.0
 ATTEMPTS = 5  # in a row that bring nothing new
+ENCRYPTED = 1  # of a zip member's flags
+# What unpacking a damaged archive ends with; the last three if two members want one place.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    struct.error,
+    ValueError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
 RECORD = "download.json"
 
 
@@ -70,13 +87,14 @@ def download(
     Raises InputError if the server can't be reached or refuses, if length or checksum differ, or if the
     archive is damaged or would write outside the folder; nothing is unpacked then.
     """
-    record = folder / RECORD
-    if record.is_file():
-        known = json.loads(record.read_text())
-        if known.get("url") == archive.url and sha256 in (None, known.get("sha256")):
-            return str(known["sha256"])
+    known = _read_notes(folder / RECORD)
+    if known.get("url") == archive.url and known.get("sha256") and sha256 in (None, known["sha256"]):
+        return str(known["sha256"])
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: must be empty or new, got a folder with files: choose another, or empty it")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        # It is replaced as a whole, and whoever is in it would be left in a folder that isn't there.
+        raise InputError(f"{folder}: must not be the folder that the command runs in: choose one within it")
     partial = folder.with_name(f"{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +133,8 @@ def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_secon
             if error.code < 500 and error.code not in (408, 429):
                 raise InputError(f"{url}: the server refuses: {error.code} {error.reason}") from None
             reason: Exception = error
+        except (ValueError, http.client.InvalidURL) as error:
+            raise InputError(f"{url}: is no address to fetch from ({error}): give one with http or https") from None
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error
         after = path.stat().st_size if path.exists() else 0
@@ -132,7 +152,7 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
     """One connection. Raises what the network raises, or ConnectionError if it ends early."""
     notes = path.with_name(f"{path.name}.json")
     have = path.stat().st_size if path.exists() else 0
-    known = json.loads(notes.read_text()) if have and notes.exists() else {}
+    known = _read_notes(notes)
     if not known.get("version") or known.get("url") != url:
         have = 0  # nothing says that what is there is a beginning of the same file
     request = urllib.request.Request(url, headers={"User-Agent": "fcn-tuner"})
@@ -142,6 +162,7 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         if error.code == 416 and have and have == known.get("length"):
             return  # it was complete already
         if error.code == 416:
@@ -149,16 +170,21 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
             raise ConnectionError("the server has another file than before") from None
         raise
     with response:
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if response.status != 206:
             have = 0
+        elif version not in (None, known["version"]) or _first_byte(response.headers.get("Content-Range")) != have:
+            # Not every server looks at If-Range, and some give what they please.
+            _drop(path)
+            raise ConnectionError("the server has another file than before, or sent another part than was asked for")
         announced = response.headers.get("Content-Length")
         length = have + int(announced) if announced is not None else None
-        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        version = known["version"] if have else version
         # A weak tag doesn't promise the same bytes, so a rest can't be asked for by it.
         version = None if version is None or version.startswith("W/") else version
         notes.write_text(json.dumps({"url": url, "version": version, "length": length}))
         with path.open("ab" if have else "wb") as file:
-            while chunk := response.read(CHUNK):
+            while chunk := _receive(response):
                 file.write(chunk)
                 have += len(chunk)
                 if progress is not None:
@@ -167,44 +193,94 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
         raise ConnectionError(f"the connection ended at {have} of {length} bytes")
 
 
+def _receive(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except OSError as error:  # TLS and routes fail in kinds of their own: none of them is the disk's
+        raise ConnectionError(str(error)) from error
+
+
+def _first_byte(content_range: str | None) -> int | None:
+    """Where a partial answer begins: 'bytes 500-899/900' begins at 500."""
+    found = re.match(r"bytes (\d+)-", content_range or "")
+    return int(found[1]) if found else None
+
+
+def _read_notes(path: Path) -> dict[str, Any]:
+    """A JSON table, empty if it isn't there or torn: then there is nothing to go on from."""
+    try:
+        notes = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
 def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) -> None:
     """Unpacks the files under `root` of a zip into a folder that appears whole, with record in
     download.json.
 
-    Raises InputError if the zip is damaged, has nothing under `root`, or holds a path that leaves the
-    folder or a link.
+    Raises InputError if the zip is damaged or encrypted, has nothing under `root`, or holds a path that leaves
+    the folder or a link; the zip is removed then.
     """
     draft = folder.with_name(f"{folder.name}.unpacking")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [(info, _place(info, root, archive)) for info in opened.infolist()]
-            wanted = [(info, place) for info, place in members if place is not None]
-            if not wanted:
-                raise InputError(f"{archive}: must hold files under {root}/, got none: is it the right archive?")
-            for info, place in wanted:
-                target = draft.joinpath(*place.parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with opened.open(info) as source, target.open("xb") as file:
-                    shutil.copyfileobj(source, file, CHUNK)
+            for info, place in _wanted(opened, root, archive):
+                _extract(opened, info, draft.joinpath(*place.parts))
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         if folder.is_dir():
             folder.rmdir()  # it is empty
         files.publish(draft, folder)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, FileExistsError) as error:
+    except InputError:
+        _drop(archive)
+        raise
+    except DAMAGE as error:
         _drop(archive)
         raise InputError(f"{archive}: damaged archive ({error}); it was removed: fetch it again") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _wanted(opened: zipfile.ZipFile, root: str, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    """The files under root and where in the folder they go. Raises InputError as `unpack` says."""
+    members = [(info, _place(info, root, archive)) for info in opened.infolist()]
+    wanted = [(info, place) for info, place in members if place is not None]
+    if not wanted:
+        raise InputError(f"{archive}: must hold files under {root}/, got none; it was removed: is the address right?")
+    for info, _ in wanted:
+        if info.flag_bits & ENCRYPTED:
+            raise InputError(
+                f"{archive}: is encrypted ({info.filename!r} needs a password); it was removed: fetch one that isn't"
+            )
+    return wanted
+
+
+def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with opened.open(info) as source, target.open("xb") as file:
+        while chunk := _decompress(source):
+            file.write(chunk)
+
+
+def _decompress(source: IO[bytes]) -> bytes:
+    try:
+        return source.read(CHUNK)
+    except (OSError, lzma.LZMAError) as error:  # bzip2's damage is an OSError, and would look like the disk's
+        raise zipfile.BadZipFile(str(error)) from error
+
+
 def _place(info: zipfile.ZipInfo, root: str, archive: Path) -> PurePosixPath | None:
     """Where in the folder a member goes; None if it is no file or not under root."""
     path = PurePosixPath(info.filename)
+    if not path.parts:
+        return None  # "./", the folder itself
     if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
-        raise InputError(f"{archive}: holds a path that leaves the folder, {info.filename!r}: don't trust this archive")
+        raise InputError(
+            f"{archive}: holds a path that leaves the folder, {info.filename!r}; it was removed: don't trust it"
+        )
     if stat.S_ISLNK(info.external_attr >> 16):
-        raise InputError(f"{archive}: holds a link, {info.filename!r}: don't trust this archive")
+        raise InputError(f"{archive}: holds a link, {info.filename!r}; it was removed: don't trust it")
     above = PurePosixPath(root).parts
     inside = len(path.parts) > len(above) and all(w in ("*", h) for w, h in zip(above, path.parts, strict=False))
     if info.is_dir() or not inside:

@@ -29,6 +29,8 @@ class Server:
         self.ranges: list[str | None] = []
         self.etag: str | None = '"one"'
         self.serves_ranges = True
+        self.heeds_if_range = True
+        self.range_begins_at: int | None = None  # instead of where it was asked to
         self.announces_length = True
         self.status = 200
         owner = self
@@ -52,8 +54,10 @@ class Server:
             handler.send_error(self.status)
             return
         first = 0
-        if wanted and self.serves_ranges and handler.headers.get("If-Range") == self.etag:
+        same = handler.headers.get("If-Range") == self.etag or not self.heeds_if_range
+        if wanted and self.serves_ranges and same:
             first = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            first = first if self.range_begins_at is None else self.range_begins_at
         if first and first >= len(self.content):
             handler.send_error(416)
             return
@@ -61,6 +65,8 @@ class Server:
         handler.send_response(206 if first else 200)
         if self.announces_length:
             handler.send_header("Content-Length", str(len(body)))
+        if first:
+            handler.send_header("Content-Range", f"bytes {first}-{len(self.content) - 1}/{len(self.content)}")
         if self.etag:
             handler.send_header("ETag", self.etag)
         handler.end_headers()
@@ -141,6 +147,57 @@ def test_another_file_at_the_same_place_is_not_glued_to_the_first(server: Server
     assert (tmp_path / "kitti/a.txt").read_bytes() == NOISE[::-1]
 
 
+def gives_up(server: Server, folder: Path, after: int = 400_000) -> None:
+    """A download that the network ends: kitti.part and its notes stay."""
+    server.breaks_after = [after] + [0] * ATTEMPTS
+    with pytest.raises(InputError, match="run the same command again"):
+        fetch(server, folder)
+    server.ranges.clear()
+
+
+def test_a_changed_file_is_not_glued_by_a_server_that_heeds_no_condition(server: Server, tmp_path: Path) -> None:
+    gives_up(server, tmp_path / "kitti")
+    server.heeds_if_range = False
+    server.content, server.etag = zip_of({"data_road/a.txt": NOISE[::-1]}), '"two"'
+    fetch(server, tmp_path / "kitti")
+    assert server.ranges == ["bytes=400000-", None]
+    assert (tmp_path / "kitti/a.txt").read_bytes() == NOISE[::-1]
+
+
+def test_another_part_than_was_asked_for_is_not_glued_either(server: Server, tmp_path: Path) -> None:
+    gives_up(server, tmp_path / "kitti")
+    server.range_begins_at = 300_000
+    fetch(server, tmp_path / "kitti")
+    assert server.ranges == ["bytes=400000-", None]
+    assert (tmp_path / "kitti/training/image_2/um_000000.png").read_bytes() == NOISE
+
+
+@pytest.mark.parametrize("notes", [b"", b'{"url": "htt', b"[1, 2]", b"\xff\xfe", b"null"])
+def test_torn_notes_of_a_download_start_it_from_the_beginning(server: Server, tmp_path: Path, notes: bytes) -> None:
+    gives_up(server, tmp_path / "kitti")
+    (tmp_path / "kitti.part.json").write_bytes(notes)
+    fetch(server, tmp_path / "kitti")
+    assert server.ranges == [None]
+    assert (tmp_path / "kitti/training/image_2/um_000000.png").read_bytes() == NOISE
+    assert [path.name for path in tmp_path.iterdir()] == ["kitti"]
+
+
+def test_more_bytes_than_the_archive_has_start_from_the_beginning(server: Server, tmp_path: Path) -> None:
+    gives_up(server, tmp_path / "kitti")
+    with (tmp_path / "kitti.part").open("ab") as file:
+        file.write(bytes(len(server.content)))
+    fetch(server, tmp_path / "kitti")
+    assert server.ranges == [f"bytes={400_000 + len(server.content)}-", None]
+    assert (tmp_path / "kitti/training/image_2/um_000000.png").read_bytes() == NOISE
+
+
+def test_a_torn_record_of_a_data_set_is_a_folder_with_files(server: Server, tmp_path: Path) -> None:
+    fetch(server, tmp_path / "kitti")
+    (tmp_path / "kitti" / RECORD).write_text('{"url": "htt')
+    with pytest.raises(InputError, match="must be empty or new"):
+        fetch(server, tmp_path / "kitti")
+
+
 @pytest.mark.parametrize("lacks", ["serves_ranges", "etag"])
 def test_a_server_that_can_not_go_on_starts_from_the_beginning(server: Server, tmp_path: Path, lacks: str) -> None:
     setattr(server, lacks, None if lacks == "etag" else False)
@@ -196,6 +253,72 @@ def test_a_link_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds a link, 'data_road/link'"):
         fetch(server, tmp_path / "kitti")
     assert not (tmp_path / "kitti").exists()
+
+
+def test_the_folder_itself_may_be_a_member_of_the_archive(server: Server, tmp_path: Path) -> None:
+    server.content = zip_of({"./": b"", "./data_road/a.txt": b"a", "data_road/./b.txt": b"b"})
+    fetch(server, tmp_path / "kitti")
+    assert sorted(path.name for path in (tmp_path / "kitti").iterdir()) == ["a.txt", "b.txt", RECORD]
+
+
+def encrypted(content: bytes) -> bytes:
+    """A zip whose members say that they are encrypted: the flag in the local and in the central header."""
+    marked = bytearray(content)
+    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = marked.find(signature)
+        while place >= 0:
+            marked[place + offset] |= 1
+            place = marked.find(signature, place + 1)
+    return bytes(marked)
+
+
+def test_an_encrypted_archive_is_told_and_nothing_stays(server: Server, tmp_path: Path) -> None:
+    server.content = encrypted(zip_of({"data_road/a.txt": b"secret"}))
+    with pytest.raises(InputError, match=r"is encrypted \('data_road/a.txt' needs a password\); it was removed"):
+        fetch(server, tmp_path / "kitti")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_told_alike_however_the_archive_is_compressed(server: Server, tmp_path: Path, method: int) -> None:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", compression=method) as archive:
+        archive.writestr("data_road/a.txt", NOISE[:50_000])
+    damaged = bytearray(target.getvalue())
+    damaged[60:100] = b"\xff" * 40
+    server.content = bytes(damaged)
+    with pytest.raises(InputError, match=r"damaged archive .*it was removed: fetch it again"):
+        fetch(server, tmp_path / "kitti")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_members_that_want_one_place_are_damage(server: Server, tmp_path: Path) -> None:
+    server.content = zip_of({"data_road/a": b"a file", "data_road/a/b": b"in a folder of its name"})
+    with pytest.raises(InputError, match="damaged archive"):
+        fetch(server, tmp_path / "kitti")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_instead_of_an_archive_is_removed(server: Server, tmp_path: Path) -> None:
+    server.content = b"<html>Please log in</html>"
+    with pytest.raises(InputError, match=r"damaged archive \(File is not a zip file\); it was removed"):
+        fetch(server, tmp_path / "kitti")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_that_the_command_runs_in_is_left_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="must not be the folder that the command runs in"):
+        fetch(server, Path())
+    assert (server.ranges, list(tmp_path.iterdir())) == ([], [])
+
+
+@pytest.mark.parametrize("url", ["data_road.zip", "http://host:port/a.zip", "http://127.0.0.1/a b.zip", "http://h/ü"])
+def test_what_is_no_address_is_told_at_once(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["download", "kitti_road", "--to", str(tmp_path / "kitti"), "--url", url]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {url}: is no address to fetch from")
 
 
 def test_a_damaged_archive_is_removed_and_nothing_is_unpacked(server: Server, tmp_path: Path) -> None:
