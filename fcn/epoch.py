@@ -6,6 +6,7 @@ Legend of tensor names: N images of this rank's share, C channels, H W pixels.
 import hashlib
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,12 +22,23 @@ from fcn.optimiser import bytes_to_come, learning_rate, set_learning_rate
 from fcn.ranks import rank, sum_over_ranks, world
 from fcn.state import RunState
 
+# An epoch, and the loss of each of its batches so far, over all ranks; called once an epoch, of a failed one too.
+BatchLosses = Callable[[int, list[float]], None]
+
 
 class EpochTrainer:
     """Takes a run's state from one epoch to the next."""
 
-    def __init__(self, state: RunState, cache: Cache, config: Config, device: torch.device) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        cache: Cache,
+        config: Config,
+        device: torch.device,
+        batch_losses: BatchLosses | None = None,
+    ) -> None:
         self._state, self._config, self._device = state, config, device
+        self._batch_losses = batch_losses
         frames = cache.dataset.splits["train"]
         self._frame_count = len(frames)
         self._batches = Batches(cache, frames, config, device, rank=rank(), world=world())
@@ -70,11 +82,15 @@ class EpochTrainer:
             images_NCHW, target_NHW = next(batches)
             data_seconds += time.perf_counter() - asked
             losses[step] = self._step(epoch, step, images_NCHW, target_NHW)
-            if self._device.type == "cpu" and world() == 1:
-                # Here it costs nothing, and the rest of the epoch is spared.
-                self._check_finite(float(losses[step]), epoch, step)
+            if self._device.type == "cpu" and world() == 1 and not math.isfinite(losses[step]):
+                # Looking costs nothing here, and the rest of the epoch is spared.
+                losses = losses[: step + 1]
+                break
         sum_over_ranks(losses)
-        for step, loss in enumerate(losses.tolist()):
+        found: list[float] = losses.tolist()
+        if self._batch_losses is not None:
+            self._batch_losses(epoch, found)
+        for step, loss in enumerate(found):
             self._check_finite(loss, epoch, step)
         seconds = time.perf_counter() - started
         state.epoch, state.micro_batch = epoch, self._gradient.micro_batch

@@ -10,7 +10,10 @@ What lies there is whole after a kill at any moment, and of the run that goes on
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from fcn import checkpoint
 from fcn.checkpoint import Checkpoint
@@ -30,6 +33,7 @@ class RunFolder:
         self.path = path
         self.last, self.best = path / "last", path / "best"
         self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
+        self.batch_losses = path / "batch_losses.jsonl"
         self._validates = True
         self._best_score = float("-inf")
         self._unwritten_best: SnapshotCopy | None = None
@@ -69,9 +73,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if start is None:
                 self.curves.unlink(missing_ok=True)
+                self.batch_losses.unlink(missing_ok=True)
             elif self._validates:
                 self._open_best(start, config)
-            self._drop_measures_after(0 if start is None else start.epoch)
+            epoch = 0 if start is None else start.epoch
+            _drop_lines_after(epoch, self.history)
+            if self.batch_losses.exists():
+                _drop_lines_after(epoch, self.batch_losses)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -88,12 +96,6 @@ class RunFolder:
         shutil.copytree(self.last, directory, ignore=shutil.ignore_patterns("resume"))
         checkpoint.replace(directory, self.best)
 
-    def _drop_measures_after(self, epoch: int) -> None:
-        kept = [json.dumps(measures) + "\n" for measures in self.measures() if measures["epoch"] <= epoch]
-        partial = self.history.with_name(".metrics.jsonl.new")
-        partial.write_text("".join(kept), "utf-8")
-        partial.replace(self.history)
-
     def keep(self, measures: dict[str, float], snapshot: Snapshot) -> None:
         """Takes an epoch in; writes its checkpoint if it is time to."""
         with self.history.open("a", encoding="utf-8") as file:
@@ -104,6 +106,12 @@ class RunFolder:
             self._unwritten_best = snapshot.copy(resume=False)
         if time.monotonic() >= self._next_write:
             self.write_last()
+
+    def keep_batch_losses(self, epoch: int, losses: Sequence[float]) -> None:
+        """Takes in the loss of each batch of an epoch, a line a batch; one that isn't finite is null."""
+        with self.batch_losses.open("a", encoding="utf-8") as file:
+            for step, loss in enumerate(losses, start=1):
+                file.write(json.dumps({"epoch": epoch, "step": step, "loss": loss if isfinite(loss) else None}) + "\n")
 
     def write_last(self) -> None:
         """The newest epoch's checkpoint, if training has not gone on since; with it, the best's."""
@@ -130,16 +138,7 @@ class RunFolder:
 
     def measures(self) -> list[dict[str, float]]:
         """Those of each epoch so far."""
-        if not self.history.exists():
-            return []
-        found = []
-        for line in self.history.read_text("utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                # The line that a kill cut off.
-                break
-        return found
+        return _lines(self.history)
 
     def draw(self) -> None:
         """The curves of all epochs so far, if there are any."""
@@ -148,3 +147,24 @@ class RunFolder:
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(f"{self.path} can't be written ({error.strerror}): choose another --output")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            # The line that a kill cut off.
+            break
+    return found
+
+
+def _drop_lines_after(epoch: int, path: Path) -> None:
+    """Of a file with a JSON object a line, each with its epoch; makes the file."""
+    kept = [json.dumps(line) + "\n" for line in _lines(path) if line["epoch"] <= epoch]
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_text("".join(kept), "utf-8")
+    partial.replace(path)

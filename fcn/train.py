@@ -5,6 +5,7 @@ DIR/best/          the one of the best val/mean_iou, without it; none where noth
                    (both are written so seldom that it takes a fiftieth of the time, and at the end)
 DIR/metrics.jsonl  the measures of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
+DIR/batch_losses.jsonl  with --batch-losses: the loss of each batch, a line a batch
 
 A command, imported by nobody: as a module it would take the place of the function of its name in fcn.
 """
@@ -24,8 +25,10 @@ from torch import distributed
 
 from fcn import checkpoint
 from fcn.config import Config, validation_sentences
+from fcn.device import described
 from fcn.errors import InputError, TrainingError
 from fcn.given_settings import read_settings
+from fcn.precision import precision_of
 from fcn.ranks import rank, world
 from fcn.run_folder import RULE, RunFolder
 from fcn.snapshot import Snapshot
@@ -54,13 +57,16 @@ def run(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
+    batch_losses: Annotated[
+        bool, typer.Option("--batch-losses", help="Write the loss of each batch to OUTPUT/batch_losses.jsonl.")
+    ] = False,
 ) -> None:
     """Trains FCN-8s once; under torchrun, on every rank."""
     _keep_freed_memory()
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with _ranks(device) as chosen:
-            _train(output, settings or [], config, resume, chosen, console)
+            _train(output, settings or [], config, resume, chosen, batch_losses, console)
     except ValidationError as error:
         for sentence in validation_sentences(error):
             typer.echo(f"error: {sentence}", err=True)
@@ -88,7 +94,13 @@ def _keep_freed_memory() -> None:
 
 
 def _train(
-    output: Path, settings: list[str], source: Path | None, resume: bool, device: torch.device, console: Console
+    output: Path,
+    settings: list[str],
+    source: Path | None,
+    resume: bool,
+    device: torch.device,
+    batch_losses: bool,
+    console: Console,
 ) -> None:
     folder = RunFolder(output)
     if rank() == 0:
@@ -101,6 +113,7 @@ def _train(
         prepared = prepare(config)
     if rank() == 0:
         console.print(prepared.summary)
+        console.print(f"device: {described(device)}; computes in {precision_of(config, device)}")
         for warning in prepared.warnings:
             console.print(f"warning: {warning}")
         for note in notes:
@@ -114,7 +127,13 @@ def _train(
 
     try:
         with _waiting(console, "training"):
-            train(config, report=report, resume_from=None if start is None else start.directory, device=device)
+            train(
+                config,
+                report=report,
+                resume_from=None if start is None else start.directory,
+                device=device,
+                batch_losses=folder.keep_batch_losses if batch_losses and rank() == 0 else None,
+            )
         folder.write_last()
     finally:
         folder.write_best()
@@ -153,8 +172,7 @@ def epoch_line(measures: dict[str, float], epochs: int) -> str:
         parts.append(f"{road} IoU {ious[road]:.3f}" if road else "")
         parts.append(f"MaxF {measures['val/max_f1']:.3f} at {measures['val/max_f1_threshold']:.2f}")
     parts.append(f"{measures['time/images_per_second']:.1f} images/s")
-    seconds = sum(value for name, value in measures.items() if name.endswith("_seconds"))
-    return "  ".join(part for part in [*parts, f"{seconds:.1f} s"] if part)
+    return "  ".join(part for part in [*parts, f"{measures['time/epoch_seconds']:.1f} s"] if part)
 
 
 @contextmanager

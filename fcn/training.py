@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcn.cache import Cache, open_cache
 from fcn.config import Config
-from fcn.epoch import EpochTrainer
+from fcn.epoch import BatchLosses, EpochTrainer
 from fcn.errors import TrainingError
 from fcn.model import check_weights
 from fcn.precision import autocast
@@ -30,7 +30,8 @@ Report = Callable[[dict[str, float], Snapshot | None], None]
 
 _EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
 # Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
-_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds")
+# epoch_seconds: of the wall clock, since the measures of the epoch before were there, or since train() began.
+_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     warnings = dataset.warnings + unfilled(config, check_weights(config, len(dataset.classes)))
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
+    if not dataset.splits["val"]:
+        splits += " (val_fraction = 0)"
     summary = (
         f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
@@ -68,13 +71,16 @@ def train(
     report: Report,
     resume_from: Path | None = None,
     device: torch.device | None = None,
+    batch_losses: BatchLosses | None = None,
 ) -> None:
     """Trains to config.epochs, or until early_stop_epochs bring no better val/mean_iou, or report ends it.
 
     resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
+    batch_losses: called before report with the epoch and the loss of each of its batches.
     Leaves nothing behind in the process: no random state, no setting of torch.
     Raises InputError before the first step; then TrainingError: loss not finite, out of memory.
     """
+    epoch_started = time.perf_counter()
     device = device or default_device()
     cache = open_cache(config)
     classes = cache.dataset.classes
@@ -82,7 +88,7 @@ def train(
         state = RunState.start(config, classes, device)
     else:
         state = RunState.resume(config, classes, device, resume_from)
-    trainer = EpochTrainer(state, cache, config, device)
+    trainer = EpochTrainer(state, cache, config, device, batch_losses)
     report_seconds = 0.0
     with torch.enable_grad():
         while state.epoch < config.epochs:
@@ -91,8 +97,9 @@ def train(
             if cache.dataset.splits["val"]:
                 scores, masks = _validate(state, cache, config, device)
                 metrics |= scores
-            metrics["time/checkpoint_seconds"] = report_seconds
             started = time.perf_counter()
+            metrics |= {"time/checkpoint_seconds": report_seconds, "time/epoch_seconds": started - epoch_started}
+            epoch_started = started
             report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
             report_seconds = time.perf_counter() - started
             if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:

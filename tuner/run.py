@@ -63,8 +63,8 @@ def prepare(spec: StudySpec) -> workloads.Prepared:
         raise StudyError(
             f"objective.metric: must be one that {spec.workload} reports ({', '.join(prepared.metrics)}), "
             f"got {metric!r}{nearest(metric, prepared.metrics)}"
-            # What the workload has to say of the data is often why: no validation split, no val/ measures.
-            + "".join(f"\n{warning}" for warning in getattr(prepared, "warnings", ()))
+            # Where it isn't mistyped this is often why: no validation split, no val/ measures.
+            f"; the data: {prepared.summary}"
         )
     return prepared
 

@@ -95,6 +95,25 @@ def test_a_run_that_goes_on_with_other_settings_drops_the_best_of_an_epoch_it_do
     best_is_of_the_run(output)
 
 
+def test_the_losses_of_batches_lie_beside_the_measures_and_a_resumed_run_has_each_once(
+    invoke: Invoke, settings: list[str], tmp_path: Path
+) -> None:
+    output, losses = tmp_path / "run", tmp_path / "run" / "batch_losses.jsonl"
+    arguments = ["--output", str(output), "--device", "cpu", "--batch-losses"]
+    status, text = invoke([*arguments, *settings, "--set=epochs=1"])
+    assert status == 0, text
+    # What a kill leaves of an epoch that no checkpoint has.
+    losses.write_text(losses.read_text() + '{"epoch": 2, "step": 1, "loss": 9.0}\n{"epoch": 2, "st')
+    status, text = invoke([*arguments, "--resume", "--set=epochs=2"])
+    assert status == 0, text
+    lines = [json.loads(line) for line in losses.read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(e, s) for e in (1, 2) for s in (1, 2, 3)]
+    measures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    for epoch in (1, 2):
+        found = [line["loss"] for line in lines if line["epoch"] == epoch]
+        assert measures[epoch - 1]["train/loss"] == pytest.approx(sum(found) / 3)
+
+
 @pytest.mark.parametrize("more", [[], ["--resume"]])
 def test_a_best_without_a_last_is_refused_and_left_alone(
     invoke: Invoke, settings: list[str], tiny_checkpoint: Path, tmp_path: Path, more: list[str]
@@ -115,6 +134,7 @@ def test_a_new_run_takes_out_curves_and_measures_of_one_whose_checkpoints_are_go
 ) -> None:
     (tmp_path / "curves.png").write_bytes(b"of another run")
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1.0}\n')
+    (tmp_path / "batch_losses.jsonl").write_text('{"epoch": 1, "step": 1, "loss": 0.5}\n')
     (tmp_path / "run.toml").write_text("seed = 3")
     folder = RunFolder(tmp_path)
     assert folder.start(resume=False) is None

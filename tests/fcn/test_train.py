@@ -354,6 +354,46 @@ def test_a_finished_run_that_is_resumed_ends_at_once(config: Config, tmp_path: P
     assert reports == []
 
 
+def test_the_seconds_of_the_epochs_are_those_of_the_wall_clock(config: Config) -> None:
+    started, reports, at = time.perf_counter(), [], []
+
+    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        at.append(time.perf_counter())
+        reports.append(measures)
+        while time.perf_counter() < at[-1] + 0.2:  # a checkpoint that takes long to write
+            pass
+
+    fcn.train(changed(config, epochs=3), report=report, device=CPU)
+    found = [measures["time/epoch_seconds"] for measures in reports]
+    clock = [now - before for before, now in zip([started, *at], at, strict=False)]
+    assert found == pytest.approx(clock, abs=0.02)
+    assert min(found[1:]) > 0.2
+    for measures in reports:
+        parts = ("data", "compute", "evaluation", "checkpoint")
+        assert sum(measures[f"time/{part}_seconds"] for part in parts) <= measures["time/epoch_seconds"]
+
+
+def test_the_losses_of_the_batches_are_those_of_which_the_epochs_loss_is_the_mean(config: Config) -> None:
+    losses: dict[int, list[float]] = {}
+    reports: Reports = []
+    fcn.train(config, report=lambda m, _: reports.append(m), device=CPU, batch_losses=losses.__setitem__)
+    steps = -(-len(open_cache(config).dataset.splits["train"]) // config.batch_size)
+    assert {epoch: len(found) for epoch, found in losses.items()} == {1: steps, 2: steps}
+    for measures, found in zip(reports, losses.values(), strict=True):
+        assert measures["train/loss"] == pytest.approx(sum(found) / steps)
+    assert len(set(losses[1])) == steps
+
+
+def test_the_losses_of_an_epoch_that_failed_are_told_to_the_one_that_is_not_finite(config: Config) -> None:
+    losses: dict[int, list[float]] = {}
+    config = changed(config, optimizer="sgd", learning_rate=10, l2=0, batch_size=1, epochs=50)
+    with pytest.raises(TrainingError) as caught:
+        fcn.train(config, report=lambda *_: None, device=CPU, batch_losses=losses.__setitem__)
+    found = losses[max(losses)]
+    assert f"epoch {max(losses)}, step {len(found)}: loss is {found[-1]}" in str(caught.value)
+    assert [math.isfinite(loss) for loss in found] == [True] * (len(found) - 1) + [False]
+
+
 def test_report_may_end_the_run(config: Config, tmp_path: Path) -> None:
     reports: Reports = []
 
@@ -532,6 +572,10 @@ def test_the_command_trains_into_a_folder_and_refuses_to_train_over_it(
     status, text = invoke(arguments)
     assert status == 0, text
     assert "epoch 1/1" in text
+    assert "device: cpu (" in text
+    assert "; computes in float32\n" in text
+    (measures,) = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
+    assert f"  {measures['time/epoch_seconds']:.1f} s\n" in text
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     status, text = invoke(arguments)
     assert (status, "add --resume" in text) == (2, True)
