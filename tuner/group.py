@@ -18,6 +18,7 @@ from typing import Any, Literal
 import ray
 
 from tuner.assignment import Assignment
+from tuner.death import cause_of_group
 from tuner.reports import post_of
 from tuner.storage import Storage
 from tuner.study import StudySpec
@@ -187,7 +188,7 @@ class GroupSlot:
             try:
                 trainer.fit()
             except Exception as error:
-                death = str(error).strip().split("\n")[-1]
+                death = cause_of_group(error)
         asyncio.run_coroutine_threadsafe(self._group_ended(death), loop).result()
 
     async def _group_ended(self, death: str) -> None:

@@ -14,6 +14,7 @@ import ray.exceptions
 from ray import cloudpickle
 from ray.tune import Callback
 
+from tuner import death
 from tuner.assignment import Answer
 from tuner.journal import Journal
 from tuner.record import StudyRecord
@@ -45,6 +46,7 @@ class Ledger(Callback):
         self._ends: dict[int, dict[str, Any]] = {}
         self._lost: dict[int, dict[str, Any]] = {}
         self._losses: collections.Counter[int] = collections.Counter()
+        self._deaths: collections.defaultdict[int, list[str]] = collections.defaultdict(list)
         self._tune_trials: dict[int, Any] = {}
         self._expected: dict[str, Any] = {}
         self._seen = 0
@@ -132,6 +134,10 @@ class Ledger(Callback):
         self._first_complete = self._first_complete or trial
         _share(trial, self._first_complete)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its process died, and it is begun again."""
+        self._deaths[trial.config["trial"]].append(_cause_of(_last_error(trial)))
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _slim(trial)
 
@@ -185,7 +191,8 @@ class Ledger(Callback):
         given_up: Tune's trial, if it gave up on it. A trial that was retried with success still has its error.
         """
         if given_up is not None:
-            return {"state": "failed", "reason": _why_it_died(_last_error(given_up))}
+            causes = [*self._deaths.pop(number, []), _cause_of(_last_error(given_up))]
+            return {"state": "failed", "reason": death.sentence(causes)}
         epoch = self.record.trials[number].epoch
         return {
             "state": "stopped",
@@ -217,10 +224,11 @@ def _last_error(tune_trial: Any) -> Any:
     return Path(tune_trial.error_file).read_text(encoding="utf-8") if tune_trial.error_file else "its process died"
 
 
-def _why_it_died(error: Any) -> str:
+def _cause_of(error: Any) -> str:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "this machine's memory ran out: set resources.max_concurrent_trials lower"
+        return death.NO_MEMORY
     if isinstance(error, ray.exceptions.RayActorError):
-        return "its process died again and again; the logs of Ray say why"
+        return death.cause_of(error)
+    # What the slot of a worker group says of it (tuner/group.py).
     lines = [line for line in str(error).strip().split("\n") if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[-1].strip().removeprefix("RuntimeError: ") if lines else type(error).__name__

@@ -6,12 +6,14 @@ the same for studies whose slots are to be those of a torch trainer.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +40,9 @@ class Config(BaseModel):
     """What an epoch takes."""
     collective: bool = False
     """Whether the ranks meet in an all_reduce in each epoch."""
-    fail: Literal["none", "raise", "nan", "missing", "exit_once", "exit", "sys_exit", "nan_side"] = "none"
+    fail: Literal[
+        "none", "raise", "nan", "missing", "exit_once", "exit", "sys_exit", "nan_side", "segfault", "hang", "hang_once"
+    ] = "none"
     fail_epoch: int = 2
     fail_rank: int | None = None
     """The rank that fails; None: all."""
@@ -162,12 +166,21 @@ def _fail(config: Config, epoch: int) -> None:
         raise SystemExit(1)
     if config.fail == "exit":
         os._exit(1)
-    if config.fail == "exit_once":
-        assert config.log is not None
-        marker = config.log.with_name(f"died-{config.x!r}")
-        if not marker.exists():
-            marker.touch()
-            os._exit(1)
+    if config.fail == "segfault":
+        ctypes.string_at(0)
+    if config.fail == "hang" or (config.fail == "hang_once" and _first_time(config)):
+        threading.Event().wait()
+    if config.fail == "exit_once" and _first_time(config):
+        os._exit(1)
+
+
+def _first_time(config: Config) -> bool:
+    assert config.log is not None
+    marker = config.log.with_name(f"failed-{config.x!r}")
+    if marker.exists():
+        return False
+    marker.touch()
+    return True
 
 
 @dataclass(frozen=True)

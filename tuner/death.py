@@ -1,0 +1,90 @@
+"""Of what a trial's process died: Ray says only that it is gone, its log of the process says which signal it was."""
+
+from __future__ import annotations
+
+import collections
+import re
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+
+KILLED = "SIGKILL, or an end of its own without a word"
+NO_MEMORY = "the machine's memory ran out"
+_MACHINE = "its machine went"
+_LOOK_SECONDS = 20.0
+_PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
+_HOST = re.compile(r"^\s*ip: (\S+)$", re.MULTILINE)
+_IN_LOG = re.compile(rb"\*\*\* (SIG[A-Z]+) received")
+_CRASH = (
+    "a native library crashed in it; try settings that compute in another way (precision float32, another batch size), "
+    "another version of the library, or another machine"
+)
+_ADVICE = {
+    "SIGSEGV": _CRASH,
+    "SIGABRT": _CRASH,
+    "SIGFPE": _CRASH,
+    "SIGILL": "a library is built for another kind of CPU; install one for this machine",
+    "SIGBUS": "memory that a file backs went away: make room in /dev/shm and on the disk, and leave data files alone",
+    "SIGTERM": "something on its machine ended it: a person, a batch system, a shutdown",
+    KILLED: "most often the machine's memory ran out (`dmesg` says so): set resources.max_concurrent_trials lower",
+    NO_MEMORY: "set resources.max_concurrent_trials lower",
+    _MACHINE: "the trials that it took along go on elsewhere; look after the machine",
+}
+
+
+def cause_of(error: Any) -> str:
+    """Of what the process died that an exception of Ray's, or its text, tells of: a signal, or what else is known."""
+    text = str(error)
+    if "node" in text and "died" in text and "worker process has died" not in text:
+        return _MACHINE
+    if "SIGTERM" in text.partition("Worker exit detail:")[2]:
+        return "SIGTERM"
+    process, host = _PROCESS.search(text), _HOST.search(text)
+    if process is None:
+        return KILLED
+    return _signal(int(process[1]), host[1] if host else None) or KILLED
+
+
+def cause_of_group(error: Any) -> str:
+    """Of what a worker group died, by Ray Train's exception: its ranks' processes, or whatever its last line says."""
+    deaths = [
+        (rank, failure)
+        for rank, failure in sorted(getattr(error, "worker_failures", {}).items())
+        if isinstance(failure, ray.exceptions.RayActorError)
+    ]
+    if not deaths:
+        return str(error).strip().split("\n")[-1]
+    return ", ".join(f"the process of rank {rank} died ({cause_of(failure)})" for rank, failure in deaths)
+
+
+def sentence(causes: list[str]) -> str:
+    """Why a trial is given up on whose process died of these causes, one after the other."""
+    counts = collections.Counter(causes)
+    most, _ = counts.most_common(1)[0]
+    times = f"{len(causes)} times" if len(causes) > 1 else "once"
+    each = most if len(counts) == 1 else ", ".join(f"{cause} × {count}" for cause, count in counts.most_common())
+    advice = next((advice for signal, advice in _ADVICE.items() if signal in most), "the logs of Ray say more")
+    return f"its process died {times} ({each}): {advice}"
+
+
+def _signal(pid: int, host: str | None) -> str | None:
+    """The signal that a process's log on its machine tells of."""
+    if host is None or host == ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
+        return _signal_in_log(pid)
+    look = ray.remote(_signal_in_log).options(num_cpus=0, resources={f"node:{host}": 0.001})
+    try:
+        found: str | None = ray.get(look.remote(pid), timeout=_LOOK_SECONDS)
+    except ray.exceptions.RayError:
+        return None
+    return found
+
+
+def _signal_in_log(pid: int) -> str | None:
+    node: Any = ray._private.worker._global_node
+    logs = Path(node.get_logs_dir_path())
+    for log in logs.glob(f"worker-*-{pid}.err"):
+        if found := _IN_LOG.search(log.read_bytes()):
+            return found[1].decode()
+    return None
