@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import ray
 import ray._private.state
+import ray.exceptions
 import ray.tune
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.core.generated import gcs_pb2
@@ -170,10 +171,11 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
         else:
             _knock(address)
             ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         raise StudyError(
             f"--address {address}: a running Ray is needed there, got: {str(error).splitlines()[0]}; "
-            "start one with `ray up cluster.yaml` or `ray start --head`, or leave --address out"
+            "start one with `ray up cluster.yaml` or `ray start --head`, give the token of one that wants a token (set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or leave --address out"
         ) from None
     try:
         session = ray.get_runtime_context().get_session_name()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,3 +102,24 @@ def test_an_address_without_a_ray_is_told() -> None:
         connected("127.0.0.1:1"),
     ):
         pass
+
+
+def test_a_ray_that_wants_a_token_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """In a process of its own: Ray reads these settings when it is imported."""
+    study = tmp_path / "roads.toml"
+    study.write_text(
+        'workload = "tests.workloads.replay"\n[objective]\nmetric = "score"\n[budget]\ntrials = 1\n'
+        '[space]\nx = {type = "float", low = 0, high = 1}\n'
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        command = [sys.executable, "-m", "tuner", "check", str(study), "--address", address]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: --address {address}: a running Ray is needed there, got: Token")
+    assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in done.stderr
+    assert done.stderr.count("\n") == 1

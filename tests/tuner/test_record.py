@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tuner.errors import StudyError
+from tests.workloads.small_disk import fill, small_disk
+from tuner.errors import StorageError, StudyError
 from tuner.journal import EVENTS, Journal, is_running, read_events
 from tuner.record import StudyRecord, load_record
 from tuner.storage import Storage
@@ -283,3 +284,63 @@ def test_a_damaged_study_file_is_told_with_its_line(study: Storage, content: byt
     (folder(study) / "study.json").write_bytes(content)
     with pytest.raises(StudyError, match=rf"{folder(study)}/study\.json.*{told}.*the file is damaged: put it back"):
         load_record(study)
+
+
+def append_until_refused(journal: Journal) -> tuple[int, str]:
+    """How many reports of one trial went in, and what was said of the next."""
+    for epoch in range(1, 1000):
+        try:
+            journal.append(report(epoch))
+        except StorageError as error:
+            return epoch - 1, str(error)
+    raise AssertionError("the disk is not full")
+
+
+def report(epoch: int) -> dict[str, Any]:
+    return event("report", trial=1, epoch=epoch, metrics={"score": 0.5})
+
+
+def test_a_full_disk_under_the_events_is_told_and_tears_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk, Journal(Storage(str(disk)) / "s") as journal:
+        lines = [RUN, event("start", trial=1, params={"x": 0.1})]
+        for line in lines:
+            journal.append(line)
+        filler = fill(disk, left=0)
+        for _ in range(2):
+            written, said = append_until_refused(journal)
+            lines += [report(epoch) for epoch in range(1, written + 1)]
+            assert said.startswith(f"{disk}/s/events.jsonl: the disk is full; the study is interrupted")
+            assert said.endswith("make room, then go on with `python -m tuner resume s`")
+            assert list(read_events(Storage(str(disk)) / "s")) == lines
+            assert journal.path.read_bytes().endswith(b"}\n")
+        filler.unlink()
+        journal.append(report(1))
+        assert list(read_events(Storage(str(disk)) / "s")) == [*lines, report(1)]
+
+
+LIMITED = """
+import resource, sys
+from tuner.journal import Journal
+from tuner.storage import Storage
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with Journal(Storage(sys.argv[1])) as journal:
+    while True:
+        journal.append({"event": "report", "time": 0.0, "trial": 1, "epoch": 1, "metrics": {"score": 0.5}})
+"""
+
+
+def test_a_limit_to_a_files_size_is_told_as_a_full_disk_is(study: Storage) -> None:
+    command = [sys.executable, "-c", LIMITED, str(folder(study))]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert f"StorageError: {folder(study)}/events.jsonl: the disk is full" in done.stderr
+    data = (folder(study) / EVENTS).read_bytes()
+    assert 800 < len(data) <= 1000
+    assert data.endswith(b"\n")
+
+
+def test_a_storage_without_room_for_a_new_study_is_told(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk:
+        fill(disk, left=0)
+        with pytest.raises(StudyError, match=f"--storage {disk}/s: must be a folder that can be written, got No space"):
+            (Storage(str(disk)) / "s").write_text("study.json", "x" * 10_000)
+        assert not list(disk.rglob(".study*")), "half a file would fill the disk further"
