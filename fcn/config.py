@@ -11,6 +11,7 @@ Pixels = Annotated[int, Field(ge=16, le=8192)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Half the width of a range around 'no change'.
 Jitter = Annotated[float, Field(ge=0, lt=1)]
+DatasetName = Literal["scenes", "camvid", "kitti_road", "cityscapes", "folder"]
 
 
 class Config(BaseModel):
@@ -27,7 +28,7 @@ class Config(BaseModel):
     )
 
     # Data
-    dataset: Literal["scenes", "camvid", "kitti_road", "cityscapes", "folder"] = Field(
+    dataset: DatasetName = Field(
         "kitti_road", description="Data set; scenes are drawn by this program and need no files."
     )
     data_dir: Path | None = Field(None, description="Folder of the data set; scenes needs none.")

@@ -33,6 +33,7 @@ from fcn import masks
 from fcn.config import Config, validation_sentences
 from fcn.datasets import VOID, Dataset, open_dataset
 from fcn.datasets.frames import MOST_PROBLEMS_SHOWN, refuse
+from fcn.datasets.layout import check_folder, guess_dataset
 from fcn.datasets.pictures import resize_image, resize_label
 from fcn.download import ARCHIVES, Archive, download
 from fcn.errors import InputError
@@ -60,9 +61,10 @@ def show(
         "classes": classes,
         "frames": frames,
     }
-    name = dataset or (_guess(folder) if folder is not None else None)
+    name = dataset or (guess_dataset(folder) if folder is not None else None)
     if name is None:
         raise InputError("DIR: give a folder, or --dataset scenes for generated ones")
+    check_folder(name, folder)
     config = Config(dataset=name, data_dir=folder, weights="none", **settings)
     console = Console(highlight=False, markup=False)
     opened = open_dataset(config)
@@ -99,25 +101,6 @@ def fetch(
             "Its publisher states no checksum: to hold another machine to the same bytes, pass --sha256 there.",
             markup=False,
         )
-
-
-def _guess(folder: Path) -> str:
-    """The data set that a folder's layout tells. Raises InputError if it tells none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    if (folder / "classes.toml").is_file():
-        return "folder"
-    if (folder / "training" / "image_2").is_dir() or (folder / "image_2").is_dir():
-        return "kitti_road"
-    if (folder / "leftImg8bit").is_dir():
-        return "cityscapes"
-    if (folder / "trainannot").is_dir() or ((folder / "images").is_dir() and (folder / "labels").is_dir()):
-        return "camvid"
-    raise InputError(
-        f"{folder}: looks like none of kitti_road (training/image_2), camvid (images/ and labels/, or "
-        "trainannot/), "
-        "cityscapes (leftImg8bit/) and folder (classes.toml): give --dataset, or the right folder"
-    )
 
 
 class _Survey:

@@ -3,6 +3,7 @@
 python -m fcn.evaluate EXPORT DIR --split test                at the network's size, as training scores
 python -m fcn.evaluate EXPORT DIR --split test --own-size     at the frames' size, as KITTI's devkit scores
 python -m fcn.evaluate EXPORT DIR --split test --bev          from above, as KITTI's server scores
+python -m fcn.evaluate EXPORT DIR --split all                 every frame of any folder, other drives included
 python -m fcn.evaluate EXPORT DIR --submission OUT            DIR/testing, for the server
 """
 
@@ -19,17 +20,18 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from fcn.cache import open_cache
-from fcn.config import Config, validation_sentences
-from fcn.datasets import Dataset, open_dataset
+from fcn.config import Config, DatasetName, validation_sentences
+from fcn.datasets import Dataset
 from fcn.datasets.kitti_road import missing_frames
 from fcn.errors import InputError, TrainingError
 from fcn.exported import Export, Network, open_network, read_export
 from fcn.own_size import score_at_own_size
-from fcn.parity import score, with_normalisation_of
+from fcn.parity import score
 from fcn.prediction import Predictor
+from fcn.scored_frames import Split, frames_to_score, notes
 from fcn.submission import write_submission
 
-Split = Literal["val", "test", "train", "all"]
+View = Literal["network size", "own size", "bev"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -42,11 +44,16 @@ def main() -> None:
 def run(
     export: Annotated[Path, typer.Argument(help="Directory that fcn.export or tuner.best wrote.")],
     data: Annotated[
-        Path | None, typer.Argument(help="Folder of the data set that it was trained on; scenes need none.")
+        Path | None,
+        typer.Argument(help="Folder of the data set that it was trained on, or of any with --split all; scenes: none."),
     ] = None,
     split: Annotated[
         Split, typer.Option(help="The run's own split of the data set; all: every frame, trained on or not.")
     ] = "test",
+    dataset: Annotated[
+        DatasetName | None,
+        typer.Option(help="What is in DIR, with --split all; told by the folder's layout if left out."),
+    ] = None,
     own_size: Annotated[
         bool, typer.Option("--own-size", help="At the frames' own size, as KITTI's devkit scores.")
     ] = False,
@@ -66,18 +73,35 @@ def run(
     try:
         chosen = _device(device)
         opened = read_export(export)
-        network = open_network(opened, format, str(chosen))
-        predictor = Predictor(opened, network, "overlay")
         if submission is not None:
+            if own_size or bev or dataset:
+                raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
+            predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
             result = _submit(opened, predictor, data, submission, console)
         else:
-            result = _score(opened, network, predictor, data, split, own_size, bev, chosen, console)
+            # Before the network is opened: a wrong folder is told at once.
+            config, frames = frames_to_score(opened, data, split, dataset)
+            for sentence in notes(opened, frames, split):
+                typer.echo(f"note: {sentence}", err=True)
+            network = open_network(opened, format, str(chosen))
+            view: View = "bev" if bev else "own size" if own_size else "network size"
+            result = {
+                "export": str(export),
+                "data": None if data is None else str(data),
+                "dataset": frames.name,
+                "split": split,
+                "frames": len(frames.splits[split]),
+                "view": view,
+                "image_size": list(opened.image_size),
+                "metrics": _score(opened, network, config, frames, split, view, chosen, console),
+            }
     except ValidationError as error:
         for sentence in validation_sentences(error):
             typer.echo(f"error: {export}: {sentence}", err=True)
         raise typer.Exit(2) from None
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from None
     except TrainingError as error:
         typer.echo(f"error: {error}", err=True)
@@ -98,68 +122,26 @@ def _submit(opened: Export, predictor: Predictor, data: Path | None, output: Pat
 def _score(
     opened: Export,
     network: Network,
-    predictor: Predictor,
-    data: Path | None,
+    config: Config,
+    dataset: Dataset,
     split: Split,
-    own_size: bool,
-    bev: bool,
+    view: View,
     device: torch.device,
     console: Console,
-) -> dict[str, Any]:
-    config = config_for(opened, data)
-    view = "bev" if bev else "own size" if own_size else "network size"
-    dataset = _whole(open_dataset(config), split)
-    _warn(dataset, opened, split)
+) -> dict[str, float]:
     with _counting(console, "scoring") as progress:
-        if bev or own_size:
-            found = score_at_own_size(
-                opened, predictor, dataset, dataset.splits[split], from_above=bev, progress=progress
-            )
-            metrics = {f"{split}/{name}": value for name, value in found.items()}
-        else:
+        if view == "network size":
             cache = replace(open_cache(config), dataset=dataset)
-            metrics = score(network, opened, cache, split, config, device)
-    return {
-        "export": str(opened.directory),
-        "data": None if data is None else str(data),
-        "split": split,
-        "frames": len(dataset.splits[split]),
-        "view": view,
-        "image_size": list(opened.image_size),
-        "metrics": metrics,
-    }
-
-
-def config_for(opened: Export, data: Path | None) -> Config:
-    """The run's settings with the data set at `data`, split as the run split it: by the sequences it noted.
-
-    Raises InputError or pydantic's ValidationError where the export's settings are none.
-    """
-    settings = opened.config | {"data_dir": None if data is None else str(data)}
-    if settings.get("split") == "sequence" and opened.sequences.get("train"):
-        # Frames that were added since would move the seeded split, and training frames into test.
-        settings["val_sequences"] = opened.sequences.get("val") or None
-        settings["test_sequences"] = opened.sequences.get("test", ())
-    if settings.get("weights") not in ("imagenet", "none"):
-        settings |= {"weights": "none", "weights_normalisation": "auto"}
-    return with_normalisation_of(opened.directory, Config.model_validate(settings))
-
-
-def _whole(dataset: Dataset, split: Split) -> Dataset:
-    if split != "all":
-        return dataset
-    return replace(dataset, splits=dataset.splits | {"all": tuple(range(len(dataset.frames)))})
-
-
-def _warn(dataset: Dataset, opened: Export, split: Split) -> None:
-    """Raises InputError for an empty split; says what a person must know of any other."""
-    found, before = len(dataset.splits[split]), opened.frames.get(split)
-    if not found:
-        raise InputError(f"{dataset.name}: the run has no {split} split: choose another --split")
-    for warning in dataset.warnings:
-        typer.echo(f"note: {warning}", err=True)
-    if before is not None and before != found:
-        typer.echo(f"note: {split} had {before} frames in the run and has {found} here", err=True)
+            return score(network, opened, cache, split, config, device)
+        found = score_at_own_size(
+            opened,
+            Predictor(opened, network, "overlay"),
+            dataset,
+            dataset.splits[split],
+            from_above=view == "bev",
+            progress=progress,
+        )
+    return {f"{split}/{name}": value for name, value in found.items()}
 
 
 def _device(wanted: str | None) -> torch.device:
@@ -194,8 +176,8 @@ def _for_people(result: dict[str, Any]) -> str:
         "own size": "at the frames' own size",
         "bev": "from above, 800 x 400 cells of 0.05 m",
     }[result["view"]]
-    count = result["frames"]
-    lines = [f"{result['split']}: {count} frame{'' if count == 1 else 's'}, {where}"]
+    frames = f"{result['frames']} frame{'' if result['frames'] == 1 else 's'} of {result['data'] or 'drawn scenes'}"
+    lines = [f"{result['split']}: {frames}, {where}"]
     length = max(len(name) for name in result["metrics"])
     lines += [f"  {name:{length}}  {value:.4f}" for name, value in result["metrics"].items()]
     return "\n".join(lines)

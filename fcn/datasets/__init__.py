@@ -11,7 +11,7 @@ from fcn.datasets.frames import VOID, Dataset, Frame, Pixels
 if TYPE_CHECKING:  # reading pictures for a prediction needs no config, and so no pydantic
     from fcn.config import Config
 
-__all__ = ["VOID", "Dataset", "Frame", "Pixels", "open_dataset"]
+__all__ = ["VOID", "Dataset", "Frame", "Pixels", "open_dataset", "open_unsplit"]
 
 
 def open_dataset(config: Config) -> Dataset:
@@ -20,9 +20,23 @@ def open_dataset(config: Config) -> Dataset:
     With val_fraction = 0 its "val" is empty, and what a published list validates on is trained on.
     Raises InputError that names file, rule, value and fix for whatever is wrong with the folder.
     """
-    module = import_module(f"fcn.datasets.{config.dataset}")
-    dataset = cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
+    dataset = _open(config)
     return dataset if config.val_fraction > 0 else _without_validation(dataset)
+
+
+def open_unsplit(config: Config) -> Dataset:
+    """The data set that a config names with one split, "all", of every frame.
+
+    config: with val_fraction = test_fraction = 0, so that one sequence is enough.
+    Raises InputError as open_dataset does.
+    """
+    dataset = _open(config)
+    return replace(dataset, splits={"all": tuple(range(len(dataset.frames)))})
+
+
+def _open(config: Config) -> Dataset:
+    module = import_module(f"fcn.datasets.{config.dataset}")
+    return cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
 
 
 def _without_validation(dataset: Dataset) -> Dataset:

@@ -47,7 +47,8 @@ def open_folder(config: Config) -> Dataset:
         splits, of_split = split_by_lists("folder", config.data_dir, frames, everything)
     else:
         splits, of_split = split_by_sequence("folder", frames, config)
-        if all(frame.sequence == frame.name for frame in frames):
+        held_out = splits["val"] or splits["test"]
+        if held_out and all(frame.sequence == frame.name for frame in frames):
             of_split.append(
                 "folder: each picture counts as a sequence of its own; if they are frames of videos, "
                 "neighbours land in "

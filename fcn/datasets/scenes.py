@@ -38,6 +38,8 @@ def open_scenes(config: Config) -> Dataset:
         frames.append(Frame(f"street{street:05d}_{number}", f"street{street:05d}", None, None))
     task = make_task("scenes", CLASSES, (), config.classes)
     splits, warnings = split_by_sequence("scenes", frames, config)
+    if config.data_dir is not None:
+        warnings.append(f"scenes are drawn: nothing is read of data_dir = {config.data_dir}")
 
     def decode(frame: Frame) -> Decoded:
         street, number = int(frame.sequence.removeprefix("street")), int(frame.name.rsplit("_", 1)[1])

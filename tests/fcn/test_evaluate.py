@@ -13,11 +13,12 @@ from fcn import checkpoint
 from fcn.config import Config
 from fcn.datasets import open_dataset
 from fcn.errors import InputError
-from fcn.evaluate import app, config_for
+from fcn.evaluate import app
 from fcn.exported import Export, read_export
 from fcn.exporting import Exported
 from fcn.own_size import score_at_own_size
 from fcn.prediction import Predictor
+from fcn.scored_frames import config_for
 from fcn.submission import write_submission
 
 Pixels = npt.NDArray[np.uint8]
@@ -162,7 +163,7 @@ def test_the_command_gives_the_score_that_training_logged(tiny_checkpoint: Path,
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["metrics"] == pytest.approx(logged, abs=1e-4)
-    assert {"export", "data", "split", "frames", "view", "image_size", "metrics"} == set(found)
+    assert {"export", "data", "dataset", "split", "frames", "view", "image_size", "metrics"} == set(found)
     assert (found["split"], found["view"]) == ("val", "network size")
 
 

@@ -14,10 +14,10 @@ import fcn
 from fcn import Config, InputError, checkpoint
 from fcn.config import validation_sentences
 from fcn.datasets import open_dataset
-from fcn.evaluate import config_for
 from fcn.exported import read_export
 from fcn.exporting import Exported, export
 from fcn.given_settings import read_settings
+from fcn.scored_frames import config_for
 
 Invoke = Callable[[list[str]], tuple[int, str]]
 MakeCheckpoint = Callable[..., Path]

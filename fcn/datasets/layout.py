@@ -1,0 +1,32 @@
+"""Which data set a folder holds, as its layout tells it."""
+
+from pathlib import Path
+
+from fcn.errors import InputError
+
+
+def guess_dataset(folder: Path) -> str:
+    """The data set that a folder's layout tells. Raises InputError if it tells none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    if (folder / "classes.toml").is_file():
+        return "folder"
+    if (folder / "training" / "image_2").is_dir() or (folder / "image_2").is_dir():
+        return "kitti_road"
+    if (folder / "leftImg8bit").is_dir():
+        return "cityscapes"
+    if (folder / "trainannot").is_dir() or ((folder / "images").is_dir() and (folder / "labels").is_dir()):
+        return "camvid"
+    raise InputError(
+        f"{folder}: looks like none of kitti_road (training/image_2), camvid (images/ and labels/, or "
+        "trainannot/), "
+        "cityscapes (leftImg8bit/) and folder (classes.toml): give --dataset, or the right folder"
+    )
+
+
+def check_folder(dataset: str, folder: Path | None) -> None:
+    """Raises InputError where a folder was given that wouldn't be read, or none to read."""
+    if dataset == "scenes" and folder is not None:
+        raise InputError(f"{folder}: scenes are drawn, and no folder is read for them: leave it out, or give --dataset")
+    if dataset != "scenes" and folder is None:
+        raise InputError(f"DIR: give the folder of {dataset}: only scenes are drawn")
