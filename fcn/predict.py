@@ -4,6 +4,7 @@ Needs what the export needs, and nothing that only training needs.
 Exit status: 0 all done, 1 some failed, 2 nothing could be done. What failed is named on stderr.
 """
 
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fcn.datasets.frames import TURNED
+from fcn.datasets.listing import shown
 from fcn.errors import InputError
 from fcn.exported import open_network, read_export
 from fcn.predicting import predict_pictures, predict_video
@@ -51,7 +53,7 @@ def run(
 ) -> None:
     """Draws what an exported network sees in pictures and videos."""
     try:
-        jobs, problems = plan(paths, output, frames_as_pictures=kind != "overlay")
+        jobs, problems, left_out = plan(paths, output, frames_as_pictures=kind != "overlay")
         opened = read_export(export)
         chosen = _device(device) if format == "safetensors" else "cpu"
         predictor = Predictor(opened, open_network(opened, format, chosen), kind, class_name)
@@ -69,7 +71,7 @@ def run(
             log.failed(str(error))
         except KeyboardInterrupt:
             log.failed("stopped by Ctrl-C")
-    for note in log.notes():
+    for note in (*left_out, *log.notes()):
         typer.echo(f"note: {note}", err=True)
     typer.echo(log.summary(output))
     if log.failures:
@@ -103,6 +105,8 @@ def _make(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {output}: can't be made ({error.strerror}): choose another folder") from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: can't be written to: choose another folder")
 
 
 class Log:
@@ -150,6 +154,7 @@ class Log:
     def failed(self, sentence: str) -> None:
         """Something was skipped."""
         self.failures += 1
+        sentence = shown(sentence)
         if self._progress.disable:
             typer.echo(f"error: {sentence}", err=True)
         else:  # above the bar
@@ -163,7 +168,7 @@ class Log:
     def notes(self) -> list[str]:
         """A sentence for each remark: how many pictures it is of, and the first of them."""
         return [
-            f"{len(pictures)} picture{'s' * (len(pictures) != 1)} (such as {pictures[0]}): {remark}"
+            f"{len(pictures)} picture{'s' * (len(pictures) != 1)} (such as {shown(pictures[0])}): {remark}"
             for remark, pictures in self._remarks.items()
         ]
 
@@ -171,7 +176,7 @@ class Log:
         """One line: images, seconds, speed, failures."""
         seconds = time.perf_counter() - self._started
         images = "1 image" if self.images == 1 else f"{self.images} images"
-        line = f"{images} in {seconds:.1f} s ({self._speed():.1f} images/s), in {output}"
+        line = f"{images} in {seconds:.1f} s ({self._speed():.1f} images/s), in {shown(output)}"
         return line + (f"; {self.failures} failed" if self.failures else "")
 
     def _speed(self) -> float:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, thin
+from fcn.datasets.frames import VOID, Dataset, Decoded, Frame, refuse, thin
 from fcn.datasets.legend import Legend, read_legend
 from fcn.datasets.listing import (
     PICTURE_SUFFIXES,
@@ -86,7 +86,8 @@ def _pictures(folder: Path, warnings: list[str]) -> dict[str, Path]:
     """Pictures in a folder and the folders within it, by path without suffix."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: set data_dir to one with images/, masks/, classes.toml")
-    files = files_within(folder)
+    files, problems = files_within(folder)
+    refuse(problems)
     pictures = [path for path in files if is_picture(path)]
     found = by_key((key_of(path, path.relative_to(folder).with_suffix("").as_posix()), path) for path in pictures)
     kinds = f"{folder} ({', '.join(PICTURE_SUFFIXES)})"

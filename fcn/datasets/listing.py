@@ -38,16 +38,15 @@ def list_pictures(folder: Path) -> list[Path]:
     return found
 
 
-def files_within(folder: Path) -> list[Path]:
-    """Files in a folder and the folders within it, links to folders too, sorted; without hidden ones.
-
-    Raises InputError if a folder can't be read.
-    """
+def files_within(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files in a folder and the folders within it, links to folders too, sorted, without hidden ones; and a
+    sentence for each folder that can't be read."""
+    found: list[Path] = []
+    problems: list[str] = []
 
     def unreadable(error: OSError) -> None:
-        raise InputError(f"{error.filename}: can't be read ({error.strerror}): mend its permissions") from None
+        problems.append(f"{error.filename}: can't be read ({error.strerror}): mend its permissions, or take it out")
 
-    found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         above = Path(place).resolve()
         # A link to a folder above would be walked without end.
@@ -55,7 +54,7 @@ def files_within(folder: Path) -> list[Path]:
             name for name in folders if not is_hidden(name) and not above.is_relative_to(Path(place, name).resolve())
         ]
         found += [Path(place, name) for name in names if not is_hidden(name)]
-    return sorted(found)
+    return sorted(found), problems
 
 
 def left_out(what: str, files: Iterable[Path]) -> list[str]:
@@ -83,7 +82,7 @@ def other_files(folders: Iterable[Path]) -> list[str]:
 
 
 def shown(name: str | Path) -> str:
-    """A file name that any terminal and file takes; what is no UTF-8 in it is written as \\xNN."""
+    """A file name, or a sentence with one, that any terminal takes; what is no UTF-8 in it is written as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -1,5 +1,6 @@
 """Pictures, folders and videos through python -m fcn.predict, with an export of the real kind."""
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -133,6 +134,49 @@ def test_a_damaged_file_is_named_and_skipped_and_the_exit_status_says_so(tiny_ex
     for name in ("cut.png", "text.jpg", "nowhere.png"):
         assert name in result.stderr
     assert "3 failed" in result.stdout
+
+
+def test_long_odd_and_unreadable_files_never_end_the_rest(tiny_export: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    save(folder / f"{'x' * 246}.png", seed=1)
+    save(folder / f"{'x' * 245}a.jpg", seed=2)
+    save(folder / os.fsdecode(b"stra\xdfe.png"), seed=3)
+    save(folder / "z last.png", seed=4)
+    (folder / os.fsdecode(b"a cut \xff.png")).write_bytes(b"\x89PNG")
+    save(folder / "deep" / "taken.png")
+    (tmp_path / "out" / "deep" / "taken.png" / "by a folder").mkdir(parents=True)
+    write_video(folder / f"{'v' * 250}.mp4", (64, 32), 2)
+
+    result = predict(tiny_export[0], folder, "--output", tmp_path / "out", "--batch-size", 2)
+
+    assert result.exit_code == 1
+    # Neither file can be done: one isn't whole, and a folder has the other's place.
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"error: {folder}/a cut \\xff.png: damaged")
+    assert second.startswith(f"error: {tmp_path}/out/deep/taken.png: can't be written")
+    written = sorted((path for path in (tmp_path / "out").iterdir() if path.is_file()), key=lambda path: path.name)
+    assert len(written) == 5
+    assert all(len(os.fsencode(path.name)) <= 255 for path in written)
+    assert written[-1].name == "z last.png"
+    assert not list((tmp_path / "out").rglob(".*"))
+    assert "2 failed" in result.stdout
+
+
+def test_files_of_other_kinds_are_noted_and_an_animation_is_refused(tiny_export: Tiny, tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "still.gif")
+    frames = [Image.new("L", (40, 30), level) for level in (0, 99)]
+    frames[0].save(tmp_path / "in" / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "in" / "phone.heic").write_bytes(b"HEIC")
+
+    result = predict(tiny_export[0], tmp_path / "in", "--output", tmp_path / "out")
+
+    assert result.exit_code == 1
+    error, note = result.stderr.splitlines()
+    assert error.startswith(f"error: {tmp_path}/in/moving.gif: must hold one picture, got 2")
+    assert note.startswith(f"note: {tmp_path}/in (")
+    assert note.endswith("1 file is of another kind and left out: phone.heic")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "still.png"]
 
 
 def test_nothing_to_do_ends_with_status_two(tiny_export: Tiny, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which files are predicted, and what their predictions are called."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 
 def targets(paths: list[Path], output: Path, frames_as_pictures: bool = False) -> dict[str, str]:
-    jobs, problems = plan(paths, output, frames_as_pictures=frames_as_pictures)
+    jobs, problems, _ = plan(paths, output, frames_as_pictures=frames_as_pictures)
     assert not problems
     return {str(job.source): job.target.relative_to(output).as_posix() for job in jobs}
 
@@ -60,7 +61,7 @@ def test_an_output_above_the_inputs_hides_none(tmp_path: Path) -> None:
 def test_a_file_given_twice_is_predicted_once(tmp_path: Path) -> None:
     (path,) = touch(tmp_path, "in/a.png")
 
-    jobs, _ = plan([tmp_path / "in", path, path], tmp_path / "out", frames_as_pictures=False)
+    jobs, _, _ = plan([tmp_path / "in", path, path], tmp_path / "out", frames_as_pictures=False)
 
     assert [job.target.name for job in jobs] == ["a.png"]
 
@@ -73,6 +74,84 @@ def test_a_video_becomes_a_video_or_a_folder(tmp_path: Path) -> None:
         "drive",
         "drive.png",
     ]
+
+
+def test_names_that_no_file_system_takes_are_cut_and_still_differ(tmp_path: Path) -> None:
+    long = "ü" * 120
+    paths = touch(
+        tmp_path, f"in/{long}-eleven.jpeg", f"in/{long}-twelve.jpeg", f"in/{long}_.mov", "in/a.b" + "c" * 240,
+        "in/short.jpeg",
+    )  # fmt: skip
+
+    for frames_as_pictures in (False, True):
+        names = list(targets(paths, tmp_path / "out", frames_as_pictures).values())
+
+        assert len({name.casefold() for name in names}) == 5
+        assert max(len(os.fsencode(name)) for name in names) <= 255
+        assert [Path(name).suffix for name in names[:2]] == [".png", ".png"]
+        assert names[0].startswith("ü" * 100)
+        assert names[4] == "short.png"
+        assert names == list(targets(paths, tmp_path / "out", frames_as_pictures).values())
+
+
+def test_long_names_that_would_collide_are_cut_apart(tmp_path: Path) -> None:
+    long = "x" * 245
+    paths = touch(tmp_path, *(f"{folder}/{long}{suffix}" for folder in "ab" for suffix in (".png", ".jpg")))
+
+    names = list(targets(paths, tmp_path / "out").values())
+
+    assert len(set(names)) == 4
+    assert max(map(len, names)) <= 255
+
+
+def test_files_of_other_kinds_in_a_folder_are_counted_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "in/b.gif", "in/c.heic", "in/deep/d.HEIC", "in/.DS_Store", "in/Thumbs.db")
+    touch(tmp_path, "none/notes.txt")
+
+    jobs, problems, notes = plan([tmp_path / "in", tmp_path / "none"], tmp_path / "out", frames_as_pictures=False)
+
+    assert [job.source.name for job in jobs] == ["a.png", "b.gif"]
+    (note,) = notes
+    assert note.startswith(f"{tmp_path}/in (.png, ")
+    assert note.endswith("2 files are of another kind and left out: c.heic, d.HEIC")
+    (problem,) = problems
+    assert problem.startswith(f"{tmp_path}/none: a folder must hold pictures or videos, got none")
+    assert problem.endswith("1 file is of another kind and left out: notes.txt")
+
+
+def test_linked_folders_are_read_and_links_that_go_round_end(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "elsewhere/b.png")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "round.png").symlink_to(tmp_path / "in" / "round.png")
+
+    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_pictures=False)
+
+    assert sorted(job.target.relative_to(tmp_path / "out").as_posix() for job in jobs) == [
+        "a.png", "link/b.png", "round.png",
+    ]  # fmt: skip
+    assert problems == []
+
+
+def test_a_path_that_no_file_system_takes_is_told_and_the_rest_is_planned(tmp_path: Path) -> None:
+    (path,) = touch(tmp_path, "a.png")
+
+    jobs, problems, _ = plan([tmp_path / ("x" * 300), path], tmp_path / "out", frames_as_pictures=False)
+
+    assert [job.source for job in jobs] == [path]
+    assert problems == [f"{tmp_path / ('x' * 300)}: can't be read (File name too long)"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_can_not_be_read_is_told_and_the_rest_is_planned(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "in/locked/b.png")
+    (tmp_path / "in" / "locked").chmod(0)
+
+    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_pictures=False)
+
+    (tmp_path / "in" / "locked").chmod(0o755)
+    assert [job.source.name for job in jobs] == ["a.png"]
+    assert problems[0].startswith(f"{tmp_path}/in/locked: can't be read (Permission denied)")
 
 
 def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
