@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 # What a model learned from keeps its terms; whoever passes the model on must know them.
@@ -88,8 +89,11 @@ def _data(description: Mapping[str, Any]) -> str:
         for split, count in description["frames"].items()
     )
     terms = DATA_TERMS[description["config"]["dataset"]]
-    if description["config"]["weights"] == "imagenet":
+    weights = description["config"]["weights"]
+    if weights == "imagenet":
         terms += " " + IMAGENET_TERMS
+    elif weights != "none":
+        terms += f" It started from the weights in {PurePath(weights).name}, whose terms hold for it too."
     return f"""## Data
 
 | split | frames | sequences |

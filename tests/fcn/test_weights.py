@@ -276,6 +276,7 @@ def test_an_export_of_caffes_weights_carries_their_normalisation_and_is_not_turn
     opened = read_export(exported)
     assert opened.mean == (123.68 / 255, 116.779 / 255, 103.939 / 255)
     assert opened.std == (1 / 255, 1 / 255, 1 / 255)
+    assert "started from the weights in caffe.pth, whose terms hold" in (exported / "README.md").read_text("utf-8")
     (tmp_path / "caffe.pth").unlink()  # an export stands alone
     result = CliRunner().invoke(evaluate.app, [str(exported), "--split", "test", "--json", "--device", "cpu"])
     assert result.exit_code == 0, result.output
