@@ -171,6 +171,10 @@ class TrialCheckpoints:
         directory = self._storage.get(name, folder)
         return directory if is_whole(directory) else None
 
+    def has(self, epoch: int) -> bool:
+        """Whether the checkpoint of this epoch is kept."""
+        return self._storage.read_text(f"{folder_of(epoch)}/{_REPORT}") is not None
+
     def _names(self) -> list[str]:
         return [name for name in self._storage.names() if name.startswith("epoch-")]
 

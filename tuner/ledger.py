@@ -17,8 +17,8 @@ from ray.tune import Callback
 from tuner import death
 from tuner.assignment import Answer
 from tuner.journal import Journal
-from tuner.record import StudyRecord
-from tuner.search import StudySearch, is_on_rung
+from tuner.record import StudyRecord, TrialRecord
+from tuner.search import Outcome, StudySearch, is_on_rung
 
 
 @dataclass
@@ -154,36 +154,51 @@ class Ledger(Callback):
             elif trial.status == "ERROR":
                 self._search.requeue(trial_id)
 
-    def trial_ended(self, number: int, given_up: bool = False) -> bool:
-        """Tune is done with a trial. given_up: because it failed more often than it is retried.
+    def under_way(self) -> list[TrialRecord]:
+        """The trials that train now: those that wait for a process, or for the storage, don't."""
+        return [
+            self.record.trials[number]
+            for number, tune_trial in self._tune_trials.items()
+            if tune_trial.status == "RUNNING" and number not in self.refusals
+        ]
 
-        Returns False if the trial hasn't ended, and is to be run again on another slot: what it lost is not its own.
+    def take_off(self, number: int, end: dict[str, Any] | None) -> Any:
+        """A trial is being ended from outside. end: its state and reason, None if it is to be run again.
+
+        Returns Tune's trial.
         """
+        self._lost[number] = {"taken off": True}
+        if end is not None:
+            self._ends[number] = end
+        return self._tune_trials[number]
+
+    def trial_ended(self, number: int, given_up: bool = False) -> Outcome:
+        """Tune is done with a trial. given_up: because it failed more often than it is retried."""
         tune_trial = self._tune_trials.pop(number, None)
         with self._one_at_a_time:
+            lost = self._lost.pop(number, None)
             trial = self.record.trials.get(number)
             if self.closed or trial is None or not trial.open:
-                return True
-            if self._is_to_go_on(number):
-                return False
-            end = self._ends.pop(number, None) or self._unsaid_end(number, tune_trial if given_up else None)
+                return Outcome()
+            end = self._ends.pop(number, None)
+            if end is None and lost is not None and self.last_call is None:
+                end = self._end_of_luck(number, lost)
+                if end is None:
+                    return Outcome(ended=False, slot_is_lost=True)
+            end = end or self._unsaid_end(number, tune_trial if given_up else None)
             self.refusals.pop(number, None)
             self.write("end", trial=number, value=trial.value, best_epoch=trial.best_epoch, **end)
-        return True
+        return Outcome(slot_is_lost=lost is not None)
 
-    def _is_to_go_on(self, number: int) -> bool:
-        """Whether a trial lost what it ran on, for a time that still counts as bad luck."""
-        told = self._lost.pop(number, None)
-        if told is None or self.last_call is not None:
-            return False
-        if told.get("refused"):
-            self.refusals.setdefault(number, Refusal(time.monotonic(), told["lost"])).over_at_report = True
-            return True
-        self._losses[number] += 1
-        if self._losses[number] <= max(1, self.record.spec.failures.max_retries):
-            return True
-        self._ends[number] = {"state": "failed", "reason": f"{told['lost']}, {self._losses[number]} times"}
-        return False
+    def _end_of_luck(self, number: int, lost: dict[str, Any]) -> dict[str, Any] | None:
+        """A trial lost what it ran on: how it ends, or None if it is run again."""
+        if lost.get("refused"):
+            self.refusals.setdefault(number, Refusal(time.monotonic(), lost["lost"])).over_at_report = True
+        elif "lost" in lost:
+            self._losses[number] += 1
+            if self._losses[number] > max(1, self.record.spec.failures.max_retries):
+                return {"state": "failed", "reason": f"{lost['lost']}, {self._losses[number]} times"}
+        return None
 
     def _unsaid_end(self, number: int, given_up: Any) -> dict[str, Any]:
         """The trial didn't tell its end: its process died too often, or the scheduler stopped it.

@@ -36,6 +36,7 @@ from tuner.storage import Storage
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
 from tuner.tracking import default_tracking_uri
 from tuner.tracking_process import TrackingProcess
+from tuner.watchdog import Watchdog
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _TRACKING_PATIENCE_SECONDS = 60.0
@@ -221,6 +222,7 @@ class _Run:
         self._waited_for = 0
         self._looked_at = time.monotonic()
         self._ledger = Ledger(record, journal, [self._progress.event, self._after])
+        self._watchdog = Watchdog(self._ledger, self._slots, study, self._progress.note)
         self._reports: Reports | None = None
         self._stopping: tuple[str, str | None] | None = None
         self._refused: str | None = None
@@ -313,6 +315,8 @@ class _Run:
         self._journal.check()
         self._out_of_time()
         self._look_at_storage()
+        if not self._ledger.closed:
+            self._watchdog.look()
         self._follow_cluster()
         return self._ledger.closed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState
@@ -23,6 +23,15 @@ _NO_LAST_RUNG = 10**6  # epochs; a trial ends when its workload ends
 _BEST_KNOWN, _NEWEST_KNOWN, _MOST_KNOWN = 100, 400, 1000
 
 
+class Outcome(NamedTuple):
+    """Of a trial that Tune is done with."""
+
+    ended: bool = True
+    """Whether it has ended; else it is run again, what it lost wasn't its own."""
+    slot_is_lost: bool = False
+    """Whether nothing can run on its slot any more."""
+
+
 class StudySearch(Searcher):
     """Asks Optuna for settings and tells it what became of them.
 
@@ -34,11 +43,11 @@ class StudySearch(Searcher):
         self,
         record: StudyRecord,
         slots: SlotPool,
-        ended: Callable[[int, bool], bool],
+        ended: Callable[[int, bool], Outcome],
         closed: Callable[[], bool] = lambda: False,
     ):
         """ended: called with the number of a trial that Tune is done with, and whether Tune gave it up, before Optuna
-        is told. It returns whether the trial has ended; one that hasn't is run again, on another slot.
+        is told.
         closed: whether no trial is to begin any more.
         """
         super().__init__(metric="best", mode=record.spec.mode)
@@ -106,11 +115,14 @@ class StudySearch(Searcher):
         if trial_id not in self._tune_ids:
             return
         number, slot = self._tune_ids.pop(trial_id)
-        if not self._ended(number, error):
+        outcome = self._ended(number, error)
+        if outcome.slot_is_lost:
             self._slots.drop(slot)
+        else:
+            self._slots.give(slot)
+        if not outcome.ended:
             self._ask_again(number)
             return
-        self._slots.give(slot)
         del self._params[number]
         value = _told_value(self._record, self._record.trials.get(number))
         # Optuna leaves failed trials out of account and would propose their like again and again.
@@ -271,8 +283,9 @@ def _sampler(spec: StudySpec, known: int) -> optuna.samplers.BaseSampler:
 def _told_value(record: StudyRecord, trial: TrialRecord | None) -> float | None:
     """What Optuna learns of a trial: its best value, or for a failed one the worst that any trial had.
 
-    None where nothing is known yet that a failure could be measured by.
+    None where nothing is known yet that a failure could be measured by, and of a trial that was stopped before it had
+    shown anything.
     """
-    if trial is not None and trial.state != "failed" and trial.value is not None:
+    if trial is not None and (trial.state == "stopped" or (trial.state != "failed" and trial.value is not None)):
         return trial.value
     return record.worst_value

@@ -148,6 +148,7 @@ class SlotPool:
         self._groups: dict[Slot, Any] = {}
         self._made = 0
         self._new: list[Slot] = []
+        self._tune: Any = None
         self._tune_processes: Any = None
         self._looked_at = 0.0
 
@@ -175,6 +176,13 @@ class SlotPool:
         if group is not None:
             ray.kill(group)
 
+    def end_trial(self, tune_trial: Any) -> None:
+        """Have Tune be done with a trial that doesn't answer, and end its process. Its slot is to be dropped."""
+        process = tune_trial.temporary_state.ray_actor
+        self._tune.stop_trial(tune_trial)
+        if process is not None:
+            ray.kill(process)
+
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
         self._plan, self._size = plan, plan.slots
@@ -188,7 +196,7 @@ class SlotPool:
 
     def keep_warm(self, tune_controller: Any) -> None:
         """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any."""
-        self._tune_processes = tune_controller._actor_cache
+        self._tune, self._tune_processes = tune_controller, tune_controller._actor_cache
         for slot in self._new:
             self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
         self._new.clear()

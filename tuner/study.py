@@ -92,6 +92,7 @@ class Checkpoints(_Table):
 
 class Failures(_Table):
     max_retries: int = Field(default=3, ge=0)
+    no_report_seconds: float | None = Field(default=None, gt=0)
     storage_wait_seconds: float = Field(default=3600, gt=0)
     stop_after: int = Field(default=5, ge=1)
 

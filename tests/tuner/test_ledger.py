@@ -13,6 +13,7 @@ from tuner.assignment import Answer
 from tuner.journal import Journal, read_events
 from tuner.ledger import Ledger
 from tuner.record import StudyRecord
+from tuner.search import Outcome
 from tuner.storage import Storage
 from tuner.study import StudySpec
 
@@ -137,9 +138,9 @@ def test_a_trial_that_tune_drops_is_run_again_however_many_came_after_it(ledger:
 def test_a_trial_that_loses_what_it_runs_on_again_and_again_fails_with_that(ledger: Ledger, tmp_path: Path) -> None:
     for _ in range(3):
         ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "its holder died"})
-        assert not ledger.trial_ended(1)
+        assert ledger.trial_ended(1) == Outcome(ended=False, slot_is_lost=True)
     ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "its holder died"})
-    assert ledger.trial_ended(1)
+    assert ledger.trial_ended(1) == Outcome(ended=True, slot_is_lost=True)
     assert (ledger.record.trials[1].state, ledger.record.trials[1].reason) == ("failed", "its holder died, 4 times")
 
 
@@ -148,7 +149,7 @@ def test_what_the_storage_refuses_is_never_counted_against_a_trial(ledger: Ledge
     since = ledger.refusals[1].since
     for _ in range(10):
         ledger.on_trial_result(0, [], SimpleNamespace(config={"trial": 1}), {"lost": "still full", "refused": True})
-        assert not ledger.trial_ended(1)
+        assert ledger.trial_ended(1) == Outcome(ended=False, slot_is_lost=True)
     assert ledger.refusals[1].since == since
     ledger.heard(1, report(1))
     assert ledger.refusals == {}, "the attempt after it came as far as a report"

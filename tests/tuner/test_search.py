@@ -16,7 +16,7 @@ from ray.tune.utils.object_cache import _ObjectCache
 from tuner import search
 from tuner.cluster import Plan
 from tuner.record import StudyRecord
-from tuner.search import StudySearch, is_on_rung, study_scheduler
+from tuner.search import Outcome, StudySearch, is_on_rung, study_scheduler
 from tuner.slots import SlotPool
 from tuner.storage import Storage
 from tuner.study import StudySpec, override_study
@@ -33,9 +33,9 @@ def spec(**tables: Any) -> StudySpec:
     return StudySpec.model_validate(raw | tables)
 
 
-def nothing(number: int, given_up: bool) -> bool:
+def nothing(number: int, given_up: bool) -> Outcome:
     """What to do with a trial's end."""
-    return True
+    return Outcome()
 
 
 def pool(record: StudyRecord, slots: int) -> SlotPool:
@@ -57,13 +57,13 @@ class Tune:
         self.clock += 1
         self.record.apply({"event": event, "time": self.clock, **fields})
 
-    def ended(self, number: int, given_up: bool) -> bool:
+    def ended(self, number: int, given_up: bool) -> Outcome:
         if self.lost:
-            return False
+            return Outcome(ended=False, slot_is_lost=True)
         trial = self.record.trials[number]
         end = self.ends.get(number, {"state": "finished"})
         self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, **end)
-        return True
+        return Outcome()
 
     def begin(self, name: str) -> tuple[int, dict[str, Any]]:
         config = self.search.suggest(name)

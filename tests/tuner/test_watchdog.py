@@ -1,0 +1,153 @@
+"""Which trials are ended that report nothing, when, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.workloads import replay
+from tuner import watchdog
+from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.journal import Journal
+from tuner.ledger import Ledger
+from tuner.record import StudyRecord
+from tuner.search import Outcome
+from tuner.storage import Storage
+from tuner.study import StudySpec
+from tuner.watchdog import Watchdog
+
+
+class Study:
+    """A study whose time is what the test says. Tune is done with a trial as soon as it is asked to be."""
+
+    def __init__(self, folder: Path, journal: Journal, **failures: Any):
+        spec = StudySpec.model_validate(
+            {
+                "name": "s",
+                "objective": {"metric": "score"},
+                "budget": {"trials": 9},
+                "failures": failures,
+                "space": {"x": {"type": "float", "low": 0, "high": 1}},
+            }
+        )
+        self.storage = Storage(str(folder)) / "s"
+        self.ledger = Ledger(StudyRecord(spec), journal, [])
+        self.outcomes: list[Outcome] = []
+        self.notes: list[str] = []
+        slots: Any = SimpleNamespace(end_trial=self.end_trial)
+        self.watchdog = Watchdog(self.ledger, slots, self.storage, self.notes.append)
+
+    def end_trial(self, tune_trial: Any) -> None:
+        tune_trial.status = "TERMINATED"
+        self.outcomes.append(self.ledger.trial_ended(tune_trial.config["trial"]))
+
+    def start(self, number: int) -> Any:
+        tune_trial = SimpleNamespace(config={"trial": number, "params": {"x": 0.5}}, status="RUNNING")
+        self.ledger.on_trial_start(0, [], tune_trial)
+        return tune_trial
+
+    def report(self, number: int, epoch: int, score: float, *, checkpoint: bool = False) -> None:
+        measured = {"metrics": {"epoch": float(epoch), "score": score}, "startup_seconds": 0.1}
+        self.ledger.heard(number, {"epoch": epoch, "report": measured, "told_before": False})
+        if checkpoint:
+            progress = Progress(epoch, {"score": score}, score, epoch)
+            folder = replay.write_checkpoint(replay.Config(), epoch)
+            TrialCheckpoints(trial_folder(self.storage, number)).publish(folder, progress)
+
+    def ended(self, number: int) -> tuple[str, str | None]:
+        trial = self.ledger.record.trials[number]
+        return trial.state, trial.reason
+
+
+class Clock:
+    """What watchdog and ledger take for the time."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(watchdog, "time", clock)
+    monkeypatch.setattr("tuner.ledger.time", clock)
+    return clock
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(Storage(str(tmp_path)) / "s") as journal:
+        yield journal
+
+
+def test_a_trial_that_hangs_is_run_again_once_and_then_fails(tmp_path: Path, journal: Journal, clock: Clock) -> None:
+    study = Study(tmp_path, journal, no_report_seconds=100, max_retries=0)
+    study.start(1)
+    clock.now += 90
+    study.watchdog.look()
+    study.report(1, 1, 0.5)
+    clock.now += 90
+    study.watchdog.look()
+    assert study.outcomes == [], "each report begins the wait anew"
+    clock.now += 20
+    study.watchdog.look()
+    assert study.outcomes == [Outcome(ended=False, slot_is_lost=True)]
+    assert "trial 1 reported nothing for 100 s (failures.no_report_seconds)" in study.notes[0]
+    # It waits for another slot, which may take long.
+    clock.now += 1000
+    study.watchdog.look()
+    study.start(1)
+    clock.now += 110
+    study.watchdog.look()
+    assert study.outcomes[1:] == [Outcome(ended=True, slot_is_lost=True)]
+    assert study.ended(1)[0] == "failed"
+    assert "for the second time" in str(study.ended(1)[1])
+
+
+def test_nothing_is_ended_that_waits_for_the_storage_or_where_no_limit_is_set(
+    tmp_path: Path, journal: Journal, clock: Clock
+) -> None:
+    study = Study(tmp_path, journal, no_report_seconds=100)
+    study.start(1)
+    study.ledger.heard(1, {"refusal": "the disk is full"})
+    clock.now += 1000
+    study.watchdog.look()
+    assert study.outcomes == []
+    with Journal(Storage(str(tmp_path)) / "other") as other:
+        unlimited = Study(tmp_path / "unlimited", other)
+        unlimited.start(1)
+        clock.now += 1e6
+        unlimited.watchdog.look()
+        assert unlimited.outcomes == []
+
+
+@pytest.mark.parametrize(("stored", "value"), [(2, 0.9), (1, 0.5), (None, None)])
+def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be_exported(
+    tmp_path: Path, journal: Journal, clock: Clock, stored: int | None, value: float | None
+) -> None:
+    study = Study(tmp_path, journal)
+    study.start(1)
+    for epoch, score in ((1, 0.5), (2, 0.9)):
+        clock.now += 40
+        study.report(1, epoch, score, checkpoint=stored is not None and epoch <= stored)
+    study.ledger.last_call = "the study's time budget of 90 s is used up"
+    clock.now += 10
+    study.watchdog.look()
+    clock.now += 75
+    study.watchdog.look()
+    assert study.outcomes == [], "its next report may still come: its epochs take 40 s"
+    clock.now += 10
+    study.watchdog.look()
+    assert study.outcomes == [Outcome(ended=True, slot_is_lost=True)]
+    assert study.ended(1) == ("stopped", "the study's time budget of 90 s is used up")
+    assert study.ledger.record.trials[1].value == value

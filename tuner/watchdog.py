@@ -1,0 +1,71 @@
+"""Trials that report nothing: they are ended from outside, since nothing in them can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tuner.checkpoints import TrialCheckpoints, trial_folder
+from tuner.ledger import Ledger
+from tuner.record import TrialRecord
+from tuner.slots import SlotPool
+from tuner.storage import Storage
+
+_LOOK_SECONDS = 1.0
+_LEAST_GRACE_SECONDS = 60.0
+
+
+class Watchdog:
+    """Looks after the trials of one run of a study, in the thread of Tune's loop."""
+
+    def __init__(self, ledger: Ledger, slots: SlotPool, study: Storage, note: Callable[[str], None]):
+        """note: shows a person a sentence."""
+        self._ledger, self._slots, self._study, self._note = ledger, slots, study, note
+        self._hung: set[int] = set()
+        self._looked_at = 0.0
+        self._time_over_at: float | None = None
+
+    def look(self) -> None:
+        """End each trial that has been silent for too long.
+
+        One that hangs is run again from its newest checkpoint, once, and then has failed. Is the study's time over,
+        each counts as stopped, as those do that report.
+        """
+        now = time.time()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if self._ledger.last_call is not None:
+            self._time_over_at = self._time_over_at or now
+        for trial in self._ledger.under_way():
+            if self._time_over_at is not None:
+                if now - max(self._time_over_at, trial.last_seen) > _grace_seconds(trial):
+                    self._stop(trial)
+                continue
+            patience = self._ledger.record.spec.failures.no_report_seconds
+            if patience is not None and now - trial.last_seen > patience:
+                self._end_hung(trial, patience)
+
+    def _end_hung(self, trial: TrialRecord, patience: float) -> None:
+        reported = f"reported nothing for {patience:g} s (failures.no_report_seconds)"
+        if trial.id in self._hung:
+            end = {"state": "failed", "reason": f"it {reported}, for the second time"}
+        else:
+            self._hung.add(trial.id)
+            end = None
+            self._note(f"trial {trial.id} {reported}: its process is ended, and it goes on from its newest checkpoint")
+        self._slots.end_trial(self._ledger.take_off(trial.id, end))
+
+    def _stop(self, trial: TrialRecord) -> None:
+        checkpoints = TrialCheckpoints(trial_folder(self._study, trial.id))
+        if trial.best_epoch is not None and not checkpoints.has(trial.best_epoch):
+            # What it reached can't be exported: the weights were in its memory.
+            newest = checkpoints.newest()
+            self._ledger.write("back", trial=trial.id, epoch=newest[0].epoch if newest else 0)
+        self._slots.end_trial(self._ledger.take_off(trial.id, {"state": "stopped", "reason": self._ledger.last_call}))
+
+
+def _grace_seconds(trial: TrialRecord) -> float:
+    """How long a trial may take until its next report, by which it would be stopped in order."""
+    epochs = max(len(trial.curve), 1)
+    return max(_LEAST_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)
