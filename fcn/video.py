@@ -1,4 +1,6 @@
-"""Video files as frames and back, with PyAV. Frames are uint8 RGB (H, W, 3). Sound is left out."""
+"""Video files as frames and back, with PyAV. Frames are uint8 RGB (H, W, 3), as they are displayed. Sound is
+left out.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -52,7 +54,9 @@ class VideoReader:
         try:
             for frame in self._container.decode(self._stream):
                 number += 1
-                yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                stored = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+                # Phones store every video alike and note how they were held; both turn counterclockwise.
+                yield np.ascontiguousarray(np.rot90(stored, round(frame.rotation / 90)))
         except av.error.FFmpegError as error:
             where = f"after frame {number}" if number else "before its first frame"
             raise InputError(f"{self.path}: damaged {where} ({_reason(error)}); fetch the file again") from error

@@ -419,6 +419,16 @@ def test_a_cityscapes_image_without_its_label_is_named(cityscapes: Path) -> None
     assert "bremen_000000_000019" in problems_of(configure("cityscapes", cityscapes))
 
 
+def test_what_systems_leave_among_cities_is_no_city(cityscapes: Path) -> None:
+    before = [frame.name for frame in open_dataset(configure("cityscapes", cityscapes)).frames]
+    for kind in ("leftImg8bit", "gtFine"):
+        (cityscapes / kind / "train" / ".DS_Store").write_bytes(b"junk")
+        (cityscapes / kind / "train" / "bremen" / ".DS_Store").write_bytes(b"junk")
+    name = "bremen_000000_000019_leftImg8bit.png"
+    (cityscapes / "leftImg8bit" / "train" / "bremen" / f"._{name}").write_bytes(b"junk")
+    assert [frame.name for frame in open_dataset(configure("cityscapes", cityscapes)).frames] == before
+
+
 # A folder of one's own
 
 

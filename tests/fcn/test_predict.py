@@ -1,6 +1,7 @@
 """Pictures, folders and videos through python -m fcn.predict, with an export of the real kind."""
 
 import os
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -235,6 +236,32 @@ def test_a_video_comes_back_frame_by_frame(tmp_path: Path) -> None:
     for expected, found in zip(frames, back, strict=True):
         assert found.shape == (33, 65, 3)
         assert np.abs(found.astype(int) - expected).mean() < 4
+
+
+# ISO/IEC 14496-12, 8.3.2: (x, y) of what is stored is displayed at (a x + c y, b x + d y), y downwards.
+UNTURNED, ONE = (1, 0, 0, 1), 1 << 16
+TURNS = {(0, 1, -1, 0): "top", (-1, 0, 0, -1): "right", (0, -1, 1, 0): "bottom"}  # and where the left side comes to
+
+
+def matrix(a: int, b: int, c: int, d: int) -> bytes:
+    return struct.pack(">9i", a * ONE, b * ONE, 0, c * ONE, d * ONE, 0, 0, 0, 1 << 30)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_phones_video_is_read_as_it_is_displayed(tmp_path: Path, turn: tuple[int, int, int, int]) -> None:
+    write_video(tmp_path / "a.mp4", (64, 32), 1)  # bright at the left
+    content = (tmp_path / "a.mp4").read_bytes()
+    track = content.index(b"tkhd")
+    place = content.index(matrix(*UNTURNED), track)
+    (tmp_path / "a.mp4").write_bytes(content[:place] + matrix(*turn) + content[place + 36 :])
+
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        (frame,) = reader
+
+    side = TURNS[turn]
+    assert frame.shape == ((32, 64, 3) if side == "right" else (64, 32, 3))
+    edges = {"top": frame[:8], "bottom": frame[-8:], "left": frame[:, :8], "right": frame[:, -8:]}
+    assert [name for name, edge in edges.items() if edge.mean() > 180] == [side]
 
 
 def test_a_video_becomes_a_video_of_overlays_or_a_folder_of_masks(tiny_export: Tiny, tmp_path: Path) -> None:
