@@ -20,6 +20,7 @@ from fcn.checkpoint import Checkpoint
 from fcn.config import Config
 from fcn.curves import draw_curves
 from fcn.errors import InputError
+from fcn.samples import drop_samples_after
 from fcn.snapshot import Snapshot, SnapshotCopy
 
 RULE = "val/mean_iou"  # the measure that best/ is the best of
@@ -33,7 +34,7 @@ class RunFolder:
         self.path = path
         self.last, self.best = path / "last", path / "best"
         self.history, self.curves = path / "metrics.jsonl", path / "curves.png"
-        self.batch_losses = path / "batch_losses.jsonl"
+        self.batch_losses, self.samples = path / "batch_losses.jsonl", path / "samples"
         self._validates = True
         self._best_score = float("-inf")
         self._unwritten_best: SnapshotCopy | None = None
@@ -80,6 +81,7 @@ class RunFolder:
             _drop_lines_after(epoch, self.history)
             if self.batch_losses.exists():
                 _drop_lines_after(epoch, self.batch_losses)
+            drop_samples_after(epoch, self.samples)
         except OSError as error:
             raise self._cannot_write(error) from error
 

@@ -3,11 +3,14 @@
 Copying takes a moment, writing takes seconds: so a checkpoint can be written beside training, or not at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,7 +18,11 @@ from torch import Tensor
 from fcn import checkpoint, memory
 from fcn.cache import Cache
 from fcn.config import Config
+from fcn.exported import Export
 from fcn.masks import side_by_side
+from fcn.pixels import FromPixels
+from fcn.precision import autocast
+from fcn.prediction import Pixels, Predictor
 from fcn.state import RunState
 from fcn.weights import normalisation
 
@@ -35,6 +42,46 @@ class Snapshot:
         """masks: uint8 (H, W), the classes predicted for the frames to show, by the frames' index."""
         self._state, self._metrics, self._masks = state, dict(metrics), dict(masks)
         self._cache, self._config, self._device = cache, config, device
+
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that the device holds at once."""
+        return self._state.micro_batch
+
+    @contextmanager
+    def predictor(self) -> Iterator[Predictor]:
+        """Overlays of any frames by the network as it is now, in the precision of the run; it is not changed."""
+        state, config, dataset = self._state, self._config, self._cache.dataset
+        mean, std = normalisation(config).mean, normalisation(config).std
+        model = FromPixels(state.model, mean, std).to(self._device)
+
+        def logits(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
+            with torch.no_grad(), autocast(config, self._device):
+                found: Tensor = model(torch.from_numpy(images_NHWC).to(self._device))
+            return found.float().cpu().numpy()
+
+        described = Export(
+            directory=Path(),
+            classes=dataset.classes,
+            image_size=config.image_size,
+            mean=tuple(mean),
+            std=tuple(std),
+            network={},
+            config=config.model_dump(mode="json"),
+            sequences={split: dataset.sequences(split) for split in dataset.splits},
+            frames={split: len(frames) for split, frames in dataset.splits.items()},
+            metrics=self._metrics,
+            epoch=state.epoch,
+        )
+        model.eval()
+        try:
+            yield Predictor(described, logits, "overlay")
+        finally:
+            state.model.train()
 
     def copy(self, *, resume: bool) -> "SnapshotCopy":
         """What training is about to change, copied. resume: with what going on needs, three times as much memory."""

@@ -6,6 +6,7 @@ DIR/best/          the one of the best val/mean_iou, without it; none where noth
 DIR/metrics.jsonl  the measures of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
 DIR/batch_losses.jsonl  with --batch-losses: the loss of each batch, a line a batch
+DIR/samples/epoch-0010/ with --samples: overlays of pictures after epoch 10
 
 A command, imported by nobody: as a module it would take the place of the function of its name in fcn.
 """
@@ -14,6 +15,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +33,7 @@ from fcn.given_settings import read_settings
 from fcn.precision import precision_of
 from fcn.ranks import rank, world
 from fcn.run_folder import RULE, RunFolder
+from fcn.samples import Samples, chosen_epochs
 from fcn.snapshot import Snapshot
 from fcn.training import default_device, prepare, train
 
@@ -60,13 +63,24 @@ def run(
     batch_losses: Annotated[
         bool, typer.Option("--batch-losses", help="Write the loss of each batch to OUTPUT/batch_losses.jsonl.")
     ] = False,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", help="Pictures, or a folder of them: their overlays go to OUTPUT/samples. Repeatable."
+        ),
+    ] = None,
+    sample_epochs: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,…", help="Epochs after which --samples are drawn; default: the last."),
+    ] = None,
 ) -> None:
     """Trains FCN-8s once; under torchrun, on every rank."""
     _keep_freed_memory()
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with _ranks(device) as chosen:
-            _train(output, settings or [], config, resume, chosen, batch_losses, console)
+            pictures = _Pictures(samples or [], sample_epochs)
+            _train(output, settings or [], config, resume, chosen, batch_losses, pictures, console)
     except ValidationError as error:
         for sentence in validation_sentences(error):
             typer.echo(f"error: {sentence}", err=True)
@@ -100,6 +114,7 @@ def _train(
     resume: bool,
     device: torch.device,
     batch_losses: bool,
+    pictures: "_Pictures",
     console: Console,
 ) -> None:
     folder = RunFolder(output)
@@ -109,6 +124,7 @@ def _train(
         distributed.barrier()
     start = folder.start(resume=resume)
     config, notes = read_settings(settings, source, start)
+    samples = pictures.samples(folder, config, console)
     with _waiting(console, "reading the data set"):
         prepared = prepare(config)
     if rank() == 0:
@@ -120,8 +136,14 @@ def _train(
             console.print(f"note: {note}")
         folder.open(start, config)
 
+    newest: Snapshot | None = None
+
     def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
+        nonlocal newest
+        newest = snapshot
         if snapshot is not None:
+            # Before the checkpoint: after a kill in between the epoch is run again, and its samples are made again.
+            samples.after(snapshot)
             folder.keep(measures, snapshot)
             console.print(epoch_line(measures, config.epochs))
 
@@ -134,6 +156,8 @@ def _train(
                 device=device,
                 batch_losses=folder.keep_batch_losses if batch_losses and rank() == 0 else None,
             )
+        if newest is not None:
+            samples.at_the_end(newest)
         folder.write_last()
     finally:
         folder.write_best()
@@ -141,6 +165,26 @@ def _train(
             folder.draw()
     if rank() == 0:
         console.print(_end(folder, config))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What the command line says of samples."""
+
+    paths: list[Path]
+    epochs: str | None
+
+    def samples(self, folder: RunFolder, config: Config, console: Console) -> Samples:
+        """Raises InputError where paths or epochs are none."""
+        if self.epochs is not None and not self.paths:
+            raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the pictures to draw on")
+        epochs = None if self.epochs is None else chosen_epochs(self.epochs, config.epochs)
+
+        def say(sentence: str) -> None:
+            if rank() == 0:
+                console.print(f"warning: {sentence}")
+
+        return Samples(self.paths, epochs, folder.samples, say)
 
 
 def _end(folder: RunFolder, config: Config) -> str:
