@@ -25,12 +25,17 @@ class Predictor:
     kind: overlay: the frame under its mask. mask: class indices, 8 bits, with a palette to look at.
     probability: of one class, 8-bit grey, 255 is certain.
     class_name: whose probability; None: the one class that is scored against the background.
+    Raises InputError where there is no such class, or none to choose.
     """
 
     def __init__(self, export: Export, network: Network, kind: Kind, class_name: str | None = None) -> None:
         self._export = export
         self._network = network
         self._kind = kind
+        if class_name is not None and kind != "probability":
+            raise InputError(
+                f"--class {class_name}: chooses the class of --kind probability, got {kind}: leave one out"
+            )
         self._channel = _channel(export, class_name) if kind == "probability" else None
 
     def pictures(self, frames: Sequence[Pixels]) -> list[Image.Image]:

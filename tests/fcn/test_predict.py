@@ -209,6 +209,8 @@ def test_an_export_of_several_classes_needs_the_class_of_a_probability() -> None
 
     with pytest.raises(InputError, match=r"--kind probability needs --class .* one of sky, road, car"):
         Predictor(several, bright_is_road, "probability")
+    with pytest.raises(InputError, match="--class road: chooses the class of --kind probability, got mask"):
+        Predictor(several, bright_is_road, "mask", "road")
     with pytest.raises(InputError, match="--class must be one of sky, road, car, got tree"):
         Predictor(several, bright_is_road, "probability", "tree")
 
