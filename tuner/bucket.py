@@ -23,14 +23,13 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import NamedTuple
 
 from tuner.errors import StorageError, StudyError
+from tuner.scratch import scratch
 from tuner.storage import Storage
 
 LIFE_SECONDS = 60.0  # an `alive` that stands still for so long is a dead process's
@@ -60,8 +59,8 @@ class Run(threading.Thread):
         _watch(study)
         self._study = study
         self._claim = _claim(study)
-        self._scratch = tempfile.TemporaryDirectory(prefix="tuner-events-")
-        self.path = Path(self._scratch.name) / events
+        self._scratch = contextlib.ExitStack()
+        self.path = self._scratch.enter_context(scratch("events")) / events
         self.path.write_bytes(read_events(study, events) or b"")
         self._one_at_a_time = threading.Lock()
         self._parts = 1
@@ -112,7 +111,7 @@ class Run(threading.Thread):
             with contextlib.suppress(StudyError):
                 self.put()
                 self._study.write_text(f"{self._claim.folder}/{_ALIVE}", _count(0))
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def _look(self) -> None:
         self.check()

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tuner.errors import RefusedError, StudyError
+from tuner.scratch import scratch
 from tuner.storage import STAGING, Storage
 
 _REPORT = "report.json"
@@ -127,8 +128,8 @@ class TrialCheckpoints:
         if not pictures:
             return []
         target = f"images/{folder_of(epoch)}"
-        with tempfile.TemporaryDirectory(prefix="tuner-images-") as scratch:
-            copy = Path(scratch) / "images"
+        with scratch("images") as here:
+            copy = here / "images"
             copy.mkdir()
             for picture in pictures:
                 shutil.copyfile(picture, copy / picture.name)

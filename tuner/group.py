@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import tempfile
 import threading
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ import ray
 from tuner.assignment import Assignment
 from tuner.death import cause_of_group
 from tuner.reports import post_of
+from tuner.scratch import scratch
 from tuner.storage import Storage
 from tuner.study import StudySpec
 
@@ -173,7 +173,7 @@ class GroupSlot:
         """Run one worker group to its end, and say how it ended."""
         import ray.train.torch
 
-        with tempfile.TemporaryDirectory(prefix="tuner-train-", ignore_cleanup_errors=True) as folder:
+        with scratch("train") as folder:
             trainer = ray.train.torch.TorchTrainer(
                 _serve,
                 train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
@@ -182,7 +182,7 @@ class GroupSlot:
                     use_gpu=self._resources["GPU"] > 0,
                     resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
                 ),
-                run_config=quiet_run(f"{self._name}-{self._groups}", folder),
+                run_config=quiet_run(f"{self._name}-{self._groups}", str(folder)),
             )
             death = "it was told to end"
             try:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tuner.progress import Progress
 from tuner.record import StudyRecord, load_record
 from tuner.reports import Reports
 from tuner.retention import Retention
+from tuner.scratch import scratch
 from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage
@@ -256,7 +256,7 @@ class _Run:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
         with (
-            tempfile.TemporaryDirectory(prefix="tuner-tune-", ignore_cleanup_errors=True) as folder,
+            scratch("tune") as folder,
             contextlib.closing(Reports(self._ledger.heard, self._journal.sync)) as self._reports,
         ):
             ray.tune.Tuner(
@@ -272,7 +272,7 @@ class _Run:
                 ),
                 run_config=ray.tune.RunConfig(
                     name="tune",
-                    storage_path=folder,
+                    storage_path=str(folder),
                     verbose=0,
                     stop=_Stop(self._should_stop, self._out_of_time),
                     callbacks=[self._ledger],

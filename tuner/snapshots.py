@@ -11,14 +11,13 @@ What goes there, and when:
 
 from __future__ import annotations
 
-import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from tuner.checkpoints import Progress, TrialCheckpoints
 from tuner.patience import Patience
+from tuner.scratch import scratch
 from tuner.workload import Snapshot, SnapshotCopy
 
 _SELDOM = 50  # times as long as the last checkpoint took, until the next is begun
@@ -130,6 +129,6 @@ class SnapshotWriter:
             return self._checkpoints.publish(folder / "checkpoint", progress)
 
     def _publish_pictures(self, epoch: int, copy: SnapshotCopy) -> list[str]:
-        with tempfile.TemporaryDirectory(prefix="tuner-images-") as folder:
-            copy.write_images(Path(folder))
-            return self._checkpoints.publish_pictures(Path(folder), epoch)
+        with scratch("images") as folder:
+            copy.write_images(folder)
+            return self._checkpoints.publish_pictures(folder, epoch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.errors import RefusedError, StudyError, TrialError
 from tuner.patience import Patience, is_refusal
 from tuner.process import as_found, gpu_share, is_spoilt_by
+from tuner.scratch import scratch
 from tuner.snapshots import SnapshotWriter
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec
@@ -46,8 +46,7 @@ def run_trial(
             config = workload.Config(**{**spec.fixed, **assignment.params})
             newest, resume_from = None, None
             if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
-                # Made only where it is needed: a process that is killed leaves it behind.
-                copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tuner-resume-")))
+                copy = stack.enter_context(scratch("resume"))
                 newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
             if newest:
                 progress, resume_from = newest

@@ -16,7 +16,7 @@ LAYERS = [
     {"options"},
     {"run"},
     {"report", "show"},
-    {"progress"},
+    {"progress", "watchdog"},
     {"ledger"},
     {"search"},
     {"slots"},
@@ -32,8 +32,8 @@ LAYERS = [
     {"bucket"},
     {"study"},
     {"reports"},
-    {"space", "workload", "storage", "fate", "assignment"},
-    {"errors", "address", "files"},
+    {"space", "workload", "storage", "fate", "assignment", "death"},
+    {"errors", "address", "files", "scratch"},
 ]
 
 
