@@ -89,6 +89,12 @@ class Ledger(Callback):
             if goes_on_from < trial.epoch:
                 self.write("back", trial=number, epoch=goes_on_from)
             before = trial.epoch
+            best_epoch, best_value = report.get("best") or (0, None)
+            if before < best_epoch < epoch:
+                # A bucket's events are seconds old when a machine dies, and the checkpoint may be newer: what was told
+                # between is lost, but for the best, whose weights are there.
+                metrics = {self.record.spec.objective.metric: best_value}
+                self.write("report", trial=number, epoch=best_epoch, metrics=metrics)
             if epoch > before:
                 told = {key: value for key, value in report["report"].items() if value}
                 if epoch <= trial.furthest:

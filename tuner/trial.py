@@ -177,6 +177,8 @@ class _Reporter:
                 "told_before": told_before,
                 "images": self._snapshots.pictures(),
             }
+            if told_before:
+                report["best"] = (progress.best_epoch, progress.best_value)
             with self._outside():
                 answer = self._post(report)
             self._keep = answer.keep

@@ -155,3 +155,14 @@ def test_what_the_storage_refuses_is_never_counted_against_a_trial(ledger: Ledge
     assert ledger.refusals == {}, "the attempt after it came as far as a report"
     ledger.closed = True
     assert ledger.heard(1, {"refusal": "full"}).ask_tune, "the study stops: nobody waits any more"
+
+
+def test_a_best_that_only_the_checkpoint_knows_is_told_with_it(ledger: Ledger, tmp_path: Path) -> None:
+    """The machine died with the last seconds of a bucket's events; its checkpoints had arrived."""
+    for epoch in (1, 2):
+        ledger.heard(1, report(epoch, 0.1 * epoch))
+    ledger.heard(1, {**report(6, 0.3, told_before=True), "best": (5, 0.9)})
+    ledger.heard(1, {**report(6, 0.3, told_before=True), "best": (5, 0.9)})
+    assert [(line["event"], line["epoch"]) for line in lines(tmp_path)] == [("report", epoch) for epoch in (1, 2, 5, 6)]
+    found = ledger.record.trials[1]
+    assert (found.epoch, found.value, found.best_epoch) == (6, 0.9, 5)
