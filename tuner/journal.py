@@ -77,6 +77,11 @@ class Journal:
             if self._copy:
                 self._copy.put()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the events that are written."""
+        return self._size
+
     def sync(self) -> None:
         """Bring the events so far onto the disk; a power cut then leaves them."""
         try:

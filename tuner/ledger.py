@@ -16,9 +16,12 @@ from ray.tune import Callback
 
 from tuner import death
 from tuner.assignment import Answer
+from tuner.errors import StorageError
 from tuner.journal import Journal
 from tuner.record import StudyRecord, TrialRecord
 from tuner.search import Outcome, StudySearch, is_on_rung
+
+_MOMENT_SECONDS = 10.0
 
 
 @dataclass
@@ -70,10 +73,23 @@ class Ledger(Callback):
         """Journal first, then the record, then whoever shows or uses it."""
         with self._one_at_a_time:
             line = {"event": event, "time": time.time(), **fields}
-            self._journal.append(line)
+            self._append(line)
             self.record.apply(line)
             for reader in self._readers:
                 reader(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        """A checkpoint that doesn't fit fills the disk for a moment, until it is removed: an event waits for that."""
+        until = time.monotonic() + _MOMENT_SECONDS
+        while True:
+            before = self._journal.size
+            try:
+                self._journal.append(line)
+                return
+            except StorageError:
+                if self._journal.size != before or time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
 
     def heard(self, number: int, report: dict[str, Any]) -> Answer:
         """A trial's report, or what the storage refuses it."""

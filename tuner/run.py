@@ -22,7 +22,7 @@ from tuner import __version__, cluster
 from tuner import workload as workloads
 from tuner.address import HIDDEN, without_secrets
 from tuner.bucket import being_run
-from tuner.errors import StorageError, StudyError
+from tuner.errors import StudyError
 from tuner.journal import Journal
 from tuner.ledger import Ledger
 from tuner.progress import Progress
@@ -239,8 +239,9 @@ class _Run:
         except KeyboardInterrupt:
             _write_stop(self._ledger, "interrupted", "Ctrl-C, twice")
             raise
-        except StorageError as error:
-            with contextlib.suppress(StorageError):
+        except StudyError as error:
+            # A person can mend it, and go on: the storage takes nothing, say.
+            with contextlib.suppress(StudyError):
                 _write_stop(self._ledger, "interrupted", str(error))
             raise
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.workloads.small_disk import fill, small_disk
 from tuner.assignment import Answer
 from tuner.journal import Journal, read_events
 from tuner.ledger import Ledger
@@ -166,3 +168,18 @@ def test_a_best_that_only_the_checkpoint_knows_is_told_with_it(ledger: Ledger, t
     assert [(line["event"], line["epoch"]) for line in lines(tmp_path)] == [("report", epoch) for epoch in (1, 2, 5, 6)]
     found = ledger.record.trials[1]
     assert (found.epoch, found.value, found.best_epoch) == (6, 0.9, 5)
+
+
+def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path: Path, ledger: Ledger) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk, Journal(Storage(str(disk)) / "s") as journal:
+        ledger = Ledger(StudyRecord(ledger.record.spec), journal, [])
+        ledger.write("start", trial=1, params={"x": 0.5})
+        checkpoint = fill(disk, left=0)
+        room = threading.Timer(0.5, checkpoint.unlink)
+        room.start()
+        told = 200  # more than what is left of the file's last block holds
+        for epoch in range(1, told + 1):
+            ledger.heard(1, report(epoch))
+        room.join()
+        events = list(read_events(Storage(str(disk)) / "s"))
+    assert [event["epoch"] for event in events if event["event"] == "report"] == list(range(1, told + 1))
