@@ -228,6 +228,10 @@ def _serve(config: dict[str, Any]) -> None:
 
     while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
         done, assignment = task
+        post = post_of(assignment)
+        if rank == 0:
+            # A group may have waited long for its machines: from here on silence means something.
+            post({"begun": True})
         with contextlib.suppress(SystemExit):
             run_trial(
                 assignment,
@@ -235,7 +239,7 @@ def _serve(config: dict[str, Any]) -> None:
                 config["study"],
                 device=device,
                 rank=rank,
-                post=post_of(assignment),
+                post=post,
                 tell=tell,
             )
         if leaving:

@@ -51,6 +51,7 @@ class Ledger(Callback):
         self._losses: collections.Counter[int] = collections.Counter()
         self._deaths: collections.defaultdict[int, list[str]] = collections.defaultdict(list)
         self._tune_trials: dict[int, Any] = {}
+        self._begun: dict[int, float] = {}
         self._expected: dict[str, Any] = {}
         self._seen = 0
         self._first_complete: Any = None
@@ -92,7 +93,10 @@ class Ledger(Callback):
             time.sleep(0.1)
 
     def heard(self, number: int, report: dict[str, Any]) -> Answer:
-        """A trial's report, or what the storage refuses it."""
+        """A trial's report, or that its group has begun it, or what the storage refuses it."""
+        if "begun" in report:
+            self._begun[number] = time.time()
+            return Answer(ask_tune=False, keep=False)
         if "refusal" in report:
             return self._refused(number, report["refusal"])
         epoch = report["epoch"]
@@ -136,6 +140,7 @@ class Ledger(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["trial"]
         self._tune_trials[number] = trial
+        self._begun.pop(number, None)
         if number in self.refusals and not self.refusals[number].over_at_report:
             # Its process died while it waited.
             del self.refusals[number]
@@ -176,12 +181,18 @@ class Ledger(Callback):
             elif trial.status == "ERROR":
                 self._search.requeue(trial_id)
 
-    def under_way(self) -> list[TrialRecord]:
-        """The trials that train now: those that wait for a process, or for the storage, don't."""
+    def under_way(self) -> list[tuple[TrialRecord, float]]:
+        """The trials that train now, each with when it was heard of last, in seconds since 1970.
+
+        Those that wait for a process, for a group that starts, or for the storage, don't train.
+        """
+        grouped = self.record.spec.resources.workers > 1
         return [
-            self.record.trials[number]
+            (trial := self.record.trials[number], max(trial.last_seen, self._begun.get(number, 0.0)))
             for number, tune_trial in self._tune_trials.items()
-            if tune_trial.status == "RUNNING" and number not in self.refusals
+            if tune_trial.status == "RUNNING"
+            and number not in self.refusals
+            and not (grouped and number not in self._begun)
         ]
 
     def take_off(self, number: int, end: dict[str, Any] | None) -> Any:

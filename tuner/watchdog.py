@@ -37,13 +37,13 @@ class Watchdog:
         self._looked_at = now
         if self._ledger.last_call is not None:
             self._time_over_at = self._time_over_at or now
-        for trial in self._ledger.under_way():
+        for trial, heard_of in self._ledger.under_way():
             if self._time_over_at is not None:
-                if now - max(self._time_over_at, trial.last_seen) > _grace_seconds(trial):
+                if now - max(self._time_over_at, heard_of) > _grace_seconds(trial):
                     self._stop(trial)
                 continue
             patience = self._ledger.record.spec.failures.no_report_seconds
-            if patience is not None and now - trial.last_seen > patience:
+            if patience is not None and now - heard_of > patience:
                 self._end_hung(trial, patience)
 
     def _end_hung(self, trial: TrialRecord, patience: float) -> None:

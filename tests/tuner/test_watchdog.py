@@ -24,13 +24,14 @@ from tuner.watchdog import Watchdog
 class Study:
     """A study whose time is what the test says. Tune is done with a trial as soon as it is asked to be."""
 
-    def __init__(self, folder: Path, journal: Journal, **failures: Any):
+    def __init__(self, folder: Path, journal: Journal, workers: int = 1, **failures: Any):
         spec = StudySpec.model_validate(
             {
                 "name": "s",
                 "objective": {"metric": "score"},
                 "budget": {"trials": 9},
                 "failures": failures,
+                "resources": {"workers": workers},
                 "space": {"x": {"type": "float", "low": 0, "high": 1}},
             }
         )
@@ -151,3 +152,17 @@ def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be
     assert study.outcomes == [Outcome(ended=True, slot_is_lost=True)]
     assert study.ended(1) == ("stopped", "the study's time budget of 90 s is used up")
     assert study.ledger.record.trials[1].value == value
+
+
+def test_a_group_that_starts_is_not_silent(tmp_path: Path, journal: Journal, clock: Clock) -> None:
+    study = Study(tmp_path, journal, workers=2, no_report_seconds=100)
+    study.start(1)
+    clock.now += 1000  # a machine had to come
+    study.watchdog.look()
+    study.ledger.heard(1, {"begun": True})
+    clock.now += 90
+    study.watchdog.look()
+    assert study.outcomes == []
+    clock.now += 20
+    study.watchdog.look()
+    assert study.outcomes == [Outcome(ended=False, slot_is_lost=True)]
