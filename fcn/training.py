@@ -52,7 +52,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
     if not dataset.splits["val"]:
-        splits += " (val_fraction = 0)"
+        splits = splits.replace("0 val", "0 val (val_fraction = 0)")
     summary = (
         f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"

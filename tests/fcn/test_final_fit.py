@@ -164,6 +164,6 @@ def test_the_measures_of_each_epoch_are_kept_without_validation(
     arguments = ["--device", "cpu", "--config", str(tiny_checkpoint), "--set=val_fraction=0", "--set=test_fraction=0"]
     status, text = invoke(["--output", str(tmp_path / "run"), *arguments, "--set=epochs=2"])
     assert status == 0, text
-    assert "24 train, 0 val, 0 test" in text
+    assert "24 train, 0 val (val_fraction = 0), 0 test" in text
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
