@@ -139,12 +139,13 @@ def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption =
 def show(name: Name = None, storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
     """A study's trials, best first."""
     from tuner import show as shows
+    from tuner.tracking_state import skipped_note
 
     record = shows.find(Storage(storage), name)
     if as_json:
         print(json.dumps(shows.record_json(record), indent=2))
     else:
-        shows.print_record(record, _console())
+        shows.print_record(record, _console(), skipped=skipped_note(Storage(storage) / record.spec.name))
 
 
 @app.command()
@@ -155,7 +156,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
     """MLflow's own UI on the studies of a storage, until Ctrl-C."""
-    from tuner.tracking import default_tracking_uri, sqlite_file
+    from tuner.tracking_address import default_tracking_uri, sqlite_file
 
     place = Storage(storage)
     uri = tracking_uri or default_tracking_uri(place)

@@ -27,9 +27,16 @@ _BARS = "▁▂▃▄▅▆▇█"
 class Progress:
     """Follows a study's record. `event` is called after the record has taken the event."""
 
-    def __init__(self, record: StudyRecord, console: Console, trouble: Callable[[], str | None]):
-        """trouble: why MLflow takes nothing at the moment, or None."""
-        self._record, self._console, self._trouble = record, console, trouble
+    def __init__(
+        self,
+        record: StudyRecord,
+        console: Console,
+        trouble: Callable[[], str | None],
+        skipped: Callable[[], str | None],
+    ):
+        """trouble: why MLflow takes nothing at the moment, or None. skipped: what it will never take, or None."""
+        self._record, self._console, self._trouble, self._skipped = record, console, trouble, skipped
+        self._said_skipped = False
         self._started = time.time()
         self._note = ""
         self._live = (
@@ -59,6 +66,10 @@ class Progress:
         line = self._sentence(event)
         if line:
             self._line(line)
+        # Once: how many there are in the end is said in the end.
+        if not self._said_skipped and (skipped := self._skipped()):
+            self._said_skipped = True
+            self._line(skipped)
 
     def _line(self, text: str) -> None:
         self._console.print(
@@ -100,6 +111,8 @@ class Progress:
         trouble = self._trouble()
         if trouble:
             parts.append(Text(f"MLflow takes nothing at the moment, all is kept: {trouble}", style="yellow"))
+        if skipped := self._skipped():
+            parts.append(Text(skipped, style="yellow"))
         if self._note:
             parts.append(Text(self._note, style="dim"))
         return Group(*parts)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -34,7 +35,7 @@ from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
-from tuner.tracking import default_tracking_uri
+from tuner.tracking_address import default_tracking_uri
 from tuner.tracking_process import TrackingProcess
 from tuner.watchdog import Watchdog
 
@@ -79,6 +80,7 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
             f"go on with `python -m tuner resume {spec.name}`, or give another --name"
         )
     options.storage.check_writable()
+    spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
     return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
 
@@ -93,7 +95,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     spec = record.spec
     if overrides:
         spec = override_study(spec, overrides)
-        for key in ("name", "workload", "objective"):
+        for key in ("id", "name", "workload", "objective"):
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: stays what it was when the study began; start another study with --name")
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
@@ -215,7 +217,7 @@ class _Run:
     ):
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
         self._journal = journal
-        self._progress = Progress(record, console, lambda: tracker.trouble)
+        self._progress = Progress(record, console, lambda: tracker.trouble, lambda: tracker.skipped)
         self._retention = Retention(record, study)
         self._slots = SlotPool(record.spec, study, plan)
         self._search: StudySearch | None = None
@@ -396,7 +398,7 @@ class _Stop(ray.tune.Stopper):
 
 
 def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:
-    """Have MLflow take what is left, and say so if it takes nothing for a minute."""
+    """Have MLflow take what is left, and say so if it takes nothing for a minute, or will never take something."""
     tracker.start()
     with console.status("MLflow gets the last events …"):
         left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
@@ -405,5 +407,8 @@ def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> N
             f"MLflow takes nothing ({tracker.trouble}): {left} events wait; `python -m tuner resume {name}` sends them",
             style="yellow",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
+    if tracker.skipped:
+        console.print(tracker.skipped, style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -106,8 +106,8 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
         console.print(f"  {study.reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_record(record: StudyRecord, console: Console, rows: int | None = None) -> None:
-    """The ranking, then what didn't make it. rows: at most that many trials, or all."""
+def print_record(record: StudyRecord, console: Console, rows: int | None = None, skipped: str | None = None) -> None:
+    """The ranking, then what didn't make it. rows: at most that many trials, or all. skipped: what MLflow lacks."""
     reason = f" ({record.reason})" if record.reason else ""
     objective = record.spec.objective
     done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
@@ -130,6 +130,8 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None)
                 markup=False,
                 soft_wrap=True,
             )
+    if skipped:
+        console.print(skipped, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def best_line(record: StudyRecord) -> str | None:

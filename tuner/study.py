@@ -100,6 +100,8 @@ class Failures(_Table):
 class StudySpec(_Table):
     """Everything that a study file says. Every key is in search_spaces/README.md."""
 
+    id: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    """Drawn when the study is first run, never in a study file: another study of its name is not this one."""
     name: str
     workload: str = "fcn"
     objective: Objective
@@ -192,6 +194,8 @@ def read_study(path: Path, overrides: Iterable[str] = (), name: str | None = Non
         raise StudyError(f"{path}: must be a file that can be read: {error.strerror}") from None
     for override in overrides:
         _apply(override, raw)
+    if "id" in raw:
+        raise StudyError(f"{path}: id: no such key; remove it")
     raw["name"] = name or raw.get("name", path.stem)
     return check_study(raw, place=str(path))
 

@@ -18,7 +18,8 @@ from PIL import Image
 from tuner.journal import Journal
 from tuner.storage import Storage
 from tuner.study import check_study, to_json
-from tuner.tracking import Tracker, default_tracking_uri
+from tuner.tracking import Tracker
+from tuner.tracking_address import default_tracking_uri
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

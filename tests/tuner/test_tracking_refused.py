@@ -1,0 +1,228 @@
+"""What MLflow will never take must not hold back the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.mlflow_server import MlflowServer
+from tests.tracked_study import EXPECTED, TrackedStudy, lines
+from tuner.tracking_names import fit_image_key, fit_name
+from tuner.tracking_state import skipped_note
+
+# What MLflow and its database library warn of is theirs.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+def with_pictures(*names: str) -> list[dict[str, Any]]:
+    """The events of `lines`, the first trial's first pictures being these."""
+    events = lines()
+    first = next(event for event in events if event["event"] == "images")
+    first["images"] = [f"images/epoch-000001/{name}" for name in names]
+    return events
+
+
+def damaged(study: TrackedStudy) -> Path:
+    return study.draw("images/epoch-000001/damaged.png")
+
+
+def test_frames_of_any_name_get_their_pictures(study: TrackedStudy) -> None:
+    names = (
+        "IMG (1).png",
+        "IMG [1].png",
+        "straße_1.png",
+        "50%#2+step+7.png",
+        "x" * 240 + ".png",
+        "..png",
+        "frame_a.png",
+    )
+    for name in names:
+        study.draw(f"images/epoch-000001/{name}")
+    study.write(with_pictures(*names))
+    assert study.track() == 0
+    assert study.skipped() == []
+    seen = study.seen()
+    keys = {fit_image_key(Path(name).stem) for name in names}
+    assert len(keys) == len(names)
+    expected = {f"images/{key}+step+1{kind}" for key in keys for kind in (".png", ".webp")}
+    assert {name for name in seen["1"]["images"] if "+step+1." in name} == expected
+    assert {trial: run["status"] for trial, run in seen.items()} == {
+        trial: run["status"] for trial, run in EXPECTED.items()
+    }
+
+
+def test_classes_of_any_name_get_their_metrics(study: TrackedStudy) -> None:
+    events = lines()
+    for number, event in enumerate(event for event in events if event["event"] == "report"):
+        event["metrics"] |= {"iou/car & truck": 0.5 + number, "iou/car + truck": 0.25 + number}
+    study.write(events)
+    assert study.track() == 0
+    assert study.skipped() == []
+    history = study.seen()["1"]["metrics"]
+    assert len(history[fit_name("iou/car & truck")]) == 3
+    assert history[fit_name("iou/car & truck")] != history[fit_name("iou/car + truck")]
+    assert history["score"] == EXPECTED["1"]["metrics"]["score"]
+
+
+def test_more_settings_tags_and_longer_values_than_a_call_holds(study: TrackedStudy) -> None:
+    events = lines()
+    events[0]["versions"] = {f"library{number}": "1" for number in range(250)}
+    events[1]["params"] |= {f"setting{number}": number for number in range(350)} | {"long": "x" * 7000}
+    events[2]["params"] |= {f"long{number}": "路" * 6000 for number in range(90)}
+    study.write(events)
+    assert study.track() == 0
+    assert study.skipped() == []
+    seen = study.seen()
+    assert seen["1"]["params"] == {
+        "x": "0.1",
+        **{f"setting{number}": str(number) for number in range(350)},
+        "long": "x" * 5999 + "…",
+    }
+    assert len(seen["2"]["params"]) == 91
+    assert seen["1"]["metrics"] == EXPECTED["1"]["metrics"]
+    # Said again to runs that have it all.
+    (study.events.parent / "tracking.json").unlink()
+    assert study.track() == 0
+    assert study.seen() == seen
+
+
+def test_a_reason_longer_than_a_tag_is_cut(study: TrackedStudy) -> None:
+    events = lines()
+    failed = next(event for event in events if event.get("state") == "failed")
+    failed["reason"] = "no\0 " * 9000
+    study.write(events)
+    assert study.track() == 0
+    assert study.seen()["2"]["reason"].startswith("no\ufffd no")
+
+
+def test_a_line_longer_than_a_step_reads_is_written(study: TrackedStudy) -> None:
+    events = lines()
+    events[1]["params"]["notes"] = "n" * (3 << 20)
+    study.write(events)
+    assert study.track() == 0
+    assert study.seen()["1"]["params"]["notes"] == "n" * 5999 + "…"
+    assert study.seen()["2"] == EXPECTED["2"]
+
+
+def test_pictures_that_cannot_be_read_are_skipped_and_told(study: TrackedStudy) -> None:
+    names = ("torn.png", "empty.png", "text.png", "folder.png", "gone.png", "frame_a.png")
+    for name in names:
+        study.draw(f"images/epoch-000001/{name}")
+    folder = study.events.parent / "trials" / "1" / "images" / "epoch-000001"
+    whole = (folder / "torn.png").read_bytes()
+    (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no picture")
+    (folder / "folder.png").unlink()
+    (folder / "folder.png").mkdir()
+    (folder / "gone.png").unlink()
+    study.write(with_pictures(*names))
+    assert study.track() == 0
+    assert study.seen() == EXPECTED
+    skipped = study.skipped()
+    assert len(skipped) == 5
+    for name, sentence in zip(names, skipped, strict=False):
+        assert sentence.startswith(f"trial 1, picture images/epoch-000001/{name}: ")
+    assert study.tracker is not None
+    assert study.tracker.skipped == f"MLflow lacks 5 things, the first: {skipped[0]}"
+    assert skipped_note(study.study) == study.tracker.skipped
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_picture_without_rights_is_skipped(study: TrackedStudy) -> None:
+    damaged(study).chmod(0)
+    study.write(with_pictures("damaged.png", "frame_a.png"))
+    assert study.track() == 0
+    assert study.seen() == EXPECTED
+
+
+def test_lines_that_are_damaged_or_of_a_later_version_are_passed_by(study: TrackedStudy) -> None:
+    events = lines()
+    study.write(events[:6])
+    with study.events.open("a") as file:
+        file.write('{"event": "report", "trial": 1, "epo\n')
+        file.write('["no event"]\n')
+        file.write('{"event": "report", "trial": 1, "time": 1.0}\n')
+        file.write('{"event": "of a later version", "time": 1.0}\n')
+    study.write(events[6:])
+    assert study.track() == 0
+    assert study.seen() == EXPECTED
+    assert len(study.skipped()) == 3
+
+
+def test_one_metric_that_mlflow_refuses_is_told_from_its_neighbours(study: TrackedStudy) -> None:
+    """Whatever the client lets through: the server's word counts."""
+    events = lines()
+    for event in events:
+        if event["event"] == "report" and event["trial"] == 1:
+            event["metrics"]["steps"] = None
+    study.write(events)
+    assert study.track() == 0
+    assert study.seen() == EXPECTED
+    assert len(study.skipped()) == 1
+    assert study.skipped()[0].startswith("trial 1, metric 'steps': ")
+
+
+@pytest.mark.slow
+def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowServer) -> None:
+    study = TrackedStudy(tmp_path, server.uri, "refused")
+    names = ("IMG (1).png", "straße_1.png", "torn.png", "frame_a.png")
+    for name in names:
+        study.draw(f"images/epoch-000001/{name}")
+    torn = study.events.parent / "trials" / "1" / "images" / "epoch-000001" / "torn.png"
+    torn.write_bytes(torn.read_bytes()[:100])
+    events = with_pictures(*names)
+    events[0]["versions"] = {f"library{number}": "1" for number in range(120)}
+    events[1]["params"] |= {f"setting{number}": "路" * 6000 for number in range(150)}
+    events[4]["metrics"] |= {"iou/car & truck": 0.5, "steps": None}
+    study.write(events)
+    assert study.track() == 0
+    seen = study.seen()
+    assert len(seen["1"]["images"]) == 10
+    assert len(seen["1"]["params"]) == 151
+    assert seen["1"]["metrics"].pop(fit_name("iou/car & truck")) == [(1, 0.5)]
+    assert seen["1"]["metrics"] == EXPECTED["1"]["metrics"]
+    assert {key: seen[key] for key in "23"} == {key: EXPECTED[key] for key in "23"}
+    assert len(study.skipped()) == 2
+
+
+def test_a_place_for_artifacts_that_fails_does_not_hold_back_the_numbers(
+    tmp_path: Path, study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuner.tracking_calls._PAUSES_SECONDS", (0.01,))
+    (tmp_path / "artifacts").write_text("where MLflow wants a folder")
+    study.write(lines())
+    assert study.track() == 0
+    seen = study.seen()
+    assert seen["1"].pop("images") == {}
+    assert {key: {**run, "images": None} for key, run in seen.items()} == {
+        key: {**run, "images": None} for key, run in EXPECTED.items()
+    }
+    assert len(study.skipped()) == 3
+
+
+def test_a_run_that_somebody_deleted_is_left_alone(study: TrackedStudy) -> None:
+    events = lines()
+    study.write(events[:8])
+    assert study.track() == 0
+    assert study.tracker is not None
+    client = MlflowClient(study.uri)
+    tracker = study.tracker
+    client.delete_run(tracker.runs["3"])
+    before = client.get_run(tracker.runs["3"]).data.metrics
+    # The same tracker goes on, as one does that follows a study.
+    study.write(events[8:])
+    while tracker._step():
+        pass
+    seen = study.seen()
+    assert "3" not in seen
+    assert {key: seen[key] for key in ("study", "1", "2")} == {key: EXPECTED[key] for key in ("study", "1", "2")}
+    assert client.get_run(tracker.runs["3"]).data.metrics == before
+    assert json.loads((study.events.parent / "tracking.json").read_text())["skipped"] == [
+        "trial 3: its run was deleted in MLflow, what came later is not in it"
+    ]

@@ -1,0 +1,118 @@
+"""How MLflow is called, wherever it is: what may be said twice is said again, what may not is looked for first.
+
+An answer that got lost leaves in doubt whether the work was done. MLflow's own client sends every request again, one
+that makes a run too, and so makes a second: its retries are off where something is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+# MLflow's own patience is minutes a call; here an outage is met by reading the events again.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0.1")
+os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
+# Else each ended run prints its address into the study's output, and asks for it.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # of each request; a call may consist of several
+os.environ.setdefault(_RETRIES, "2")
+_PAUSES_SECONDS = (0.2, 1.0)
+_LONGEST_SECONDS = 5.0  # what began later than this after the first attempt isn't tried again at once
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "ALREADY_EXISTS",
+    "NOT_IMPLEMENTED",
+    "FEATURE_DISABLED",
+    "MAX_BLOCK_SIZE_EXCEEDED",
+}
+# Of the statuses that say that the request was wrong, these may pass: who asks, where, when, how often.
+_PASSING = {401, 403, 404, 407, 408, 409, 425, 429}
+
+Answer = TypeVar("Answer")
+
+
+class RefusalError(Exception):
+    """What was said is wrong, and would be so each time."""
+
+
+def repeated(call: Callable[[], Answer]) -> Answer:
+    """The answer to a call that may be made twice.
+
+    Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
+    """
+    began = time.monotonic()
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            return call()
+        except Exception as error:
+            _raise_refusal(error)
+            if pause is None or time.monotonic() - began > _LONGEST_SECONDS:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def made_once(make: Callable[[], Answer], look: Callable[[], Answer | None]) -> tuple[Answer, bool]:
+    """Make what must not be there twice. Returns it, and whether nobody can have made it but this very call.
+
+    make: makes one. look: what is there already, or None.
+    Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
+    """
+    certain = True
+    for pause in (*_PAUSES_SECONDS, None):
+        try:
+            with _without_retries():
+                return make(), certain
+        except Exception as error:
+            certain = False
+            # Two that make it at once meet here too: the second is told that it exists.
+            found = repeated(look)
+            if found is not None:
+                return found, False
+            _raise_refusal(error)
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextlib.contextmanager
+def _without_retries() -> Iterator[None]:
+    before, os.environ[_RETRIES] = os.environ[_RETRIES], "0"
+    try:
+        yield
+    finally:
+        os.environ[_RETRIES] = before
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _raise_refusal(error: Exception) -> None:
+    if _is_refusal(error):
+        raise RefusalError(first_line(error)) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        # A proxy that finds a request too large says so in words of its own.
+        return error.error_code in _REFUSALS or "failed with error code 413" in str(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return 400 <= status < 500 and status not in _PASSING
+    # The client's own checks; a connection that fails raises an OSError, which some of those are too.
+    return isinstance(error, ValueError | TypeError | LookupError | AttributeError) and not isinstance(error, OSError)
