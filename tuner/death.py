@@ -49,11 +49,10 @@ def cause_of(error: Any) -> str:
 
 def cause_of_group(error: Any) -> str:
     """Of what a worker group died, by Ray Train's exception: its ranks' processes, or whatever its last line says."""
-    deaths = [
-        (rank, failure)
-        for rank, failure in sorted(getattr(error, "worker_failures", {}).items())
-        if isinstance(failure, ray.exceptions.RayActorError)
-    ]
+    failures = sorted(getattr(error, "worker_failures", {}).items())
+    # Ray Train wraps what its health check met.
+    met = [(rank, getattr(failure, "health_check_failure", failure)) for rank, failure in failures]
+    deaths = [(rank, failure) for rank, failure in met if isinstance(failure, ray.exceptions.RayActorError)]
     if not deaths:
         return str(error).strip().split("\n")[-1]
     return ", ".join(f"the process of rank {rank} died ({cause_of(failure)})" for rank, failure in deaths)

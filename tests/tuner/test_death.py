@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray
 import ray.exceptions
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from tuner import death
 
@@ -70,6 +71,7 @@ def test_how_often_a_process_died_and_of_what_is_told() -> None:
 
 def test_a_group_says_which_rank_died() -> None:
     error: Any = RuntimeError("two lines\nof it")
-    error.worker_failures = {0: ValueError("reset"), 1: ray.exceptions.RayActorError()}
+    met = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.RayActorError())
+    error.worker_failures = {0: ValueError("reset"), 1: met}
     assert death.cause_of_group(error) == f"the process of rank 1 died ({death.KILLED})"
     assert death.cause_of_group(RuntimeError("first\nlast")) == "last"
