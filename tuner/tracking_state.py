@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from tuner.address import redacted, without_secrets
 from tuner.storage import Storage
@@ -12,8 +11,7 @@ _FILE = "tracking.json"
 _SENTENCES, _LETTERS = 100, 300  # more than that nobody reads
 
 
-@dataclass
-class TrackingState:
+class TrackingState(BaseModel):
     """Belongs to one study at one MLflow: `load` gives an empty one for another."""
 
     uri: str = ""
@@ -24,30 +22,30 @@ class TrackingState:
     """MLflow's id of the parent run. A database that was lost and made anew doesn't have it."""
     offset: int = 0
     """Bytes of the events file that MLflow has."""
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[str] = []
     """A sentence for each thing that MLflow will never take."""
     more_skipped: int = 0
     """How many more there were, of which nothing is kept."""
 
-    def __post_init__(self) -> None:
-        self.address = self.uri  # whole; never written
+    _address: str = PrivateAttr(default="")  # whole; never written
 
     @classmethod
     def load(cls, study: Storage, uri: str, study_id: str | None) -> TrackingState:
         """study: the study's folder. uri: where MLflow is."""
         state, shown = _read(study), without_secrets(uri)
         if state is None or (state.uri, state.study) != (shown, study_id):
-            state = cls(shown, study_id)
-        state.address = uri
+            state = cls(uri=shown, study=study_id)
+        state._address = uri
         return state
 
     def save(self, study: Storage) -> None:
         """Raises StudyError if the storage can't be written."""
-        study.write_text(_FILE, json.dumps(asdict(self)))
+        study.write_text(_FILE, self.model_dump_json())
 
     def skip(self, sentence: str) -> None:
         """Saying the same twice counts once: a step that broke off is done again."""
-        sentence = redacted(sentence, self.address)[:_LETTERS]
+        # A file's name need not be text that can be written.
+        sentence = redacted(sentence, self._address)[:_LETTERS].encode("utf-8", "replace").decode()
         if sentence in self.skipped:
             return
         if len(self.skipped) < _SENTENCES:
@@ -79,7 +77,6 @@ def skipped_note(study: Storage) -> str | None:
 def _read(study: Storage) -> TrackingState | None:
     """None if there is none that can be read: then MLflow gets everything again, which does no harm."""
     try:
-        raw = json.loads(study.read_text(_FILE) or "")
-        return TrackingState(**{key: value for key, value in raw.items() if key in TrackingState.__dataclass_fields__})
-    except (ValueError, TypeError, AttributeError):
+        return TrackingState.model_validate_json(study.read_text(_FILE) or "")
+    except ValidationError:
         return None

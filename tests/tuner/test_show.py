@@ -11,10 +11,12 @@ from rich.console import Console
 
 from tuner.errors import StudyError
 from tuner.journal import EVENTS, Journal
+from tuner.progress import Progress
 from tuner.record import StudyRecord, load_record
 from tuner.show import best_line, find, print_record, print_studies, record_json, studies, study_json
 from tuner.storage import Storage
 from tuner.study import Objective, StudySpec, to_json
+from tuner.tracking_state import TrackingState, skipped_note
 
 
 def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) -> StudyRecord:
@@ -167,3 +169,29 @@ def test_names_and_reasons_in_square_brackets_are_shown_as_they_are(storage: Sto
     for shown in ("[/data/a] [bold]", "[/red]", "st[/u]dy", "iou[/road]", "trial 1 failed: can't read [/data/a]"):
         assert shown in text
     assert "st[/u]dy" in screen(print_studies, [record], [], width=200)
+
+
+def test_what_mlflow_lacks_is_said_once_while_a_study_runs_and_again_when_it_is_shown(storage: Storage) -> None:
+    record = write(storage, "a", 1.0, *TRIALS)
+    state = TrackingState()
+    text = io.StringIO()
+    progress = Progress(record, Console(file=text, width=200), lambda: None, lambda: state.note)
+    progress.event({"event": "stop", "time": 1.0})
+    assert text.getvalue() == ""
+    for name in ("[a]", "b"):
+        state.skip(f"trial 1, picture {name}.png: truncated")
+        progress.event({"event": "stop", "time": 1.0})
+    assert text.getvalue().count("MLflow lacks one thing: trial 1, picture [a].png: truncated") == 1
+    assert text.getvalue().count("MLflow lacks") == 1
+    state.save(storage / "a")
+    note = skipped_note(storage / "a")
+    assert note == "MLflow lacks 2 things, the first: trial 1, picture [a].png: truncated"
+    assert note in screen(lambda console: print_record(record, console, skipped=note), width=200)
+
+
+def test_a_tracking_file_that_is_not_there_or_damaged_says_nothing(storage: Storage) -> None:
+    write(storage, "a", 1.0, *TRIALS)
+    assert skipped_note(storage / "a") is None
+    for text in ("", "{", "[]", '{"offset": 7, "uri": "x"}', '{"skipped": null}'):
+        (storage / "a").write_text("tracking.json", text)
+        assert skipped_note(storage / "a") is None

@@ -262,3 +262,12 @@ def test_a_study_can_be_given_more_trials_later(file: Path) -> None:
     assert override_study(spec, ["budget.trials=99"]) == spec.model_copy(
         update={"budget": spec.budget.model_copy(update={"trials": 99})}
     )
+
+
+def test_a_study_file_has_no_id_and_a_study_keeps_its_own(file: Path) -> None:
+    """Two studies of one id would write into each other's runs in MLflow."""
+    drawn = "0123456789abcdef" * 2
+    assert mistakes(file, f"id='{drawn}'") == ["id: no such key; remove it"]
+    spec = read_study(file).model_copy(update={"id": drawn})
+    assert StudySpec.model_validate_json(to_json(spec)).id == drawn
+    assert override_study(spec, ["budget.trials=20"]).id == drawn

@@ -39,6 +39,7 @@ def test_frames_of_any_name_get_their_pictures(study: TrackedStudy) -> None:
         "50%#2+step+7.png",
         "x" * 240 + ".png",
         "..png",
+        "not utf-8 \udcff.png",
         "frame_a.png",
     )
     for name in names:
@@ -110,12 +111,13 @@ def test_a_line_longer_than_a_step_reads_is_written(study: TrackedStudy) -> None
 
 
 def test_pictures_that_cannot_be_read_are_skipped_and_told(study: TrackedStudy) -> None:
-    names = ("torn.png", "empty.png", "text.png", "folder.png", "gone.png", "frame_a.png")
+    names = ("torn.png", "not utf-8 \udcff.png", "empty.png", "text.png", "folder.png", "gone.png", "frame_a.png")
     for name in names:
         study.draw(f"images/epoch-000001/{name}")
     folder = study.events.parent / "trials" / "1" / "images" / "epoch-000001"
     whole = (folder / "torn.png").read_bytes()
     (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (folder / names[1]).write_bytes(b"")
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("no picture")
     (folder / "folder.png").unlink()
@@ -125,11 +127,11 @@ def test_pictures_that_cannot_be_read_are_skipped_and_told(study: TrackedStudy) 
     assert study.track() == 0
     assert study.seen() == EXPECTED
     skipped = study.skipped()
-    assert len(skipped) == 5
+    assert len(skipped) == 6
     for name, sentence in zip(names, skipped, strict=False):
-        assert sentence.startswith(f"trial 1, picture images/epoch-000001/{name}: ")
+        assert sentence.startswith(f"trial 1, picture images/epoch-000001/{name.replace(chr(0xDCFF), '?')}: ")
     assert study.tracker is not None
-    assert study.tracker.skipped == f"MLflow lacks 5 things, the first: {skipped[0]}"
+    assert study.tracker.skipped == f"MLflow lacks 6 things, the first: {skipped[0]}"
     assert skipped_note(study.study) == study.tracker.skipped
 
 
