@@ -1,9 +1,10 @@
 """Worker groups: a trial of N workers runs on a Ray Train group that outlives it.
 
-A GroupSlot actor holds the group; the trial's process (tuner/slots.py) only passes messages between Tune and the slot.
+A GroupSlot actor holds the group and stands between its ranks and the study's runner: a message goes to the runner when
+every rank has sent it, and every rank gets the decision.
 
     GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
-    each worker:    slot.next_assignment() -> run_trial(...), each report asks slot.tell(...) -> next, until told to end
+    each worker:    slot.next_assignment() -> run_trial(...), which sends by slot.send(...) -> next, until told to end
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import asyncio
 import contextlib
 import functools
 import threading
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
-from tuner.assignment import Assignment
 from tuner.death import cause_of_group
-from tuner.reports import post_of
+from tuner.messages import Action, Assignment, Begun, Decision, End, Interruption, Message
+from tuner.report_queue import sender
 from tuner.scratch import scratch
 from tuner.storage import Storage
 from tuner.study import StudySpec
@@ -27,8 +28,7 @@ NAMESPACE = "tuner"
 CLOSING_SECONDS = 15.0
 _GRACE_SECONDS = 15.0
 
-Verdict = Literal["go on", "stop", "leave"]
-"""What a report is answered: train on, end this trial, or end the worker process with its group."""
+_STOP = Decision(Action.STOP)
 
 
 class GroupSlot:
@@ -40,35 +40,44 @@ class GroupSlot:
         self._thread: threading.Thread | None = None
         self._groups = 0
         self._serial = 0
+        """Of the trial that is on the group: each attempt has one."""
         self._begun = 0
         self._ready: set[int] = set()
+        """Ranks that wait for a trial."""
         self._assignment: Assignment | None = None
-        self._event: dict[str, Any] | None = None
-        self._asked: set[int] = set()
-        self._failed: set[int] = set()
-        self._verdict: Verdict | None = None
+        self._sent: dict[int, Message] = {}
+        """What ranks have sent that wait for the decision."""
+        self._decision: Decision | None = None
+        """For these ranks, until each has it."""
         self._broken = False
+        """Whether the group is to end with its trial."""
         self._death: str | None = None
         self._closing = False
 
-    async def begin(self, assignment: Assignment) -> dict[str, Any]:
-        """`submit`, then the trial's first event, in one message."""
-        await self.submit(assignment)
-        return await self.next_event()
+    async def run(self, assignment: Assignment) -> None:
+        """Run a trial on the group to its end. Raises RuntimeError if the group died.
 
-    async def submit(self, assignment: Assignment) -> None:
-        """Give the group its next trial; starts the group, or starts it again if it died.
-
-        A trial that is still on the group is one whose passer died: its ranks are told to stop.
+        Starts the group, or starts it again if it died. A trial that is still on it is one whose caller died: its ranks
+        are told to stop.
         """
+        serial = await self._submit(assignment)
+        while (message := await self._next_message(serial)) is not None:
+            decision: Decision = await assignment.queue.send.remote(assignment.trial, message)
+            over = _is_last(message)
+            if self._past(serial):
+                return
+            await self._answer(_STOP if over else decision, over)
+            if over:
+                return
+
+    async def _submit(self, assignment: Assignment) -> int:
         if self._thread is not None and (self._broken or self._death is not None):
             await asyncio.to_thread(self._thread.join)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._verdict is None or self._death)
+            await self._changed.wait_for(lambda: self._decision is None or self._death)
             self._serial += 1
-            self._assignment, self._event, self._verdict, self._death = assignment, None, None, None
-            self._asked.clear()
-            self._failed.clear()
+            self._assignment, self._decision, self._death = assignment, None, None
+            self._sent.clear()
             if self._thread is None or not self._thread.is_alive():
                 self._broken = False
                 self._groups += 1
@@ -77,50 +86,49 @@ class GroupSlot:
                 )
                 self._thread.start()
             self._changed.notify_all()
+            return self._serial
 
-    async def next_event(self, verdict: Verdict | None = None) -> dict[str, Any]:
-        """The trial's next report or end, when every rank has asked. Raises RuntimeError if the group died.
+    async def _next_message(self, serial: int) -> Message | None:
+        """The trial's next message, when every rank has sent it; None if nobody waits for it any more.
 
-        verdict: answers the report before it in the same message.
+        Raises RuntimeError if the group died.
         """
-        if verdict is not None:
-            await self.answer(verdict)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._death or self._all_asked() or self._failed)
-            if self._failed:
-                # The other ranks may wait for the failed one in a collective, for ever: give them a moment. Unless all
-                # failed alike, the ranks are out of step, and the group is taken down.
+            await self._changed.wait_for(lambda: self._over(serial) or self._all_sent() or self._failed())
+            if self._failed() and not self._all_sent():
+                # The other ranks may wait for the failed one in a collective, for ever: give them a moment.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
-                        self._changed.wait_for(lambda: self._death or self._all_asked()), _GRACE_SECONDS
+                        self._changed.wait_for(lambda: self._over(serial) or self._all_sent()), _GRACE_SECONDS
                     )
-                self._broken = len(self._failed) < self._spec.resources.workers
-                if self._death:
-                    # A rank's process died; what the others told is how that looks from their side of the connection.
-                    self._event = None
-            self._broken |= bool(self._event and self._event.get("spoilt"))
-            if self._event is None:
+            if self._past(serial):
+                return None
+            if self._death:
+                # What the ranks that are left sent is how a rank's death looks from their side of the connection.
                 raise RuntimeError(f"the worker group died: {self._death}")
-            return self._event
+            failed = self._failed()
+            # Unless all failed alike, the ranks are out of step, and the group is taken down.
+            self._broken |= 0 < len(failed) < self._spec.resources.workers
+            self._broken |= any(isinstance(sent, End) and sent.tainted for sent in self._sent.values())
+            # A failure outweighs what the other ranks sent, and the first one is the cause.
+            return self._sent[failed[0] if failed else 0]
 
-    async def answer(self, verdict: Verdict) -> None:
-        """Tell every rank, together, whether to go on."""
+    async def _answer(self, decision: Decision, over: bool) -> None:
+        """Give every rank that waits the decision, together."""
         async with self._changed:
-            if self._event is not None and is_last(self._event):
-                verdict = "stop"
-            if verdict == "stop":
+            if over:
                 self._assignment = None
-            self._verdict = "leave" if self._broken else verdict
+            self._decision = decision
             self._changed.notify_all()
-            await self._changed.wait_for(lambda: not self._asked or self._death)
-            self._event, self._verdict = None, None
+            await self._changed.wait_for(lambda: not self._sent or self._death)
+            self._decision = None
             self._changed.notify_all()
 
     async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
         """A rank asks for the trial after the one with serial number `done`; None: the group is to end.
 
         It begins when all ranks have asked: until then one of them may still write a checkpoint, and the others would
-        not go on from the same.
+        not resume from the same.
         """
         async with self._changed:
             self._ready.add(rank)
@@ -134,43 +142,48 @@ class GroupSlot:
             self._begun = self._serial
         return self._begun == self._serial
 
-    async def tell(self, rank: int, serial: int, event: dict[str, Any]) -> Verdict:
-        """A rank's report on the trial of this serial number. All ranks get one verdict, when all have told."""
+    async def send(self, rank: int, serial: int, message: Message) -> Decision | None:
+        """A rank's message on the trial of this serial number: the decision for all ranks, when all have sent.
+
+        None: the rank is to end, and its group with it.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._verdict is None or self._past(serial))
+            await self._changed.wait_for(lambda: self._decision is None or self._past(serial))
             if not self._past(serial):
-                # A failure outweighs what the other ranks tell, and the first one is the cause.
-                if not self._failed and (rank == 0 or _is_failure(event)):
-                    self._event = event
-                if _is_failure(event):
-                    self._failed.add(rank)
-                self._asked.add(rank)
+                self._sent[rank] = message
                 self._changed.notify_all()
-                await self._changed.wait_for(lambda: self._verdict is not None or self._past(serial))
+                await self._changed.wait_for(lambda: self._decision is not None or self._past(serial))
             if self._past(serial):
-                return "leave" if self._closing else "stop"
-            verdict = self._verdict or "leave"
-            self._asked.discard(rank)
+                return None if self._closing else _STOP
+            decision = self._decision
+            self._sent.pop(rank, None)
             self._changed.notify_all()
-            return verdict
+            return None if self._broken else decision
 
     async def close(self) -> None:
-        """End the group: its workers leave their loop, and its placement group goes with the TorchTrainer."""
+        """End the group: its workers end their loop, and its placement group goes with the TorchTrainer."""
         async with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, CLOSING_SECONDS)
 
-    def _all_asked(self) -> bool:
-        return self._event is not None and len(self._asked) == self._spec.resources.workers
+    def _all_sent(self) -> bool:
+        return len(self._sent) == self._spec.resources.workers
+
+    def _failed(self) -> list[int]:
+        """Ranks that have sent a failure, the first of them first."""
+        return [rank for rank, message in self._sent.items() if _is_failure(message)]
+
+    def _over(self, serial: int) -> bool:
+        return self._past(serial) or self._death is not None
 
     def _past(self, serial: int) -> bool:
-        """Whether nobody waits any more for what this trial's ranks tell."""
+        """Whether nobody waits any more for what this trial's ranks send."""
         return self._closing or serial != self._serial
 
     def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run one worker group to its end, and say how it ended."""
+        """Run one worker group to its end, and keep how it ended."""
         import ray.train.torch
 
         with scratch("train") as folder:
@@ -194,18 +207,18 @@ class GroupSlot:
     async def _group_ended(self, death: str) -> None:
         async with self._changed:
             self._death = death
-            self._asked.clear()
+            self._sent.clear()
             self._ready.clear()
             self._changed.notify_all()
 
 
-def is_last(event: dict[str, Any]) -> bool:
+def _is_last(message: Message) -> bool:
     """Whether nothing comes after it of this attempt."""
-    return "end" in event or "lost" in event
+    return isinstance(message, End | Interruption)
 
 
-def _is_failure(event: dict[str, Any]) -> bool:
-    return "lost" in event or ("end" in event and event["end"]["state"] == "failed")
+def _is_failure(message: Message) -> bool:
+    return isinstance(message, Interruption) or (isinstance(message, End) and message.state == "failed")
 
 
 def _serve(config: dict[str, Any]) -> None:
@@ -219,19 +232,20 @@ def _serve(config: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     done, leaving = 0, False
 
-    def tell(event: dict[str, Any]) -> None:
+    def send(message: Message) -> Decision:
         nonlocal leaving
-        verdict: Verdict = ray_get(slot.tell.remote(rank, done, event))
-        leaving = verdict == "leave"
-        if verdict != "go on":
+        decision: Decision | None = ray_get(slot.send.remote(rank, done, message))
+        if decision is None:
+            leaving = True
             raise SystemExit
+        return decision
 
     while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
         done, assignment = task
-        post = post_of(assignment)
+        send_alone = sender(assignment)
         if rank == 0:
             # A group may have waited long for its machines: from here on silence means something.
-            post({"begun": True})
+            send_alone(Begun())
         with contextlib.suppress(SystemExit):
             run_trial(
                 assignment,
@@ -239,8 +253,8 @@ def _serve(config: dict[str, Any]) -> None:
                 config["study"],
                 device=device,
                 rank=rank,
-                post=post,
-                tell=tell,
+                send=send,
+                send_alone=send_alone,
             )
         if leaving:
             raise RuntimeError("the ranks are out of step, or the study is over: the group ends")

@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,20 +23,21 @@ from tuner import __version__, cluster
 from tuner import workload as workloads
 from tuner.address import HIDDEN, without_secrets
 from tuner.bucket import being_run
+from tuner.control import StudyControl
 from tuner.errors import StudyError
 from tuner.journal import Journal
-from tuner.ledger import Ledger
 from tuner.progress import Progress
 from tuner.record import StudyRecord, load_record
-from tuner.reports import Reports
+from tuner.recorder import Recorder
+from tuner.report_queue import QueueReader
 from tuner.retention import Retention
 from tuner.scratch import scratch
-from tuner.search import StudySearch, study_scheduler
 from tuner.slots import SlotPool, tune_function
 from tuner.storage import Storage
 from tuner.study import StudySpec, first_config, nearest, override_study, to_json
 from tuner.tracking_address import default_tracking_uri
 from tuner.tracking_process import TrackingProcess
+from tuner.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo
 from tuner.watchdog import Watchdog
 
 _LIBRARIES = ("ray", "torch", "optuna", "mlflow")
@@ -126,10 +127,10 @@ def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: l
             )
         else:
             study.write_text("study.json", to_json(spec))
-            ledger = Ledger(record, journal, [])
-            _write_run(ledger, tracking_uri, overrides)
+            recorder = Recorder(record, journal, StudyControl(), [])
+            _write_run(recorder, tracking_uri, overrides)
             Retention(record, study).tidy()
-            _write_stop(ledger, *verdict)
+            _write_stop(recorder, *verdict)
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
 
 
@@ -141,10 +142,10 @@ def _verdict(record: StudyRecord) -> tuple[str, str | None]:
     return "finished", None
 
 
-def _write_run(ledger: Ledger, tracking_uri: str, overrides: list[str]) -> None:
-    ledger.write(
+def _write_run(recorder: Recorder, tracking_uri: str, overrides: list[str]) -> None:
+    recorder.write(
         "run",
-        number=ledger.record.runs + 1,
+        number=recorder.record.runs + 1,
         host=socket.gethostname(),
         pid=os.getpid(),
         versions={
@@ -156,8 +157,8 @@ def _write_run(ledger: Ledger, tracking_uri: str, overrides: list[str]) -> None:
     )
 
 
-def _write_stop(ledger: Ledger, state: str, reason: str | None) -> None:
-    ledger.write("stop", state=state, reason=reason)
+def _write_stop(recorder: Recorder, state: str, reason: str | None) -> None:
+    recorder.write("stop", state=state, reason=reason)
 
 
 def _start(
@@ -220,18 +221,18 @@ class _Run:
         self._progress = Progress(record, console, lambda: tracker.trouble, lambda: tracker.skipped)
         self._retention = Retention(record, study)
         self._slots = SlotPool(record.spec, study, plan)
-        self._search: StudySearch | None = None
+        self._control = StudyControl(record.spec.budget.time_seconds)
+        self._recorder = Recorder(record, journal, self._control, [self._progress.event, self._after])
+        self._source = TrialSource(record, self._recorder, self._slots, self._control)
+        self._reader: QueueReader | None = None
         self._waited_for = 0
         self._looked_at = time.monotonic()
-        self._ledger = Ledger(record, journal, [self._progress.event, self._after])
-        self._watchdog = Watchdog(self._ledger, self._slots, study, self._progress.note)
-        self._reports: Reports | None = None
-        self._stopping: tuple[str, str | None] | None = None
+        self._watchdog = Watchdog(self._recorder, self._source, self._control, study, self._progress.note)
+        self._stop_noted = False
         self._refused: str | None = None
-        self._deadline = time.monotonic() + (record.spec.budget.time_seconds or float("inf"))
 
     def fit(self, tracking_uri: str, overrides: list[str]) -> None:
-        _write_run(self._ledger, tracking_uri, overrides)
+        _write_run(self._recorder, tracking_uri, overrides)
         self._tracker.start()
         self._retention.tidy()
         self._share_gpus()
@@ -239,37 +240,35 @@ class _Run:
             with self._progress, self._signals(), contextlib.closing(self._slots):
                 self._fit()
         except KeyboardInterrupt:
-            _write_stop(self._ledger, "interrupted", "Ctrl-C, twice")
+            _write_stop(self._recorder, "interrupted", "Ctrl-C, twice")
             raise
         except StudyError as error:
-            # A person can mend it, and go on: the storage takes nothing, say.
+            # A person can mend it, and continue: the storage takes nothing, say.
             with contextlib.suppress(StudyError):
-                _write_stop(self._ledger, "interrupted", str(error))
+                _write_stop(self._recorder, "interrupted", str(error))
             raise
         except BaseException as error:
-            _write_stop(self._ledger, "failed", f"{type(error).__name__}: {error}"[:500])
+            _write_stop(self._recorder, "failed", f"{type(error).__name__}: {error}"[:500])
             raise
         self._retention.study_ended()
-        _write_stop(self._ledger, *(self._stopping or ("finished", self._ledger.last_call)))
+        _write_stop(self._recorder, self._control.outcome or "finished", self._control.reason)
 
     def _fit(self) -> None:
         spec, plan = self._record.spec, self._plan
-        search = self._search = StudySearch(self._record, self._slots, self._ledger.trial_ended, self._out_of_time)
-        self._ledger.serve(search)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
         with (
             scratch("tune") as folder,
-            contextlib.closing(Reports(self._ledger.heard, self._journal.sync)) as self._reports,
+            contextlib.closing(QueueReader(self._recorder.receive, self._journal.sync)) as self._reader,
         ):
             ray.tune.Tuner(
                 ray.tune.with_resources(
-                    tune_function(spec, self._study, self._reports.box),
+                    tune_function(spec, self._study, self._reader.queue),
                     lambda config: plan.trial_request(config["gpus"], config["place"]),
                 ),
                 tune_config=ray.tune.TuneConfig(
-                    search_alg=search,
-                    scheduler=study_scheduler(self._record, self._slots),
+                    search_alg=self._source,
+                    scheduler=WarmFifo(self._slots, self._source),
                     num_samples=-1,
                     reuse_actors=True,
                 ),
@@ -277,8 +276,8 @@ class _Run:
                     name="tune",
                     storage_path=str(folder),
                     verbose=0,
-                    stop=_Stop(self._should_stop, self._out_of_time),
-                    callbacks=[self._ledger],
+                    stop=EachTurn(self._turn),
+                    callbacks=[TuneEvents(self._recorder, self._source, self._control)],
                     failure_config=ray.tune.FailureConfig(max_failures=spec.failures.max_retries),
                 ),
             ).fit()
@@ -291,7 +290,7 @@ class _Run:
         self._share_gpus()
         state, reason = _verdict(self._record)
         if state == "failed":
-            self._stopping = state, reason
+            self._control.stop("failed", reason or "")
 
     def _share_gpus(self) -> None:
         """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""
@@ -309,23 +308,23 @@ class _Run:
                 f"from now on {round(1 / plan.gpus)} share one, {plan.slots} trials at a time"
             )
 
-    def _should_stop(self) -> bool:
-        if self._stopping is not None and not self._ledger.closed and self._stopping[0] == "interrupted":
+    def _turn(self) -> bool:
+        """What is to be done in every turn of Tune's loop. Returns whether the study is to stop."""
+        if self._control.outcome == "interrupted" and not self._stop_noted:
             self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
-        self._ledger.closed = self._stopping is not None
-        if self._reports:
-            self._reports.check()
+            self._stop_noted = True
+        if self._reader:
+            self._reader.check()
         self._journal.check()
-        self._out_of_time()
         self._look_at_storage()
-        if not self._ledger.closed:
+        if not self._control.stopping:
             self._watchdog.look()
         self._follow_cluster()
-        return self._ledger.closed
+        return self._control.stopping
 
     def _look_at_storage(self) -> None:
         """Say what the storage refuses, and stop the study if that lasts: it can be gone on with when it is mended."""
-        refusals = sorted(self._ledger.refusals.items(), key=lambda item: item[1].since)
+        refusals = sorted(self._recorder.refusals.items(), key=lambda item: item[1].since)
         if not refusals:
             if self._refused is not None:
                 self._progress.note("the storage takes what it refused; the study goes on")
@@ -339,8 +338,8 @@ class _Run:
                 "(it goes on when that is mended; Ctrl-C stops the study)"
             )
             self._refused = refusal.sentence
-        if self._stopping is None and time.monotonic() - refusal.since > patience:
-            self._stopping = "interrupted", f"the storage refused for {patience:g} s: {refusal.sentence}"
+        if time.monotonic() - refusal.since > patience:
+            self._control.stop("interrupted", f"the storage refused for {patience:g} s: {refusal.sentence}")
 
     def _follow_cluster(self) -> None:
         """Nodes come and go: have as many slots as there is room for, and say what trials wait for."""
@@ -348,29 +347,21 @@ class _Run:
             return
         self._looked_at = time.monotonic()
         self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan))
-        waiting = self._search.waiting() if self._search else 0
+        waiting = self._source.waiting()
         if waiting and waiting != self._waited_for:
             self._progress.note(
                 f"{waiting} of the trials wait for {self._plan.each}: a slot starts, or a node must come"
             )
         self._waited_for = waiting
 
-    def _out_of_time(self) -> bool:
-        """Whether trials are to end at their next report, each with its best epoch so far."""
-        if self._ledger.last_call is None and time.monotonic() > self._deadline:
-            self._ledger.last_call = (
-                f"the study's time budget of {self._record.spec.budget.time_seconds:g} s is used up"
-            )
-        return self._ledger.last_call is not None
-
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM stop the study in order; a second Ctrl-C stops it at once."""
 
         def stop(number: int, _: object) -> None:
-            if self._stopping is not None:
+            if self._control.stopping:
                 raise KeyboardInterrupt
-            self._stopping = ("interrupted", f"{signal.Signals(number).name}")
+            self._control.stop("interrupted", signal.Signals(number).name)
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -378,23 +369,6 @@ class _Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _Stop(ray.tune.Stopper):
-    """Asks the run whether a trial that has reported, or the whole study at once, is to stop."""
-
-    def __init__(self, should_stop: Callable[[], bool], out_of_time: Callable[[], bool]):
-        self._should_stop, self._out_of_time = should_stop, out_of_time
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Empty: Tune pickles all it is given for a restore of its own, which a study has no use for."""
-        return {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._out_of_time()
-
-    def stop_all(self) -> bool:
-        return self._should_stop()
 
 
 def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:

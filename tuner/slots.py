@@ -2,17 +2,16 @@
 
 A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and hands the next setting:
 `tune_function`. A trial of N workers runs on a worker group that outlives it (tuner/group.py): the study's runner holds
-the slot, and the trial's process only passes messages between Tune and the slot.
+the slot, and the trial's own process only waits for the slot.
 
     runner ── SlotPool ── owns ──> GroupSlot ── holds ──> N workers
-    tune_function:  slot.begin(assignment) -> for each slot.next_event(go on): hand it on; slot.answer(stop)
+    tune_function:  slot.run(assignment), or run_trial(...) in its own process
 
 torch is imported where a trial trains with it, not on the way there: it takes seconds of every process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
@@ -26,10 +25,10 @@ import ray.exceptions
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.assignment import Assignment
 from tuner.cluster import Plan, remove_orphaned_groups
-from tuner.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, is_last, quiet_run, ray_get
-from tuner.reports import post_of
+from tuner.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, quiet_run, ray_get
+from tuner.messages import Assignment, Interruption
+from tuner.report_queue import sender
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.workload import uses_torch
@@ -41,17 +40,20 @@ _LOOK_SECONDS = 2.0  # between two looks at what dead groups hold
 class _Process:
     """What a slot's process must remember from one trial to the next, and nothing else may."""
 
-    spoilt: bool = False
+    tainted: bool = False
 
 
 _process = _Process()
 
 
-def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[str, Any]], None]:
-    """The function that Ray Tune calls once a trial, in a process that it keeps. box: a ReportBox."""
+def tune_function(spec: StudySpec, study: Storage, queue: Any) -> Callable[[dict[str, Any]], None]:
+    """The function that Ray Tune calls once a trial, in a process that it keeps. queue: a ReportQueue.
+
+    It returns when the trial has sent its end, and reports nothing to Tune.
+    """
 
     def trial(config: dict[str, Any]) -> None:
-        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"], box)
+        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"], queue)
         if config["slot"] is None:
             _run_here(assignment, spec, study)
         else:
@@ -60,24 +62,18 @@ def tune_function(spec: StudySpec, study: Storage, box: Any) -> Callable[[dict[s
     return trial
 
 
-def _tell_tune(event: dict[str, Any]) -> None:
-    """Tune is told of an end, and of a report if it is to decide on it."""
-    if event.get("ask_tune", True):
-        ray.tune.report(event)
-
-
 def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     """The training loop runs in this process; torch's with Ray Train's local mode, on the device that Ray gave it."""
-    if _process.spoilt and spec.failures.max_retries:
+    if _process.tainted and spec.failures.max_retries:
         # Tune sees its process die, and runs the trial in a new one.
         os._exit(1)
 
     from tuner.trial import run_trial
 
+    send = sender(assignment)
+
     def loop(device: Any = None) -> None:
-        _process.spoilt = run_trial(
-            assignment, spec, study, device=device, rank=0, post=post_of(assignment), tell=_tell_tune
-        )
+        _process.tainted = run_trial(assignment, spec, study, device=device, rank=0, send=send, send_alone=send)
 
     if not uses_torch(spec.workload):
         loop()
@@ -94,25 +90,12 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
 
 
 def _run_on_group(assignment: Assignment, slot_name: str) -> None:
-    """Pass one trial's messages on from its slot, and the answers back."""
+    """The training loop runs on a worker group, whose slot sends the trial's messages."""
     try:
-        slot = group_slot(slot_name)
-        event = ray_get(slot.begin.remote(assignment))
-        while True:
-            try:
-                _tell_tune(event)
-            except SystemExit:
-                with contextlib.suppress(ray.exceptions.RayActorError):
-                    ray_get(slot.answer.remote("stop"))
-                raise
-            if is_last(event):
-                with contextlib.suppress(ray.exceptions.RayActorError):
-                    ray_get(slot.answer.remote("go on"))
-                return
-            event = ray_get(slot.next_event.remote("go on"))
+        ray_get(group_slot(slot_name).run.remote(assignment))
     except (ray.exceptions.RayActorError, SlotGoneError):
         # Were it raised, Tune would try again with the slot that is gone.
-        ray.tune.report({"lost": "the process that holds its worker group died"})
+        sender(assignment)(Interruption("the process that holds its worker group died"))
 
 
 @dataclass(frozen=True)
@@ -148,7 +131,6 @@ class SlotPool:
         self._groups: dict[Slot, Any] = {}
         self._made = 0
         self._new: list[Slot] = []
-        self._tune: Any = None
         self._tune_processes: Any = None
         self._looked_at = 0.0
 
@@ -176,13 +158,6 @@ class SlotPool:
         if group is not None:
             ray.kill(group)
 
-    def end_trial(self, tune_trial: Any) -> None:
-        """Have Tune be done with a trial that doesn't answer, and end its process. Its slot is to be dropped."""
-        process = tune_trial.temporary_state.ray_actor
-        self._tune.stop_trial(tune_trial)
-        if process is not None:
-            ray.kill(process)
-
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
         self._plan, self._size = plan, plan.slots
@@ -194,9 +169,12 @@ class SlotPool:
             self._end(slot)
         self._free.clear()
 
-    def keep_warm(self, tune_controller: Any) -> None:
-        """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any."""
-        self._tune, self._tune_processes = tune_controller, tune_controller._actor_cache
+    def keep_warm(self, tune_processes: Any) -> None:
+        """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any.
+
+        tune_processes: its store of processes whose trial has ended.
+        """
+        self._tune_processes = tune_processes
         for slot in self._new:
             self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
         self._new.clear()

@@ -1,4 +1,4 @@
-"""One trial, in the process that trains it: a setting in, reports out."""
+"""One trial, in the process that trains it: hyperparameters in, messages out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from tuner import workload as workloads
-from tuner.assignment import Assignment, Post, Tell
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.errors import RefusedError, StudyError, TrialError
+from tuner.messages import Action, Assignment, Decision, End, Interruption, Message, Report, Send, StorageWait
 from tuner.patience import Patience, is_refusal
 from tuner.process import as_found, gpu_share, is_spoilt_by
 from tuner.scratch import scratch
@@ -25,46 +25,63 @@ from tuner.study import Objective, StudySpec
 from tuner.workload import Snapshot
 
 
+class TrialStopped(SystemExit):
+    """Raised by `report` to end a trial that is to train no further. A SystemExit: a workload lets it through."""
+
+
 def run_trial(
-    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, post: Post, tell: Tell
+    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, send: Send, send_alone: Send
 ) -> bool:
-    """Train one setting, from its newest checkpoint if it has one, and tell its end.
+    """Train with one set of hyperparameters, from the newest checkpoint if there is one, and send the trial's end.
 
-    Returns whether the process is spoilt by it (tuner/process.py) and must not run another trial.
-
-    All ranks tell; rank 0 posts before it does. Raises what `post` and `tell` raise. A failure of the workload doesn't
-    raise: it is told as the trial's end, with its reason.
+    send: sends what every rank sends at the same point. send_alone: sends what this rank alone has to say.
+    Returns whether the process is tainted by it (tuner/process.py) and must not run another trial.
+    Raises what sending raises. A failure of the workload doesn't raise: it is sent as the trial's end, with its reason.
     """
     folder = trial_folder(study, assignment.trial)
-    checkpoints = TrialCheckpoints(folder)
     seed = spec.search.seed + assignment.trial
     with as_found(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec.objective, folder, rank, post, tell)
+        reporter = _Reporter(assignment, spec.objective, folder, rank, send, send_alone)
         stack.callback(reporter.close)
         try:
-            workload = workloads.load(spec.workload)
-            config = workload.Config(**{**spec.fixed, **assignment.params})
-            newest, resume_from = None, None
-            if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
-                copy = stack.enter_context(scratch("resume"))
-                newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
-            if newest:
-                progress, resume_from = newest
-                reporter.go_on_from(progress)
-            else:
-                reporter.begin()
-            workload.train(config, report=reporter, resume_from=resume_from, device=device)
-            reporter.end()
+            try:
+                _train(assignment, spec, folder, reporter, device, stack)
+                reporter.end("finished")
+            except TrialStopped as stopped:
+                reporter.end("stopped", stopped.code)
         except (Exception, SystemExit) as error:
-            if reporter.told_to_end:
+            if reporter.sending_failed:
                 raise
             if is_refusal(error):
                 reporter.refused(error)
                 return False
             _write_traceback(folder)
-            reporter.end(_sentence(error), spoilt=is_spoilt_by(error))
+            reporter.end("failed", _sentence(error), tainted=is_spoilt_by(error))
             return is_spoilt_by(error)
     return False
+
+
+def _train(
+    assignment: Assignment,
+    spec: StudySpec,
+    folder: Storage,
+    reporter: _Reporter,
+    device: Any,
+    stack: contextlib.ExitStack,
+) -> None:
+    workload = workloads.load(spec.workload)
+    config = workload.Config(**{**spec.fixed, **assignment.params})
+    checkpoints = TrialCheckpoints(folder)
+    newest, resume_from = None, None
+    if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
+        copy = stack.enter_context(scratch("resume"))
+        newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
+    if newest:
+        progress, resume_from = newest
+        reporter.resume(progress)
+    else:
+        reporter.begin()
+    workload.train(config, report=reporter, resume_from=resume_from, device=device)
 
 
 def _write_traceback(folder: Storage) -> None:
@@ -84,36 +101,36 @@ class _Reporter:
         objective: Objective,
         folder: Storage,
         rank: int,
-        post: Post,
-        tell: Tell,
+        send: Send,
+        send_alone: Send,
     ):
         self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
-        self._post, self._tell = post, tell
+        self._send_in_step, self._send_alone = send, send_alone
         self._progress = Progress()
-        self.patience = Patience(folder, self._say_refusal)
+        self.patience = Patience(folder, self._wait_on)
         self._snapshots = SnapshotWriter(self._checkpoints, self.patience)
         self._keep = False
         self._startup_seconds = time.time() - assignment.suggested_at
-        self.told_to_end = False
-        """Whether an exception came from `post` or `tell`: then it isn't the workload's."""
+        self.sending_failed = False
+        """Whether an exception came from sending: then it isn't the workload's."""
 
     def begin(self) -> None:
         """Start anew: what an attempt before left isn't whole."""
         if self._rank == 0:
-            self._go_back_to(0)
+            self._rewind(0)
 
-    def go_on_from(self, progress: Progress) -> None:
-        """Start from a checkpoint. Its report is told again: the kill may have come between the two."""
+    def resume(self, progress: Progress) -> None:
+        """Start from a checkpoint. Its report is sent again: a kill may have come between the two."""
         self._progress = progress
         if self._rank == 0:
-            self._go_back_to(progress.epoch)
+            self._rewind(progress.epoch)
             best = progress.best_epoch or 0
             self._snapshots.add_pictures(
-                self.patience.attempt(f"the pictures of epoch {best}", lambda: self._checkpoints.pictures(best))
+                self.patience.attempt(f"the images of epoch {best}", lambda: self._checkpoints.pictures(best))
             )
-        self._hand_on(told_before=True)
+        self._report(resumed=True)
 
-    def _go_back_to(self, epoch: int) -> None:
+    def _rewind(self, epoch: int) -> None:
         self.patience.attempt(f"what came after epoch {epoch}", lambda: self._checkpoints.go_back_to(epoch))
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
@@ -121,82 +138,88 @@ class _Reporter:
         epoch = int(metrics["epoch"])
         before = self._progress
         is_best = self._objective.better(value, before.best_value)
-        self._progress = Progress(
+        progress = self._progress = Progress(
             epoch=epoch,
             metrics=_plain(metrics),
             best_value=value if is_best else before.best_value,
             best_epoch=epoch if is_best else before.best_epoch,
         )
         if self._rank > 0 or checkpoint is None:
-            self._hand_on()
+            self._report()
         elif isinstance(checkpoint, Path):
-            if not checkpoint.is_dir():
-                raise TrialError(f"epoch {epoch}: the checkpoint must be a directory that is there, got {checkpoint}")
-            progress = self._progress
-            self._snapshots.add_pictures(
-                self.patience.attempt(
-                    f"the checkpoint of epoch {epoch}", lambda: self._checkpoints.publish(checkpoint, progress)
-                )
-            )
-            self._hand_on()
+            self._publish(checkpoint, progress)
+            self._report()
         else:
-            self._snapshots.hold(self._progress, checkpoint)
-            self._hand_on()
-            self._snapshots.go_on(self._progress, checkpoint)
+            self._snapshots.hold(progress, checkpoint)
+            self._report()
+            self._snapshots.go_on(progress, checkpoint)
 
-    def end(self, failure: str | None = None, *, spoilt: bool = False) -> None:
-        """Tell the trial's end. failure: why it failed."""
-        if failure:
+    def _publish(self, checkpoint: Path, progress: Progress) -> None:
+        if not checkpoint.is_dir():
+            raise TrialError(
+                f"epoch {progress.epoch}: the checkpoint must be a directory that is there, got {checkpoint}"
+            )
+        self._snapshots.add_pictures(
+            self.patience.attempt(
+                f"the checkpoint of epoch {progress.epoch}", lambda: self._checkpoints.publish(checkpoint, progress)
+            )
+        )
+
+    def _report(self, *, resumed: bool = False) -> None:
+        """Raises TrialStopped if the trial is to end."""
+        progress = self._progress
+        best = None
+        if resumed and progress.best_epoch is not None and progress.best_value is not None:
+            best = progress.best_epoch, progress.best_value
+        decision = self._send(
+            Report(
+                epoch=progress.epoch,
+                metrics=progress.metrics,
+                images=tuple(self._snapshots.pictures()),
+                startup_seconds=self._startup_seconds,
+                gpu_share=gpu_share(),
+                resumed=resumed,
+                best=best,
+            )
+        )
+        self._keep = decision.keep
+        if decision.action is Action.STOP:
+            raise TrialStopped(decision.reason)
+
+    def end(
+        self, state: Literal["finished", "stopped", "failed"], reason: Any = None, *, tainted: bool = False
+    ) -> None:
+        """Bring into the storage what must outlive the trial, and send its end."""
+        failed = state == "failed"
+        if failed:
             self.patience.give_up()
-        with contextlib.suppress(Exception) if failure else contextlib.nullcontext():
-            self._snapshots.settle(self._keep and not failure)
-        state = "failed" if failure else "finished"
-        self._say({"end": {"state": state, "reason": failure}, "images": self._snapshots.pictures(), "spoilt": spoilt})
+        with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
+            self._snapshots.settle(self._keep and not failed)
+        self._send(End(state, reason, tuple(self._snapshots.pictures()), tainted))
 
     def refused(self, error: BaseException) -> None:
-        """Tell that the attempt is over, and the trial is not: the storage or this machine's disk refused something."""
+        """This attempt is over, and the trial is not: the storage or this machine's disk refused something."""
         reason = error if isinstance(error, RefusedError) else self.patience.pause(error)
-        self._say({"lost": str(reason), "refused": True})
-
-    def _say_refusal(self, sentence: str | None) -> bool:
-        with self._outside():
-            return self._post({"refusal": sentence}).ask_tune
+        self._send(Interruption(str(reason), storage=True))
 
     def close(self) -> None:
         self._snapshots.close()
 
-    def _hand_on(self, *, told_before: bool = False) -> None:
-        """The report into the journal, then what must outlive the trial into the storage, if Tune may end it now."""
-        progress = self._progress
-        event: dict[str, Any] = {"epoch": progress.epoch, "best": progress.best_value, "ask_tune": False}
-        if self._rank == 0:
-            measured = {"metrics": progress.metrics, "startup_seconds": self._startup_seconds, "gpu_share": gpu_share()}
-            report = {
-                "epoch": progress.epoch,
-                "report": measured,
-                "told_before": told_before,
-                "images": self._snapshots.pictures(),
-            }
-            if told_before:
-                report["best"] = (progress.best_epoch, progress.best_value)
-            with self._outside():
-                answer = self._post(report)
-            self._keep = answer.keep
-            if answer.ask_tune:
-                self._snapshots.settle(answer.keep)
-                event |= {"ask_tune": True, "images": self._snapshots.pictures()}
-        self._say(event)
+    def _wait_on(self, sentence: str | None) -> bool:
+        """Returns whether to give up."""
+        with self._sending():
+            return self._send_alone(StorageWait(sentence)).action is Action.STOP
 
-    def _say(self, event: dict[str, Any]) -> None:
-        with self._outside():
-            self._tell(event)
+    def _send(self, message: Message) -> Decision:
+        with self._sending():
+            return self._send_in_step(message)
 
     @contextlib.contextmanager
-    def _outside(self) -> Iterator[None]:
+    def _sending(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            self.told_to_end = True
+            self.sending_failed = True
             raise
 
     def _value(self, metrics: dict[str, float]) -> float:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 
 from tuner.checkpoints import TrialCheckpoints, trial_folder
-from tuner.ledger import Ledger
+from tuner.control import StudyControl
+from tuner.messages import End
 from tuner.record import TrialRecord
-from tuner.slots import SlotPool
+from tuner.recorder import Recorder
 from tuner.storage import Storage
+from tuner.tune_adapter import TrialSource
 
 _LOOK_SECONDS = 1.0
 _LEAST_GRACE_SECONDS = 60.0
@@ -18,9 +20,17 @@ _LEAST_GRACE_SECONDS = 60.0
 class Watchdog:
     """Looks after the trials of one run of a study, in the thread of Tune's loop."""
 
-    def __init__(self, ledger: Ledger, slots: SlotPool, study: Storage, note: Callable[[str], None]):
+    def __init__(
+        self,
+        recorder: Recorder,
+        source: TrialSource,
+        control: StudyControl,
+        study: Storage,
+        note: Callable[[str], None],
+    ):
         """note: shows a person a sentence."""
-        self._ledger, self._slots, self._study, self._note = ledger, slots, study, note
+        self._recorder, self._source, self._control = recorder, source, control
+        self._study, self._note = study, note
         self._hung: set[int] = set()
         self._looked_at = 0.0
         self._time_over_at: float | None = None
@@ -35,34 +45,42 @@ class Watchdog:
         if now - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = now
-        if self._ledger.last_call is not None:
+        if self._control.ending:
             self._time_over_at = self._time_over_at or now
-        for trial, heard_of in self._ledger.under_way():
+        for number in self._source.under_way():
+            heard_of = self._recorder.heard_of(number)
+            if heard_of is None:
+                continue
+            trial = self._recorder.record.trials[number]
             if self._time_over_at is not None:
                 if now - max(self._time_over_at, heard_of) > _grace_seconds(trial):
                     self._stop(trial)
                 continue
-            patience = self._ledger.record.spec.failures.no_report_seconds
+            patience = self._recorder.record.spec.failures.no_report_seconds
             if patience is not None and now - heard_of > patience:
                 self._end_hung(trial, patience)
 
     def _end_hung(self, trial: TrialRecord, patience: float) -> None:
         reported = f"reported nothing for {patience:g} s (failures.no_report_seconds)"
         if trial.id in self._hung:
-            end = {"state": "failed", "reason": f"it {reported}, for the second time"}
+            end = End("failed", f"it {reported}, for the second time")
         else:
             self._hung.add(trial.id)
             end = None
             self._note(f"trial {trial.id} {reported}: its process is ended, and it goes on from its newest checkpoint")
-        self._slots.end_trial(self._ledger.take_off(trial.id, end))
+        self._end(trial, end)
 
     def _stop(self, trial: TrialRecord) -> None:
         checkpoints = TrialCheckpoints(trial_folder(self._study, trial.id))
         if trial.best_epoch is not None and not checkpoints.has(trial.best_epoch):
             # What it reached can't be exported: the weights were in its memory.
             newest = checkpoints.newest()
-            self._ledger.write("back", trial=trial.id, epoch=newest[0].epoch if newest else 0)
-        self._slots.end_trial(self._ledger.take_off(trial.id, {"state": "stopped", "reason": self._ledger.last_call}))
+            self._recorder.write("back", trial=trial.id, epoch=newest[0].epoch if newest else 0)
+        self._end(trial, End("stopped", self._control.reason))
+
+    def _end(self, trial: TrialRecord, end: End | None) -> None:
+        self._recorder.take_off(trial.id, end)
+        self._source.end_from_outside(trial.id)
 
 
 def _grace_seconds(trial: TrialRecord) -> float:

@@ -1,4 +1,4 @@
-"""The protocol between a group's ranks, its slot and Tune, with ranks that are coroutines."""
+"""The protocol between a group's ranks, its slot and the study's runner, with ranks that are coroutines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tuner import group
-from tuner.assignment import Assignment
-from tuner.group import GroupSlot, Verdict
+from tuner.group import GroupSlot
+from tuner.messages import Action, Assignment, Decision, End, Interruption, Message, Report
 from tuner.storage import Storage
 from tuner.study import StudySpec
 
-REPORT: dict[str, Any] = {"epoch": 1, "best": 0.5}
-FINISHED: dict[str, Any] = {"end": {"state": "finished", "reason": None}}
-FAILED: dict[str, Any] = {"end": {"state": "failed", "reason": "ValueError: no"}}
+REPORT = Report(1, {"score": 0.5})
+FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "told to")
+CONTINUE, STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
 
 
 class Slot(GroupSlot):
@@ -57,33 +57,62 @@ class Slot(GroupSlot):
             await asyncio.to_thread(self._thread.join)
 
 
-def assignment(trial: int) -> Assignment:
-    return Assignment(trial, {}, 0.0)
+class Runner:
+    """The study's runner, at the other end of the queue. Decides when a test says so."""
+
+    def __init__(self) -> None:
+        self.received: asyncio.Queue[tuple[Message, asyncio.Future[Decision]]] = asyncio.Queue()
+        self.send = self  # called as an actor's method is
+
+    async def remote(self, trial: int, message: Message) -> Decision:
+        decision: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        await self.received.put((message, decision))
+        return await decision
+
+    async def decide(self, decision: Decision) -> Message:
+        """Decide on the next message, and return it."""
+        message, future = await self.received.get()
+        future.set_result(decision)
+        return message
+
+
+def assignment(trial: int, runner: Runner) -> Assignment:
+    return Assignment(trial, {}, 0.0, queue=runner)
 
 
 def run(body: Any, tmp_path: Path) -> None:
-    """Run a test's coroutine on a slot, and end the slot's group after it."""
+    """Run a test's coroutine on a slot and a runner, and end the slot's group after it."""
 
     async def whole() -> None:
         slot = Slot(tmp_path)
         try:
-            await asyncio.wait_for(body(slot), 30)
+            await asyncio.wait_for(body(slot, Runner()), 30)
         finally:
             await slot.end()
 
     asyncio.run(whole())
 
 
+async def settled() -> None:
+    """Every coroutine has come as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 async def groups(slot: Slot, expected: int) -> None:
     """The newest group's thread may not have begun yet."""
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        while slot.groups < expected:
+            await asyncio.sleep(0.001)
     assert slot.groups == expected
 
 
-async def both(slot: Slot, serial: int, events: tuple[Any, Any]) -> list[asyncio.Task[Any]]:
-    """Two ranks tell; returns what they wait for."""
-    tasks = [asyncio.create_task(slot.tell(rank, serial, event)) for rank, event in enumerate(events)]
-    await asyncio.sleep(0)
+async def send(slot: Slot, serial: int, *messages: Message) -> list[asyncio.Task[Any]]:
+    """The ranks send, the first one first; returns what they wait for."""
+    tasks = []
+    for rank, message in enumerate(messages):
+        tasks.append(asyncio.create_task(slot.send(rank, serial, message)))
+        await settled()
     return tasks
 
 
@@ -92,71 +121,90 @@ async def next_of(slot: Slot, done: int) -> list[Any]:
     return list(await asyncio.gather(*(slot.next_assignment(rank, done) for rank in range(2))))
 
 
-def test_all_ranks_get_one_verdict_when_all_have_told(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        assert await next_of(slot, 0) == [(1, assignment(1))] * 2
-        verdicts: list[Verdict] = ["go on", "go on", "stop"]
-        for verdict in verdicts:
-            first = asyncio.create_task(slot.tell(1, 1, REPORT))
-            event = asyncio.create_task(slot.next_event())
-            await asyncio.sleep(0.01)
-            assert not first.done()
-            assert not event.done(), "rank 0 has not told"
-            second = asyncio.create_task(slot.tell(0, 1, REPORT))
-            assert await event == REPORT
-            await slot.answer(verdict)
-            assert [await first, await second] == [verdict, verdict]
+async def begin(slot: Slot, runner: Runner, trial: int = 1) -> asyncio.Task[None]:
+    """Tune's process has the slot run a trial."""
+    task = asyncio.create_task(slot.run(assignment(trial, runner)))
+    await settled()
+    return task
+
+
+def test_all_ranks_get_one_decision_when_all_have_sent(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        assert await next_of(slot, 0) == [(1, assignment(1, runner))] * 2
+        for decision in (CONTINUE, CONTINUE, STOP):
+            late = asyncio.create_task(slot.send(1, 1, REPORT))
+            await settled()
+            assert not late.done()
+            assert runner.received.empty(), "rank 0 has not sent"
+            first = asyncio.create_task(slot.send(0, 1, REPORT))
+            assert await runner.decide(decision) == REPORT
+            assert [await late, await first] == [decision, decision]
+        ranks = await send(slot, 1, STOPPED, STOPPED)
+        assert await runner.decide(CONTINUE) == STOPPED
+        assert await asyncio.gather(*ranks) == [STOP, STOP]
+        await trial
 
     run(body, tmp_path)
 
 
-def test_an_early_stop_keeps_the_group_for_the_next_trial(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        ranks = await both(slot, 1, (REPORT, REPORT))
-        await slot.next_event()
-        await slot.answer("stop")
-        assert await asyncio.gather(*ranks) == ["stop", "stop"]
+def test_a_trial_that_is_stopped_keeps_the_group_for_the_next(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        await begin(slot, runner)
+        ranks = await send(slot, 1, STOPPED, STOPPED)
+        await runner.decide(CONTINUE)
+        await asyncio.gather(*ranks)
         waiting = [asyncio.create_task(slot.next_assignment(rank, 1)) for rank in range(2)]
-        await asyncio.sleep(0.01)
+        await settled()
         assert not any(task.done() for task in waiting)
-        await slot.submit(assignment(2))
-        assert await asyncio.gather(*waiting) == [(2, assignment(2))] * 2
+        second = await begin(slot, runner, 2)
+        assert await asyncio.gather(*waiting) == [(2, assignment(2, runner))] * 2
         await groups(slot, 1)
+        second.cancel()
 
     run(body, tmp_path)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_failure_of_one_rank_is_the_trials_end_whoever_tells_first(tmp_path: Path, order: tuple[int, int]) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        events = {0: REPORT, 1: FAILED}
+def test_a_failure_of_one_rank_is_the_trials_end_whoever_sends_first(tmp_path: Path, order: tuple[int, int]) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        messages: dict[int, Message] = {0: REPORT, 1: FAILED}
         ranks = []
         for rank in order:
-            ranks.append(asyncio.create_task(slot.tell(rank, 1, events[rank])))
-            await asyncio.sleep(0.01)
-        assert await slot.next_event() == FAILED
-        await slot.answer("go on")
+            ranks.append(asyncio.create_task(slot.send(rank, 1, messages[rank])))
+            await settled()
+        assert await runner.decide(CONTINUE) == FAILED
         # The ranks are out of step: who knows which collective each is in.
-        assert await asyncio.gather(*ranks) == ["leave", "leave"]
+        assert await asyncio.gather(*ranks) == [None, None]
+        await trial
         slot.end_group()
-        await slot.submit(assignment(2))
+        second = await begin(slot, runner, 2)
         await groups(slot, 2)
+        second.cancel()
 
     run(body, tmp_path)
 
 
 def test_ranks_that_fail_alike_keep_their_group(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        ranks = await both(slot, 1, (FAILED, FAILED))
-        assert await slot.next_event() == FAILED
-        await slot.answer("go on")
-        assert await asyncio.gather(*ranks) == ["stop", "stop"]
-        await slot.submit(assignment(2))
+    async def body(slot: Slot, runner: Runner) -> None:
+        await begin(slot, runner)
+        ranks = await send(slot, 1, FAILED, FAILED)
+        assert await runner.decide(CONTINUE) == FAILED
+        assert await asyncio.gather(*ranks) == [STOP, STOP]
+        second = await begin(slot, runner, 2)
         await groups(slot, 1)
+        second.cancel()
+
+    run(body, tmp_path)
+
+
+def test_a_rank_whose_process_is_tainted_ends_the_group_with_its_trial(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        await begin(slot, runner)
+        ranks = await send(slot, 1, End("failed", "no memory", tainted=True), FAILED)
+        await runner.decide(CONTINUE)
+        assert await asyncio.gather(*ranks) == [None, None]
 
     run(body, tmp_path)
 
@@ -166,85 +214,94 @@ def test_a_rank_that_waits_for_a_failed_one_does_not_hold_up_the_study(
 ) -> None:
     monkeypatch.setattr(group, "_GRACE_SECONDS", 0.1)
 
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        failed = asyncio.create_task(slot.tell(1, 1, FAILED))  # rank 0 hangs in a collective
-        assert await slot.next_event() == FAILED
-        await slot.answer("go on")
-        assert await failed == "leave"
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        failed = asyncio.create_task(slot.send(1, 1, FAILED))  # rank 0 hangs in a collective
+        assert await runner.decide(CONTINUE) == FAILED
+        assert await failed is None
+        await trial
+
+    run(body, tmp_path)
+
+
+def test_a_refusal_of_one_ranks_storage_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        await begin(slot, runner)
+        refused = Interruption("the disk is full", storage=True)
+        await send(slot, 1, refused, FAILED)
+        assert await runner.decide(CONTINUE) == refused
 
     run(body, tmp_path)
 
 
 def test_a_ranks_death_is_not_the_others_failure(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        # Rank 1's process is killed; rank 0 sees its connection reset, and tells that as its failure.
-        survivor = asyncio.create_task(slot.tell(0, 1, FAILED))
-        event = asyncio.create_task(slot.next_event())
-        await asyncio.sleep(0.01)
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        # Rank 1's process is killed; rank 0 sees its connection reset, and sends that as its failure.
+        survivor = asyncio.create_task(slot.send(0, 1, FAILED))
+        await settled()
         slot.end_group()
         with pytest.raises(RuntimeError, match="the worker group died: a worker died"):
-            await event
+            await trial
+        assert runner.received.empty()
         survivor.cancel()
-        await slot.submit(assignment(1))
+        again = await begin(slot, runner)
         await groups(slot, 2)
+        again.cancel()
 
     run(body, tmp_path)
 
 
-def test_a_death_in_mid_epoch_is_told_to_tune(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        event = asyncio.create_task(slot.next_event())
-        await asyncio.sleep(0.01)
+def test_a_death_in_mid_epoch_ends_the_attempt_and_the_next_has_a_new_group(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
         slot.end_group()
         with pytest.raises(RuntimeError, match="the worker group died"):
-            await event
+            await trial
         # At once, while the thread that held the group may still be ending.
-        await slot.submit(assignment(1))
+        again = asyncio.create_task(slot.run(assignment(1, runner)))
         await groups(slot, 2)
-        ranks = await both(slot, 2, (FINISHED, FINISHED))
-        assert await slot.next_event() == FINISHED
-        await slot.answer("go on")
-        assert await asyncio.gather(*ranks) == ["stop", "stop"]
+        ranks = await send(slot, 2, FINISHED, FINISHED)
+        assert await runner.decide(CONTINUE) == FINISHED
+        assert await asyncio.gather(*ranks) == [STOP, STOP]
+        await again
 
     run(body, tmp_path)
 
 
-def test_a_trial_whose_passer_died_is_stopped_and_begun_anew_on_the_same_group(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        told = asyncio.create_task(slot.tell(0, 1, REPORT))
-        orphan = asyncio.create_task(slot.next_event())
-        await asyncio.sleep(0.01)
-        orphan.cancel()
-        # Tune begins the trial again; one rank has told, the other is still in its epoch.
-        await slot.submit(assignment(1))
-        assert await told == "stop"
+def test_a_trial_whose_caller_died_is_stopped_and_begun_anew_on_the_same_group(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        orphan = await begin(slot, runner)
+        sent = asyncio.create_task(slot.send(0, 1, REPORT))
+        await settled()
+        # Tune begins the trial again; one rank has sent, the other is still in its epoch.
+        again = await begin(slot, runner)
+        assert await sent == STOP
+        await orphan
         first = asyncio.create_task(slot.next_assignment(0, 1))
-        assert await slot.tell(1, 1, REPORT) == "stop"
-        await asyncio.sleep(0.01)
-        assert not first.done(), "the other rank may still write a checkpoint to go on from"
-        assert [await slot.next_assignment(1, 1), await first] == [(2, assignment(1))] * 2
-        ranks = await both(slot, 2, (REPORT, REPORT))
-        assert await slot.next_event() == REPORT
-        await slot.answer("go on")
-        assert await asyncio.gather(*ranks) == ["go on", "go on"]
+        assert await slot.send(1, 1, REPORT) == STOP
+        await settled()
+        assert not first.done(), "the other rank may still write a checkpoint to resume from"
+        assert [await slot.next_assignment(1, 1), await first] == [(2, assignment(1, runner))] * 2
+        ranks = await send(slot, 2, REPORT, REPORT)
+        assert await runner.decide(CONTINUE) == REPORT
+        assert await asyncio.gather(*ranks) == [CONTINUE, CONTINUE]
         await groups(slot, 1)
+        again.cancel()
 
     run(body, tmp_path)
 
 
-def test_closing_sends_home_ranks_that_tell_and_ranks_that_wait(tmp_path: Path) -> None:
-    async def body(slot: Slot) -> None:
-        await slot.submit(assignment(1))
-        told = asyncio.create_task(slot.tell(0, 1, REPORT))
-        await asyncio.sleep(0.01)
+def test_closing_ends_ranks_that_send_and_ranks_that_wait(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        sent = asyncio.create_task(slot.send(0, 1, REPORT))
+        await settled()
         closing = asyncio.create_task(slot.close())
-        assert await told == "leave"
-        assert await slot.tell(1, 1, REPORT) == "leave", "one that was in its epoch"
+        assert await sent is None
+        assert await slot.send(1, 1, REPORT) is None, "one that was in its epoch"
         assert await next_of(slot, 1) == [None, None]
+        await trial
         slot.end_group()
         await closing
 
@@ -252,4 +309,4 @@ def test_closing_sends_home_ranks_that_tell_and_ranks_that_wait(tmp_path: Path) 
 
 
 def test_a_slot_that_never_ran_closes(tmp_path: Path) -> None:
-    run(lambda slot: slot.close(), tmp_path)
+    run(lambda slot, _: slot.close(), tmp_path)

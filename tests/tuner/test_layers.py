@@ -17,9 +17,8 @@ LAYERS = [
     {"run"},
     {"report", "show"},
     {"progress", "watchdog"},
-    {"ledger"},
-    {"search"},
-    {"slots"},
+    {"tune_adapter"},
+    {"recorder", "sampler", "slots"},
     {"group"},
     {"trial", "tracking_process", "retention"},
     {"tracking"},
@@ -34,10 +33,10 @@ LAYERS = [
     {"record", "checkpoints", "cluster"},
     {"journal"},
     {"bucket"},
+    {"report_queue", "early_stopping"},
     {"study"},
-    {"reports"},
     {"tracking_state"},
-    {"space", "workload", "storage", "fate", "assignment", "death"},
+    {"space", "workload", "storage", "fate", "messages", "death", "control"},
     {"errors", "address", "files", "scratch"},
 ]
 
@@ -78,7 +77,7 @@ def test_mlflow_and_optuna_stay_in_their_files(path: Path) -> None:
     # One file makes the client and the runs, one the batches; one has to tell MLflow's refusals from an outage.
     if path.stem not in ("tracking_runs", "tracking_batch", "tracking_calls", "best"):
         assert "mlflow" not in packages(path)
-    if path.stem not in ("space", "search", "report"):
+    if path.stem not in ("space", "sampler"):
         assert "optuna" not in packages(path)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.power_cut import PowerCut
 from tests.tuner.test_record import RUN, spec, trial
-from tests.tuner.test_snapshots import Runner
+from tests.tuner.trial_runner import TrialRunner
 from tests.workloads.replay import Config, write_checkpoint
 from tuner import snapshots
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
@@ -55,9 +55,9 @@ def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path:
 
 @pytest.mark.parametrize("by_snapshot", [True, False])
 def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
-    def run(folder: Path) -> Runner:
+    def run(folder: Path) -> TrialRunner:
         snapshots._experience.seconds = 0.0
-        runner = Runner(folder, keep=True)
+        runner = TrialRunner(Storage(str(folder)) / "s", keep=True)
         runner.run(epochs=3, snapshots=by_snapshot)
         return runner
 
@@ -66,12 +66,12 @@ def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snaps
     starts = set()
     for disk in cut.disks():
         runner = run(disk.path)
-        assert runner.told[-1]["end"] == {"state": "finished", "reason": None}, disk
-        told = [(report["epoch"], report["told_before"]) for report in runner.posted]
+        assert runner.end == ("finished", None), disk
+        told = [(report.epoch, report.resumed) for report in runner.reports]
         start = told[0][0] if told[0][1] else 0
         starts.add(start)
         assert told == ([(start, True)] if start else []) + [(epoch, False) for epoch in range(start + 1, 4)]
-        assert (runner.trial / "epoch-000003" / "weights.bin").read_bytes() == b"w" * 1000
+        assert (runner.folder / "epoch-000003" / "weights.bin").read_bytes() == b"w" * 1000
     assert starts >= {0, 1}
 
 
@@ -106,7 +106,7 @@ def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_new_start(tmp_path: Path) -> None:
     """As a version that synced nothing, or a bad disk, leaves it: whole by its names, and empty."""
 
-    def trial_of(damage: list[str], folder: Path) -> Runner:
+    def trial_of(damage: list[str], folder: Path) -> TrialRunner:
         checkpoints = TrialCheckpoints(trial_folder(Storage(str(folder)) / "s", 1))
         for epoch in (1, 2):
             keep = folder / "keep"
@@ -119,10 +119,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_n
         for name in damage:
             path = checkpoints_of(folder) / name
             path.write_bytes(b"\0" * path.stat().st_size)
-        runner = Runner(folder)
+        runner = TrialRunner(Storage(str(folder)) / "s")
         snapshots._experience.seconds = time.monotonic()
         runner.run(epochs=4)
-        assert runner.told[-1]["end"]["state"] == "finished"
+        assert runner.end == ("finished", None)
         return runner
 
     def checkpoints_of(folder: Path) -> Path:
@@ -139,4 +139,4 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_n
         ]
     ):
         runner = trial_of(damage, tmp_path / str(number))
-        assert (runner.posted[0]["epoch"], runner.posted[0]["told_before"]) == first, damage
+        assert (runner.reports[0].epoch, runner.reports[0].resumed) == first, damage

@@ -110,7 +110,7 @@ def test_a_trial_without_torch_brings_none_into_its_process(tmp_path: Path) -> N
     code = f"""
 import sys
 from tests.workloads import replay
-from tuner.assignment import Answer, Assignment
+from tuner.messages import Action, Assignment, Decision, End
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.trial import run_trial
@@ -123,12 +123,16 @@ spec = StudySpec.model_validate({{
     "space": {{"x": {{"type": "float", "low": 0, "high": 1}}}},
 }})
 assert not uses_torch(spec.workload)
-told = []
+sent = []
+def send(message):
+    sent.append(message)
+    return Decision(Action.CONTINUE, keep=True)
 run_trial(
     Assignment(1, {{"x": 0.5}}, 0.0), spec, Storage({str(tmp_path)!r}), device=None, rank=0,
-    post=lambda report: Answer(ask_tune=True, keep=True), tell=told.append,
+    send=send, send_alone=send,
 )
-assert [event.get("epoch") for event in told] == [1, 2, 3, None], told
+assert [report.epoch for report in sent[:-1]] == [1, 2, 3]
+assert isinstance(sent[-1], End)
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

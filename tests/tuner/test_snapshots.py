@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.tuner.trial_runner import TrialRunner
 from tests.workloads import replay
 from tuner import snapshots
-from tuner.assignment import Answer, Assignment
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.messages import Decision, End, Message
 from tuner.patience import Patience
 from tuner.snapshots import SnapshotWriter
 from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.trial import run_trial
 
 
 @pytest.fixture(autouse=True)
@@ -27,100 +23,52 @@ def no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "_experience", snapshots._Experience())
 
 
-@dataclass
-class Runner:
-    """Answers a trial's reports as the study's runner would; may end it after some."""
-
-    folder: Path
-    ask: bool = False
-    keep: bool = False
-    stop_after: int | None = None
-    posted: list[dict[str, Any]] = field(default_factory=list)
-    told: list[dict[str, Any]] = field(default_factory=list)
-    at: list[float] = field(default_factory=list)
-
-    def post(self, report: dict[str, Any]) -> Answer:
-        self.posted.append(report)
-        self.at.append(time.monotonic())
-        return Answer(ask_tune=self.ask or len(self.posted) == self.stop_after, keep=self.keep)
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self.told.append(event)
-        if event.get("ask_tune") and len(self.posted) == self.stop_after:
-            raise SystemExit
-
-    def run(self, **settings: Any) -> None:
-        spec = StudySpec.model_validate(
-            {
-                "name": "s",
-                "workload": "tests.workloads.replay",
-                "objective": {"metric": "score"},
-                "budget": {"trials": 1},
-                "fixed": {"snapshots": True, **settings},
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
-        assignment = Assignment(1, {"x": 0.5}, time.time())
-        study = Storage(str(self.folder)) / "s"
-        run_trial(assignment, spec, study, device=None, rank=0, post=self.post, tell=self.tell)
-
-    @property
-    def trial(self) -> Path:
-        return self.folder / "s" / "trials" / "1"
-
-    def checkpoints(self) -> dict[str, bool]:
-        """Of each checkpoint, whether it can be gone on from."""
-        return {path.name: (path / "resume").exists() for path in sorted(self.trial.glob("epoch-*"))}
-
-    def pictures(self) -> list[str]:
-        return sorted(path.name for path in self.trial.glob("images/*"))
-
-    def images_told(self) -> list[str]:
-        return [image for event in [*self.posted, *self.told] for image in event.get("images", [])]
+def runner_in(folder: Path, *, stop_after: int | None = None, keep: bool = False) -> TrialRunner:
+    return TrialRunner(Storage(str(folder)) / "s", stop_after=stop_after, keep=keep)
 
 
 def test_a_trial_that_is_stopped_and_not_among_the_best_leaves_its_picture_and_no_weights(tmp_path: Path) -> None:
-    runner = Runner(tmp_path, stop_after=1)
-    with pytest.raises(SystemExit):
-        runner.run()
+    runner = runner_in(tmp_path, stop_after=1)
+    runner.run(snapshots=True)
     assert runner.checkpoints() == {}
-    assert runner.pictures() == ["epoch-000001"]
-    assert runner.images_told() == ["images/epoch-000001/frame_a.png"]
+    assert runner.image_folders() == ["epoch-000001"]
+    assert runner.images == ["images/epoch-000001/frame_a.png"]
 
 
 def test_a_trial_that_is_stopped_and_among_the_best_leaves_its_best_weights(tmp_path: Path) -> None:
-    runner = Runner(tmp_path, stop_after=3, keep=True)
-    with pytest.raises(SystemExit):
-        runner.run(epochs=5, dip_epoch=3, write_seconds=0.02)
+    runner = runner_in(tmp_path, stop_after=3, keep=True)
+    runner.run(snapshots=True, epochs=5, dip_epoch=3, write_seconds=0.02)
     assert runner.checkpoints() == {"epoch-000001": True, "epoch-000002": False}
-    assert json.loads((runner.trial / "epoch-000002" / "report.json").read_text())["best_value"] == 0.375
-    assert "images/epoch-000002/frame_a.png" in runner.images_told()
+    assert json.loads((runner.folder / "epoch-000002" / "report.json").read_text())["best_value"] == 0.375
+    assert "images/epoch-000002/frame_a.png" in runner.images
 
 
 def test_a_finished_trial_among_the_best_has_its_best_weights_before_it_tells_its_end(tmp_path: Path) -> None:
     seen: list[dict[str, bool]] = []
 
-    class Watching(Runner):
-        def tell(self, event: dict[str, Any]) -> None:
-            if "end" in event:
+    class Watching(TrialRunner):
+        def send(self, message: Message) -> Decision:
+            if isinstance(message, End):
                 seen.append(self.checkpoints())
-            super().tell(event)
+            return super().send(message)
 
-    runner = Watching(tmp_path, keep=True)
-    runner.run(epochs=6, write_seconds=0.05)
+    runner = Watching(Storage(str(tmp_path)) / "s", keep=True)
+    runner.run(snapshots=True, epochs=6, write_seconds=0.05)
     assert seen == [{"epoch-000001": True, "epoch-000006": False}]
-    assert not list(runner.trial.glob(".incoming-*"))
+    assert not list(runner.folder.glob(".incoming-*"))
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
-    runner = Runner(tmp_path)
-    runner.run(epochs=5, write_seconds=1.0)
-    assert runner.at[4] - runner.at[0] < 0.5, "five epochs that take no time, beside a write of a second"
+    runner = runner_in(tmp_path)
+    runner.run(snapshots=True, epochs=5, write_seconds=1.0)
+    assert runner.reported_at[4] - runner.reported_at[0] < 0.5, (
+        "five epochs that take no time, beside a write of a second"
+    )
     assert "epoch-000001" in runner.checkpoints()
 
 
 def test_checkpoints_are_written_in_a_fiftieth_of_the_time(tmp_path: Path) -> None:
-    runner = Runner(tmp_path)
+    runner = runner_in(tmp_path)
     written: list[int] = []
     publish = TrialCheckpoints.publish
 
@@ -130,7 +78,7 @@ def test_checkpoints_are_written_in_a_fiftieth_of_the_time(tmp_path: Path) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialCheckpoints, "publish", counting)
-        runner.run(epochs=40, step_seconds=0.05, write_seconds=0.01)
+        runner.run(snapshots=True, epochs=40, step_seconds=0.05, write_seconds=0.01)
     # A write takes 0.01 s and a little; two seconds have room for the first and at most three more.
     assert written[0] == 1
     assert 1 <= len(written) <= 4, written
@@ -139,11 +87,11 @@ def test_checkpoints_are_written_in_a_fiftieth_of_the_time(tmp_path: Path) -> No
 
 def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writes_none(tmp_path: Path) -> None:
     snapshots._experience.seconds = 10.0
-    runner = Runner(tmp_path)
-    runner.run(epochs=5)
+    runner = runner_in(tmp_path)
+    runner.run(snapshots=True, epochs=5)
     assert runner.checkpoints() == {}
-    assert runner.pictures() == ["epoch-000005"], "the best one's, told with the end"
-    assert runner.told[-1]["images"] == ["images/epoch-000005/frame_a.png"]
+    assert runner.image_folders() == ["epoch-000005"], "the best one's, told with the end"
+    assert runner.images == ["images/epoch-000005/frame_a.png"]
 
 
 @pytest.fixture
@@ -163,7 +111,7 @@ def test_who_goes_on_from_a_checkpoint_finds_the_best_before_it(tmp_path: Path, 
     writer.hold(newest, replay.Snapshot(config, 9))
     writer.go_on(newest, replay.Snapshot(config, 9))
     writer.settle(keep=True)
-    assert Runner(tmp_path).checkpoints() == {"epoch-000007": False, "epoch-000009": True}
+    assert runner_in(tmp_path).checkpoints() == {"epoch-000007": False, "epoch-000009": True}
 
 
 def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
@@ -178,19 +126,19 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
             writer.go_on(progress, replay.Snapshot(config, epoch))
         else:
             writer.settle(keep=True)
-    assert Runner(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True, "epoch-000008": False}
+    assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True, "epoch-000008": False}
     checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path)) / "s", 1))
     found = checkpoints.newest()
     assert found is not None
     checkpoints.go_back_to(found[0].epoch)
-    assert Runner(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True}
+    assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True}
 
 
 def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> None:
-    runner = Runner(tmp_path)
-    (runner.trial / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
+    runner = runner_in(tmp_path)
+    (runner.folder / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
     snapshots._experience.seconds = 10.0
-    runner.run()
+    runner.run(snapshots=True)
     assert runner.checkpoints() == {}
 
 
@@ -204,18 +152,17 @@ def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
         writer.settle(keep=True)
         if epoch == 1:
             writer.go_on(progress, replay.Snapshot(config, epoch))
-    assert Runner(tmp_path).checkpoints() == {"epoch-000001": True, "epoch-000003": False}
+    assert runner_in(tmp_path).checkpoints() == {"epoch-000001": True, "epoch-000003": False}
 
 
 def test_a_trial_that_goes_on_tells_where_from_and_drops_what_it_will_train_again(tmp_path: Path) -> None:
-    first = Runner(tmp_path, stop_after=4, keep=True)
-    with pytest.raises(SystemExit):
-        first.run(epochs=6, write_seconds=0.02)
+    first = runner_in(tmp_path, stop_after=4, keep=True)
+    first.run(snapshots=True, epochs=6, write_seconds=0.02)
     assert first.checkpoints() == {"epoch-000001": True, "epoch-000004": False}
     snapshots._experience.seconds = 10.0
-    second = Runner(tmp_path)
-    second.run(epochs=6)
-    assert [(report["epoch"], report["told_before"]) for report in second.posted] == [
+    second = runner_in(tmp_path)
+    second.run(snapshots=True, epochs=6)
+    assert [(report.epoch, report.resumed) for report in second.reports] == [
         (1, True), (2, False), (3, False), (4, False), (5, False), (6, False),
     ]  # fmt: skip
     assert second.checkpoints() == {"epoch-000001": True}

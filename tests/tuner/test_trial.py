@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.tuner.trial_runner import TrialRunner
 from tests.workloads import replay
-from tuner.assignment import Answer, Assignment
 from tuner.checkpoints import TrialCheckpoints, trial_folder
+from tuner.messages import Decision, End, Message
 from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.trial import run_trial
 
 
-class Tune:
-    """Hears what a trial posts and tells; may end it after some reports. keep: whether its weights would stay."""
-
-    def __init__(self, folder: Path, stop_after: int | None = None, *, keep: bool = True):
-        self.study = Storage(str(folder)) / "s"
-        self.reports: list[dict[str, Any]] = []
-        self.told: list[dict[str, Any]] = []
-        self.stop_after, self.keep = stop_after, keep
-
-    def post(self, report: dict[str, Any]) -> Answer:
-        self.reports.append(report)
-        return Answer(ask_tune=True, keep=self.keep)
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self.told.append(event)
-        if "end" not in event and len(self.told) == self.stop_after:
-            raise SystemExit
-
-    @property
-    def end(self) -> Any:
-        return self.told[-1].get("end")
-
-    def run(self, *, rank: int = 0, direction: str = "maximize", **settings: Any) -> None:
-        spec = StudySpec.model_validate(
-            {
-                "name": "s",
-                "workload": "tests.workloads.replay",
-                "objective": {"metric": "score", "direction": direction},
-                "budget": {"trials": 1},
-                "fixed": settings,
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
-        assignment = Assignment(1, {"x": 0.5}, time.time())
-        run_trial(assignment, spec, self.study, device=None, rank=rank, post=self.post, tell=self.tell)
-
-    def error_text(self) -> str:
-        return trial_folder(self.study, 1).read_text("error.txt") or ""
+def runner_in(folder: Path, *, stop_after: int | None = None) -> TrialRunner:
+    return TrialRunner(Storage(str(folder)) / "s", stop_after=stop_after, keep=True)
 
 
 def scores(epochs: int, **settings: Any) -> list[float]:
@@ -62,49 +24,49 @@ def scores(epochs: int, **settings: Any) -> list[float]:
 
 
 def test_a_trial_tells_each_epoch_and_its_end(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(epochs=3)
-    assert [(event["epoch"], event["report"]["metrics"]["score"]) for event in tune.reports] == [
+    runner = runner_in(tmp_path)
+    runner.run(epochs=3)
+    assert [(report.epoch, report.metrics["score"]) for report in runner.reports] == [
         (epoch, value) for epoch, value in enumerate(scores(3), start=1)
     ]
-    assert tune.end == {"state": "finished", "reason": None}
-    assert 0 <= tune.reports[0]["report"]["startup_seconds"] < 10
+    assert runner.end == ("finished", None)
+    assert 0 <= (runner.reports[0].startup_seconds or 0) < 10
 
 
 @pytest.mark.parametrize(("direction", "better"), [("maximize", max), ("minimize", min)])
-def test_the_scheduler_sees_the_best_so_far(tmp_path: Path, direction: str, better: Any) -> None:
-    tune = Tune(tmp_path)
-    tune.run(epochs=4, dip_epoch=3, direction=direction)
-    values = scores(4, dip_epoch=3)
-    assert [event["best"] for event in tune.told[:-1]] == [better(values[:n]) for n in range(1, 5)]
+def test_the_checkpoint_knows_the_best_so_far(tmp_path: Path, direction: str, better: Any) -> None:
+    runner = runner_in(tmp_path)
+    runner.run(epochs=4, dip_epoch=3, direction=direction)
+    newest = TrialCheckpoints(trial_folder(runner.study, 1)).newest()
+    assert newest is not None
+    assert newest[0].best_value == better(scores(4, dip_epoch=3))
 
 
 def test_a_trial_of_no_epochs_finishes(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(epochs=0)
-    assert [event.get("end") for event in tune.told] == [{"state": "finished", "reason": None}]
+    runner = runner_in(tmp_path)
+    runner.run(epochs=0)
+    assert runner.messages == [End("finished")]
 
 
-def test_a_trial_that_goes_on_tells_its_last_report_again_then_the_next(tmp_path: Path) -> None:
-    first = Tune(tmp_path, stop_after=2)
-    with pytest.raises(SystemExit):
-        first.run(epochs=5)
-    second = Tune(tmp_path)
+def test_a_resumed_trial_sends_its_last_report_again_then_the_next(tmp_path: Path) -> None:
+    first = runner_in(tmp_path, stop_after=2)
+    first.run(epochs=5)
+    second = runner_in(tmp_path)
     second.run(epochs=5)
-    assert [event["epoch"] for event in second.reports] == [2, 3, 4, 5]
-    assert second.reports[0]["report"]["metrics"] == first.reports[1]["report"]["metrics"]
-    # The kill may have come before anyone heard of the pictures.
-    assert second.reports[0]["images"] == first.reports[1]["images"] != []
-    assert [report["told_before"] for report in second.reports] == [True, False, False, False]
-    assert [event["best"] for event in second.told[:-1]] == scores(5)[1:]
+    assert [report.epoch for report in second.reports] == [2, 3, 4, 5]
+    assert second.reports[0].metrics == first.reports[1].metrics
+    # The kill may have come before anyone knew of the images.
+    assert second.reports[0].images == first.reports[1].images != ()
+    assert [report.resumed for report in second.reports] == [True, False, False, False]
+    assert second.reports[0].best == (2, scores(2)[1])
 
 
-def test_an_early_stop_is_no_failure(tmp_path: Path) -> None:
-    tune = Tune(tmp_path, stop_after=1)
-    with pytest.raises(SystemExit):
-        tune.run()
-    assert len(tune.told) == 1
-    assert tune.error_text() == ""
+def test_a_trial_that_is_stopped_says_so_and_why(tmp_path: Path) -> None:
+    runner = runner_in(tmp_path, stop_after=1)
+    runner.run()
+    assert len(runner.reports) == 1
+    assert runner.end == ("stopped", "told to")
+    assert runner.error_text() == ""
 
 
 @pytest.mark.parametrize(
@@ -117,61 +79,60 @@ def test_an_early_stop_is_no_failure(tmp_path: Path) -> None:
     ],
 )
 def test_a_failure_is_told_in_a_sentence_and_kept_in_full(tmp_path: Path, fail: str, reason: str) -> None:
-    tune = Tune(tmp_path)
-    tune.run(fail=fail)
-    assert tune.end == {"state": "failed", "reason": reason}
-    assert len(tune.reports) == 1
-    assert tune.error_text().startswith("Traceback")
+    runner = runner_in(tmp_path)
+    runner.run(fail=fail)
+    assert runner.end == ("failed", reason)
+    assert len(runner.reports) == 1
+    assert runner.error_text().startswith("Traceback")
 
 
 def test_a_failure_of_another_rank_is_kept_too(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(rank=1, fail="raise")
-    assert tune.end["state"] == "failed"
-    assert "x is too small" in tune.error_text()
+    runner = runner_in(tmp_path)
+    runner.run(rank=1, fail="raise")
+    assert (runner.end or [""])[0] == "failed"
+    assert "x is too small" in runner.error_text()
 
 
 def test_a_setting_that_the_config_refuses_is_told_by_its_name(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(batch_size=1000)
-    assert tune.end["reason"] == "batch_size: Input should be less than or equal to 64, got 1000"
+    runner = runner_in(tmp_path)
+    runner.run(batch_size=1000)
+    assert runner.end == ("failed", "batch_size: Input should be less than or equal to 64, got 1000")
 
 
 def test_a_measure_that_is_undefined_is_left_out(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(fail="nan_side")
-    assert [sorted(event["report"]["metrics"]) for event in tune.reports] == [
+    runner = runner_in(tmp_path)
+    runner.run(fail="nan_side")
+    assert [sorted(report.metrics) for report in runner.reports] == [
         ["epoch", "loss", "score"],
         ["epoch", "score"],
         ["epoch", "loss", "score"],
     ]
-    assert tune.end["state"] == "finished"
+    assert (runner.end or [""])[0] == "finished"
 
 
 def test_numbers_of_any_kind_are_told_as_plain_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "score", lambda config, epoch: np.float32(0.25 * epoch))
-    tune = Tune(tmp_path)
-    tune.run(epochs=2)
-    assert {type(value) for event in tune.reports for value in event["report"]["metrics"].values()} == {float}
-    assert type(tune.told[0]["best"]) is float
-    assert tune.end["state"] == "finished"
+    runner = runner_in(tmp_path)
+    runner.run(epochs=2)
+    assert {type(value) for report in runner.reports for value in report.metrics.values()} == {float}
+    assert (runner.end or [""])[0] == "finished"
 
 
 def test_only_rank_zero_writes_checkpoints(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
-    tune.run(rank=1)
-    assert TrialCheckpoints(trial_folder(tune.study, 1)).newest() is None
-    tune.run(rank=0)
-    assert TrialCheckpoints(trial_folder(tune.study, 1)).newest() is not None
+    runner = runner_in(tmp_path)
+    runner.run(rank=1)
+    assert TrialCheckpoints(trial_folder(runner.study, 1)).newest() is None
+    runner.run(rank=0)
+    assert TrialCheckpoints(trial_folder(runner.study, 1)).newest() is not None
 
 
 def test_a_study_that_can_not_be_told_ends_the_trial_with_that(tmp_path: Path) -> None:
-    tune = Tune(tmp_path)
+    runner = runner_in(tmp_path)
 
-    def gone(event: dict[str, Any]) -> None:
+    def gone(message: Message) -> Decision:
         raise ConnectionError("the slot is gone")
 
-    tune.tell = gone  # type: ignore[method-assign]
+    runner.send = gone  # type: ignore[method-assign]
     with pytest.raises(ConnectionError, match="the slot is gone"):
-        tune.run()
-    assert tune.error_text() == "", "it is not the workload's failure"
+        runner.run()
+    assert runner.error_text() == "", "it is not the workload's failure"

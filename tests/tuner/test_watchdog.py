@@ -12,10 +12,11 @@ import pytest
 from tests.workloads import replay
 from tuner import watchdog
 from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.control import StudyControl
 from tuner.journal import Journal
-from tuner.ledger import Ledger
+from tuner.messages import Begun, Report, StorageWait
 from tuner.record import StudyRecord
-from tuner.search import Outcome
+from tuner.recorder import Outcome, Recorder
 from tuner.storage import Storage
 from tuner.study import StudySpec
 from tuner.watchdog import Watchdog
@@ -36,36 +37,36 @@ class Study:
             }
         )
         self.storage = Storage(str(folder)) / "s"
-        self.ledger = Ledger(StudyRecord(spec), journal, [])
+        self.control = StudyControl()
+        self.recorder = Recorder(StudyRecord(spec), journal, self.control, [])
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
-        slots: Any = SimpleNamespace(end_trial=self.end_trial)
-        self.watchdog = Watchdog(self.ledger, slots, self.storage, self.notes.append)
+        self.running: list[int] = []
+        source: Any = SimpleNamespace(under_way=lambda: list(self.running), end_from_outside=self.end_from_outside)
+        self.watchdog = Watchdog(self.recorder, source, self.control, self.storage, self.notes.append)
 
-    def end_trial(self, tune_trial: Any) -> None:
-        tune_trial.status = "TERMINATED"
-        self.outcomes.append(self.ledger.trial_ended(tune_trial.config["trial"]))
+    def end_from_outside(self, number: int) -> None:
+        self.running.remove(number)
+        self.outcomes.append(self.recorder.trial_done(number))
 
-    def start(self, number: int) -> Any:
-        tune_trial = SimpleNamespace(config={"trial": number, "params": {"x": 0.5}}, status="RUNNING")
-        self.ledger.on_trial_start(0, [], tune_trial)
-        return tune_trial
+    def start(self, number: int) -> None:
+        self.running.append(number)
+        self.recorder.trial_started(number, {"x": 0.5})
 
     def report(self, number: int, epoch: int, score: float, *, checkpoint: bool = False) -> None:
-        measured = {"metrics": {"epoch": float(epoch), "score": score}, "startup_seconds": 0.1}
-        self.ledger.heard(number, {"epoch": epoch, "report": measured, "told_before": False})
+        self.recorder.receive(number, Report(epoch, {"epoch": float(epoch), "score": score}))
         if checkpoint:
             progress = Progress(epoch, {"score": score}, score, epoch)
             folder = replay.write_checkpoint(replay.Config(), epoch)
             TrialCheckpoints(trial_folder(self.storage, number)).publish(folder, progress)
 
     def ended(self, number: int) -> tuple[str, str | None]:
-        trial = self.ledger.record.trials[number]
+        trial = self.recorder.record.trials[number]
         return trial.state, trial.reason
 
 
 class Clock:
-    """What watchdog and ledger take for the time."""
+    """What watchdog, recorder and control take for the time."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -81,7 +82,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(watchdog, "time", clock)
-    monkeypatch.setattr("tuner.ledger.time", clock)
+    monkeypatch.setattr("tuner.recorder.time", clock)
+    monkeypatch.setattr("tuner.control.time", clock)
     return clock
 
 
@@ -120,7 +122,7 @@ def test_nothing_is_ended_that_waits_for_the_storage_or_where_no_limit_is_set(
 ) -> None:
     study = Study(tmp_path, journal, no_report_seconds=100)
     study.start(1)
-    study.ledger.heard(1, {"refusal": "the disk is full"})
+    study.recorder.receive(1, StorageWait("the disk is full"))
     clock.now += 1000
     study.watchdog.look()
     assert study.outcomes == []
@@ -141,8 +143,8 @@ def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be
     for epoch, score in ((1, 0.5), (2, 0.9)):
         clock.now += 40
         study.report(1, epoch, score, checkpoint=stored is not None and epoch <= stored)
-    study.ledger.last_call = "the study's time budget of 90 s is used up"
-    clock.now += 10
+    study.control = study.watchdog._control = study.recorder._control = StudyControl(time_seconds=10)
+    clock.now += 11
     study.watchdog.look()
     clock.now += 75
     study.watchdog.look()
@@ -150,8 +152,8 @@ def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be
     clock.now += 10
     study.watchdog.look()
     assert study.outcomes == [Outcome(ended=True, slot_is_lost=True)]
-    assert study.ended(1) == ("stopped", "the study's time budget of 90 s is used up")
-    assert study.ledger.record.trials[1].value == value
+    assert study.ended(1) == ("stopped", "the study's time budget of 10 s is used up")
+    assert study.recorder.record.trials[1].value == value
 
 
 def test_a_group_that_starts_is_not_silent(tmp_path: Path, journal: Journal, clock: Clock) -> None:
@@ -159,10 +161,4 @@ def test_a_group_that_starts_is_not_silent(tmp_path: Path, journal: Journal, clo
     study.start(1)
     clock.now += 1000  # a machine had to come
     study.watchdog.look()
-    study.ledger.heard(1, {"begun": True})
-    clock.now += 90
-    study.watchdog.look()
-    assert study.outcomes == []
-    clock.now += 20
-    study.watchdog.look()
-    assert study.outcomes == [Outcome(ended=False, slot_is_lost=True)]
+    study.recorder.receive(1, Begun())

@@ -1,0 +1,131 @@
+"""ASHA's decisions against Ray Tune's own, which is the oracle here."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from tuner.early_stopping import Asha, NoEarlyStopping, early_stopping
+from tuner.study import Objective, Scheduler
+
+Direction = Literal["maximize", "minimize"]
+
+
+class RaysAsha:
+    """AsyncHyperBandScheduler behind our interface."""
+
+    def __init__(self, direction: Direction, grace_epochs: int, reduction_factor: float):
+        self._known: set[int] = set()
+        self._scheduler = AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric="best",
+            mode="max" if direction == "maximize" else "min",
+            max_t=10**6,
+            grace_period=grace_epochs,
+            reduction_factor=reduction_factor,
+        )
+
+    def decide(self, trial: int, epoch: int, best: float) -> bool:
+        tune_trial: Any = SimpleNamespace(trial_id=str(trial))
+        controller: Any = None
+        if trial not in self._known:
+            self._known.add(trial)
+            self._scheduler.on_trial_add(controller, tune_trial)
+        result = {"epoch": epoch, "best": best}
+        return self._scheduler.on_trial_result(controller, tune_trial, result) == TrialScheduler.STOP
+
+
+def asha(direction: Direction = "maximize", grace_epochs: int = 1, reduction_factor: float = 3.0) -> Asha:
+    return Asha(Objective(metric="score", direction=direction), grace_epochs, reduction_factor)
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, seed: int) -> None:
+    draw = random.Random(f"{direction}{seed}")
+    grace, factor = draw.choice([1, 2, 3, 5]), draw.choice([2, 2.5, 3, 4, 10])
+    ours, oracle = asha(direction, grace, factor), RaysAsha(direction, grace, factor)
+    better = max if direction == "maximize" else min
+    running: dict[int, tuple[int, float]] = {}
+    decided = stopped = begun = 0
+    while decided < 1000:
+        if len(running) < 8:
+            begun += 1
+            running[begun] = (0, draw.random())
+        trial = draw.choice(list(running))
+        epoch, best = running[trial]
+        # Few values, so that many are equal; some trials report every few epochs only.
+        epoch, best = epoch + (trial % 3 or 1), better(best, round(draw.random(), 1))
+        stop = ours.decide(trial, epoch, best)
+        assert stop == oracle.decide(trial, epoch, best), (trial, epoch, best)
+        decided += 1
+        stopped += stop
+        running[trial] = (epoch, best)
+        if stop or epoch >= 60:
+            del running[trial]
+    assert stopped > 20
+
+
+def test_asked_again_about_a_report_it_decides_the_same() -> None:
+    scheduler = asha()
+    assert [scheduler.decide(trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
+        False,
+        True,
+        False,
+    ]
+    assert [scheduler.decide(trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_rewound_trial_is_judged_by_what_it_does_the_second_time() -> None:
+    scheduler = asha(reduction_factor=2)
+    for trial, value in ((1, 0.5), (2, 0.6)):
+        scheduler.decide(trial, 1, value)
+    assert not scheduler.decide(1, 2, 0.9)
+    assert scheduler.decide(2, 2, 0.7)
+    scheduler.rewind(2, 1)
+    assert not scheduler.decide(2, 2, 0.95), "what it reported before is void"
+
+
+def test_decisions_rebuilt_from_the_same_reports_are_the_same() -> None:
+    draw = random.Random(3)
+    unbroken, reports = asha(), []
+    for _ in range(300):
+        report = (draw.randrange(20), draw.randrange(1, 30), draw.random())
+        reports.append((report, unbroken.decide(*report)))
+    rebuilt = asha()
+    assert [rebuilt.decide(*report) for report, _ in reports] == [decision for _, decision in reports]
+
+
+def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
+    scheduler = asha(grace_epochs=3)
+    for trial, best in ((1, 0.8), (2, 0.7)):
+        scheduler.decide(trial, 3, best)
+    # Its last value was 0.1; only its best counts.
+    assert not scheduler.decide(3, 3, 0.9)
+
+
+def test_no_trial_stops_in_its_grace_epochs() -> None:
+    scheduler = asha(grace_epochs=4)
+    assert not any(scheduler.decide(trial, epoch, 1 / trial) for trial in range(1, 8) for epoch in range(1, 4))
+
+
+def test_a_study_without_a_scheduler_stops_nothing() -> None:
+    scheduler = early_stopping(Objective(metric="score"), Scheduler(name="none"))
+    assert isinstance(scheduler, NoEarlyStopping)
+    assert not any(scheduler.decide(trial, 1, -trial) for trial in range(20))
+
+
+def test_a_rung_that_lies_exactly_at_an_epoch_is_reached_there() -> None:
+    for factor in (2.0, 3.0, 10.0):
+        for power in range(6):
+            scheduler = asha(reduction_factor=factor)
+            scheduler.decide(1, int(factor**power), 0.9)
+            assert scheduler.decide(2, int(factor**power), 0.1), (factor, power)

@@ -1,0 +1,223 @@
+"""What becomes of a message in the events, and what is decided on it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workloads.small_disk import fill, small_disk
+from tuner.control import StudyControl
+from tuner.journal import Journal, read_events
+from tuner.messages import Action, Decision, End, Interruption, Report, StorageWait
+from tuner.record import StudyRecord
+from tuner.recorder import Outcome, Recorder
+from tuner.storage import Storage
+from tuner.study import StudySpec
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "objective": {"metric": "score"},
+            "scheduler": {"name": "asha", "grace_epochs": 2, "reduction_factor": 3},
+            "budget": {"trials": 9},
+            "space": {"x": {"type": "float", "low": 0, "high": 1}},
+        }
+    )
+    with Journal(Storage(str(tmp_path)) / "s") as journal:
+        recorder = Recorder(StudyRecord(spec), journal, StudyControl(), [])
+        recorder.trial_started(1, {"x": 0.5})
+        yield recorder
+
+
+def report(
+    epoch: int,
+    score: float = 0.5,
+    *,
+    resumed: bool = False,
+    images: tuple[str, ...] = (),
+    best: tuple[int, float] | None = None,
+) -> Report:
+    return Report(epoch, {"epoch": float(epoch), "score": score}, images, 0.1, None, resumed, best)
+
+
+def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    """The journal without the start, and without what doesn't matter here."""
+    events = read_events(Storage(str(tmp_path / "s")))
+    return [{k: v for k, v in e.items() if k in ("event", "epoch", "again", "images")} for e in events][1:]
+
+
+def begin(recorder: Recorder, number: int) -> None:
+    recorder.trial_started(number, {"x": 0.5})
+
+
+def test_a_trial_that_is_worse_on_a_rung_is_stopped_with_the_reason(recorder: Recorder) -> None:
+    begin(recorder, 2)
+    for epoch in (1, 2, 3):
+        assert recorder.receive(1, report(epoch, 0.9)) == Decision(Action.CONTINUE, keep=True)
+    assert recorder.receive(2, report(1, 0.1)) == Decision(Action.CONTINUE, keep=True)
+    stop = Decision(Action.STOP, "asha stopped it at epoch 2", keep=True)
+    assert recorder.receive(2, report(2, 0.1)) == stop
+    assert recorder.receive(2, report(2, 0.1, resumed=True)) == stop, "its process died before it knew"
+
+
+def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorder) -> None:
+    recorder.receive(1, report(1))
+    recorder._control = StudyControl(time_seconds=0.0)
+    decision = recorder.receive(1, report(2))
+    assert decision == Decision(Action.STOP, "the study's time budget of 0 s is used up", keep=True)
+    recorder.receive(1, End("stopped", decision.reason))
+    assert recorder.record.trials[1].state == "stopped"
+    assert recorder.trial_done(1) == Outcome()
+
+
+def test_in_a_study_that_stops_no_trial_has_ended(recorder: Recorder, tmp_path: Path) -> None:
+    recorder._control.stop("interrupted", "SIGINT")
+    assert recorder.receive(1, report(1)).action is Action.STOP
+    recorder.receive(1, End("stopped", "SIGINT"))
+    assert recorder.trial_done(1) == Outcome()
+    assert recorder.record.trials[1].state == "running"
+    assert [line["event"] for line in lines(tmp_path)] == ["report"]
+
+
+def test_decisions_after_a_restart_are_those_of_the_unbroken_study(recorder: Recorder, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for number in range(2, 30):
+        begin(recorder, number)
+    running = dict.fromkeys(range(1, 30), 0)
+
+    def step() -> tuple[int, Report]:
+        number = draw.choice(list(running))
+        running[number] += 1
+        return number, report(running[number], draw.random())
+
+    for _ in range(200):
+        number, message = step()
+        if recorder.receive(number, message).action is Action.STOP:
+            del running[number]
+    with Journal(Storage(str(tmp_path)) / "other") as journal:
+        restarted = Recorder(copy.deepcopy(recorder.record), journal, StudyControl(), [])
+        decisions = []
+        for _ in range(200):
+            number, message = step()
+            decisions.append(recorder.receive(number, message))
+            assert restarted.receive(number, message) == decisions[-1]
+            if decisions[-1].action is Action.STOP:
+                del running[number]
+    assert {decision.action for decision in decisions} == {Action.CONTINUE, Action.STOP}
+
+
+def test_a_report_that_is_told_again_is_in_the_journal_once(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.receive(1, report(1))
+    assert recorder.receive(1, report(2)) == recorder.receive(1, report(2, resumed=True))
+    assert lines(tmp_path) == [{"event": "report", "epoch": 1}, {"event": "report", "epoch": 2}]
+
+
+def test_a_report_that_was_told_but_not_heard_is_heard_the_second_time(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.receive(1, report(1))
+    recorder.receive(1, report(2, resumed=True))
+    assert lines(tmp_path) == [{"event": "report", "epoch": 1}, {"event": "report", "epoch": 2}]
+
+
+def test_a_trial_that_goes_on_from_an_older_checkpoint_goes_back(recorder: Recorder, tmp_path: Path) -> None:
+    for epoch in (1, 2, 3, 4):
+        recorder.receive(1, report(epoch, score=0.1 * epoch))
+    recorder.receive(1, report(2, score=0.2, resumed=True))
+    for epoch in (3, 4, 5):
+        recorder.receive(1, report(epoch, score=0.05 * epoch))
+    assert lines(tmp_path)[4:] == [
+        {"event": "back", "epoch": 2},
+        {"event": "report", "epoch": 3, "again": True},
+        {"event": "report", "epoch": 4, "again": True},
+        {"event": "report", "epoch": 5},
+    ]
+    trial = recorder.record.trials[1]
+    assert [epoch for epoch, _ in trial.curve] == [1, 2, 3, 4, 5]
+    assert (trial.value, trial.best_epoch) == (0.25, 5), "what the first pass reached is void: its weights are gone"
+
+
+def test_a_trial_that_had_no_checkpoint_begins_anew(recorder: Recorder, tmp_path: Path) -> None:
+    for epoch in (1, 2, 1, 2):
+        recorder.receive(1, report(epoch))
+    assert lines(tmp_path)[2:] == [
+        {"event": "back", "epoch": 0},
+        {"event": "report", "epoch": 1, "again": True},
+        {"event": "report", "epoch": 2, "again": True},
+    ]
+
+
+def test_images_are_in_the_events_whichever_message_brings_them(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.receive(1, report(1, images=("images/epoch-000001/a.png",)))
+    recorder.receive(1, End("finished", images=("images/epoch-000002/a.png",)))
+    assert [line["images"] for line in lines(tmp_path) if line["event"] == "images"] == [
+        ["images/epoch-000001/a.png"],
+        ["images/epoch-000002/a.png"],
+    ]
+    assert [line["event"] for line in lines(tmp_path)] == ["report", "images", "images", "end"]
+
+
+def test_a_trial_that_loses_what_it_runs_on_again_and_again_fails_with_that(recorder: Recorder) -> None:
+    for attempt in range(1, 5):
+        recorder.receive(1, Interruption("its holder died"))
+        assert recorder.trial_done(1) == Outcome(ended=attempt == 4, slot_is_lost=True)
+    assert (recorder.record.trials[1].state, recorder.record.trials[1].reason) == ("failed", "its holder died, 4 times")
+
+
+def test_a_trial_whose_process_died_too_often_fails_with_the_cause(recorder: Recorder) -> None:
+    assert recorder.trial_done(1, "its process died 4 times (SIGSEGV)") == Outcome()
+    assert recorder.record.trials[1].reason == "its process died 4 times (SIGSEGV)"
+
+
+def test_a_trial_that_is_ended_from_outside_ends_as_it_is_said_or_is_run_again(recorder: Recorder) -> None:
+    recorder.take_off(1, None)
+    assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
+    recorder.take_off(1, End("failed", "it hangs"))
+    assert recorder.trial_done(1) == Outcome(ended=True, slot_is_lost=True)
+    assert (recorder.record.trials[1].state, recorder.record.trials[1].reason) == ("failed", "it hangs")
+
+
+def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Recorder) -> None:
+    assert recorder.receive(1, StorageWait("full")).action is Action.CONTINUE
+    since = recorder.refusals[1].since
+    for _ in range(10):
+        recorder.receive(1, Interruption("still full", storage=True))
+        assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
+    assert recorder.refusals[1].since == since
+    recorder.receive(1, report(1))
+    assert recorder.refusals == {}, "the attempt after it came as far as a report"
+    recorder._control.stop("interrupted", "SIGINT")
+    assert recorder.receive(1, StorageWait("full")).action is Action.STOP, "nobody waits any more"
+
+
+def test_a_best_that_only_the_checkpoint_knows_is_told_with_it(recorder: Recorder, tmp_path: Path) -> None:
+    """The machine died with the last seconds of a bucket's events; its checkpoints had arrived."""
+    for epoch in (1, 2):
+        recorder.receive(1, report(epoch, 0.1 * epoch))
+    for _ in range(2):
+        recorder.receive(1, report(6, 0.3, resumed=True, best=(5, 0.9)))
+    assert [(line["event"], line["epoch"]) for line in lines(tmp_path)] == [("report", epoch) for epoch in (1, 2, 5, 6)]
+    found = recorder.record.trials[1]
+    assert (found.epoch, found.value, found.best_epoch) == (6, 0.9, 5)
+
+
+def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path: Path, recorder: Recorder) -> None:
+    with small_disk(tmp_path / "disk", megabytes=1) as disk, Journal(Storage(str(disk)) / "s") as journal:
+        recorder = Recorder(StudyRecord(recorder.record.spec), journal, StudyControl(), [])
+        begin(recorder, 1)
+        checkpoint = fill(disk, left=0)
+        room = threading.Timer(0.5, checkpoint.unlink)
+        room.start()
+        sent = 200  # more than what is left of the file's last block holds
+        for epoch in range(1, sent + 1):
+            recorder.receive(1, report(epoch))
+        room.join()
+        events = list(read_events(Storage(str(disk)) / "s"))
+    assert [event["epoch"] for event in events if event["event"] == "report"] == list(range(1, sent + 1))

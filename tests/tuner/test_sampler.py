@@ -1,0 +1,251 @@
+"""The sampler: what it proposes, what it learns, and how it is rebuilt from a record."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from tuner import sampler
+from tuner.record import StudyRecord
+from tuner.sampler import Sampler, value_for_sampler
+from tuner.study import StudySpec, override_study
+
+
+def spec(**tables: Any) -> StudySpec:
+    raw: dict[str, Any] = {
+        "name": "s",
+        "workload": "tests.workloads.replay",
+        "objective": {"metric": "score"},
+        "budget": {"trials": 10},
+        "space": {"x": {"type": "float", "low": 0, "high": 1}},
+    }
+    return StudySpec.model_validate(raw | tables)
+
+
+class Study:
+    """What a run does around a sampler: asks for a trial, runs it, tells its value, with events in a record."""
+
+    def __init__(self, record: StudyRecord):
+        self.record = record
+        self.sampler = Sampler(record)
+        self.clock = 0.0
+
+    def event(self, event: str, **fields: Any) -> None:
+        self.clock += 1
+        self.record.apply({"event": event, "time": self.clock, **fields})
+
+    def begin(self) -> tuple[int, dict[str, Any]]:
+        proposal = self.sampler.ask()
+        self.event("start", trial=proposal.trial, params=proposal.params)
+        return proposal.trial, proposal.params
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        self.event("report", trial=number, epoch=epoch, metrics={"score": value})
+
+    def end(self, number: int, state: str = "finished") -> None:
+        trial = self.record.trials[number]
+        self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, state=state)
+        self.sampler.tell(number, value_for_sampler(self.record, trial))
+
+    def run(self, value: float | None, state: str = "finished") -> dict[str, Any]:
+        """One trial from begin to end; value None: it fails before it reports."""
+        number, params = self.begin()
+        if value is not None:
+            self.report(number, 1, value)
+        self.end(number, state)
+        return params
+
+
+def test_a_study_proposes_as_many_trials_as_its_budget_has() -> None:
+    study = Study(StudyRecord(spec(budget={"trials": 3})))
+    for _ in range(3):
+        assert not study.sampler.exhausted
+        study.run(0.5)
+    assert study.sampler.exhausted
+
+
+def test_first_trials_come_first_as_they_are() -> None:
+    study = Study(StudyRecord(spec(first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    assert [study.run(0.5)["x"] for _ in range(2)] == [0.25, 0.75]
+    assert study.run(0.5)["x"] not in (0.25, 0.75)
+
+
+def test_a_first_trial_that_leaves_hyperparameters_out_has_them_sampled() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 8}}
+    params = Study(StudyRecord(spec(space=space, first_trials=[{"x": 0.25}]))).run(0.5)
+    assert params["x"] == 0.25
+    assert params["batch_size"] in range(1, 9)
+
+
+def test_a_budget_below_the_number_of_first_trials_is_kept() -> None:
+    study = Study(StudyRecord(spec(budget={"trials": 1}, first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    study.run(0.5)
+    assert study.sampler.exhausted
+
+
+def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
+    runs = [[Study(StudyRecord(spec(search={"seed": seed}))) for _ in range(2)] for seed in (1, 2)]
+    drawn = [[[study.run(0.1 * n)["x"] for n in range(10)] for study in same] for same in runs]
+    assert drawn[0][0] == drawn[0][1]
+    assert drawn[0][0] != drawn[1][0]
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_resumed_sampler_draws_nothing_again(name: str) -> None:
+    study = Study(StudyRecord(spec(search={"sampler": name}, budget={"trials": 8})))
+    before = [study.run(0.5)["x"] for _ in range(4)]
+    again = Study(study.record)
+    assert not set(before) & {again.run(0.5)["x"] for _ in range(4)}
+    assert again.sampler.exhausted
+
+
+def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameters() -> None:
+    study = Study(StudyRecord(spec()))
+    study.run(0.5)
+    began = study.begin()
+    study.event("stop", state="interrupted", reason=None)
+    assert Study(study.record).begin() == began
+
+
+def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
+    record = StudyRecord(spec(budget={"trials": 3}))
+    # The second trial's process was up first; then the driver died.
+    record.apply({"event": "start", "time": 1.0, "trial": 2, "params": {"x": 0.2}})
+    record.apply({"event": "stop", "time": 2.0, "state": "interrupted", "reason": None})
+    study = Study(record)
+    numbers = []
+    for _ in range(3):
+        numbers.append(study.begin()[0])
+        study.end(numbers[-1])
+    assert sorted(numbers) == [1, 2, 3]
+    assert study.sampler.exhausted
+
+
+def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() -> None:
+    study = Study(StudyRecord(spec(budget={"trials": 1})))
+    number, params = study.begin()
+    study.sampler.put_back(number)
+    assert not study.sampler.exhausted
+    assert study.begin() == (number, params)
+
+
+def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothing_else() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 9}}
+    study = Study(StudyRecord(spec(space=space)))
+    began = [study.begin(), study.begin()]
+    study.event("stop", state="interrupted", reason=None)
+    changed = override_study(study.record.spec, [f"space.x.low={max(params['x'] for _, params in began) + 1e-6}"])
+    study.record.spec = changed
+    again = Study(study.record)
+    assert [again.begin(), again.begin()] == began
+    again.sampler.put_back(began[0][0])
+    assert again.begin() == began[0]
+    for number, _ in began:
+        again.report(number, 1, 0.9)
+        again.end(number)
+    assert [trial.params for trial in again.sampler._study.get_trials(states=[TrialState.COMPLETE])] == []
+
+
+def test_a_study_may_be_resumed_in_another_space() -> None:
+    space = {
+        "x": {"type": "float", "low": 0, "high": 1},
+        "optimizer": {"type": "choice", "choices": ["adam", "sgd"]},
+        "batch_size": {"type": "int", "low": 1, "high": 9, "step": 4},
+    }
+    firsts = [{"x": 0.9, "optimizer": "sgd", "batch_size": 9}] * 2
+    study = Study(StudyRecord(spec(space=space, first_trials=firsts)))
+    study.run(0.5)
+    began = study.begin()
+    study.event("stop", state="interrupted", reason=None)
+    changes = ["space.x.high=0.5", 'space.optimizer.choices=["adam"]', "space.batch_size.high=5", "first_trials=[]"]
+    study.record.spec = override_study(study.record.spec, changes)
+    again = Study(study.record)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert again.begin() == began
+        again.end(began[0])
+        assert again.run(0.5)["x"] <= 0.5
+
+
+def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
+    """Half of the settings fail; a sampler that isn't told of failures proposes them more often than not."""
+    counts = {told: [failing_proposals(seed, told) for seed in range(4)] for told in (True, False)}
+    assert sum(counts[True]) / 4 < 0.6 * sum(counts[False]) / 4, counts
+
+
+def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
+    """How often a failing batch size is proposed. told False: a failure is Optuna's FAIL, as OptunaSearch has it."""
+    space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}, "x": {"type": "float", "low": 0, "high": 1}}
+    study = Study(StudyRecord(spec(space=space, budget={"trials": trials}, search={"seed": seed})))
+    failed = 0
+    for _ in range(trials):
+        trial, params = study.begin()
+        if params["batch_size"] < 4:
+            study.report(trial, 1, params["x"])
+            study.end(trial)
+        elif told:
+            failed += 1
+            study.end(trial, "failed")
+        else:
+            failed += 1
+            study.sampler.tell(trial, None)
+    return failed
+
+
+@pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.1), ("minimize", 0.8)])
+def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str, worst: float) -> None:
+    study = Study(StudyRecord(spec(objective={"metric": "score", "direction": direction})))
+    number, _ = study.begin()
+    for epoch, value in enumerate((0.1, 0.8, 0.5), start=1):
+        study.report(number, epoch, value)
+    study.end(number)
+    study.run(None, state="failed")
+    best = 0.8 if direction == "maximize" else 0.1
+    assert [trial.value for trial in study.sampler._study.trials] == [best, worst]
+    # A resumed study knows the same.
+    assert sorted(trial.value or 0 for trial in Study(study.record).sampler._study.trials) == sorted([best, worst])
+
+
+def test_a_failure_before_any_value_was_seen_is_told_as_failed() -> None:
+    study = Study(StudyRecord(spec()))
+    study.run(None, state="failed")
+    (trial,) = study.sampler._study.trials
+    assert trial.state.name == "FAIL"
+
+
+def test_a_trial_that_was_stopped_before_it_reported_teaches_nothing() -> None:
+    study = Study(StudyRecord(spec()))
+    study.run(0.5)
+    study.run(None, state="stopped")
+    assert [trial.value for trial in study.sampler._study.get_trials(states=[TrialState.COMPLETE])] == [0.5]
+
+
+def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
+    study = Study(StudyRecord(spec()))
+    number, _ = study.begin()
+    for epoch, value in enumerate((0.3, 0.9, 0.2), start=1):
+        study.report(number, epoch, value)
+    study.end(number, "stopped")
+    assert study.sampler._study.trials[0].value == 0.9
+
+
+def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, count in {"_BEST_KNOWN": 10, "_NEWEST_KNOWN": 20, "_MOST_KNOWN": 50}.items():
+        monkeypatch.setattr(sampler, name, count)
+    record = StudyRecord(spec(budget={"trials": 200}))
+    study = Study(record)
+    number, params = study.begin()
+    for n in range(110):
+        study.run(value=(n * 7919) % 1100)
+    known = [trial for trial in study.sampler._study.trials if trial.state.is_finished()]
+    assert len(known) < 60
+    best = sorted((trial.value for trial in record.ranking()[:10] if trial.value is not None), reverse=True)
+    assert sorted((trial.value for trial in known if trial.value is not None), reverse=True)[:10] == best
+    study.report(number, 1, 5000.0)
+    study.end(number)
+    assert study.sampler._study.best_trial.params == params

@@ -1,0 +1,101 @@
+"""One trial run in this process, with decisions as a test wants them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tuner.checkpoints import trial_folder
+from tuner.messages import Action, Assignment, Decision, End, Interruption, Message, Report, StorageWait
+from tuner.storage import Storage
+from tuner.study import StudySpec
+from tuner.trial import run_trial
+
+
+class TrialRunner:
+    """Receives what a trial sends, and decides on it.
+
+    stop_after: the trial is stopped at this report. keep: whether its weights would stay. give_up: whether a trial that
+    waits for the storage is to end. at_wait: called with how often it has said that it waits.
+    """
+
+    def __init__(
+        self,
+        study: Storage,
+        *,
+        stop_after: int | None = None,
+        keep: bool = False,
+        give_up: bool = False,
+        at_wait: Callable[[int], None] = lambda _: None,
+    ):
+        self.study, self.stop_after, self.keep = study, stop_after, keep
+        self.give_up, self.at_wait = give_up, at_wait
+        self.messages: list[Message] = []
+        self.reported_at: list[float] = []
+
+    def send(self, message: Message) -> Decision:
+        self.messages.append(message)
+        stop = False
+        if isinstance(message, StorageWait):
+            self.at_wait(len(self.waits))
+            stop = self.give_up
+        elif isinstance(message, Report):
+            self.reported_at.append(time.monotonic())
+            stop = len(self.reports) == self.stop_after
+        return Decision(Action.STOP, "told to", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
+
+    def run(self, *, rank: int = 0, direction: str = "maximize", **fixed: Any) -> None:
+        spec = StudySpec.model_validate(
+            {
+                "name": "s",
+                "workload": "tests.workloads.replay",
+                "objective": {"metric": "score", "direction": direction},
+                "budget": {"trials": 1},
+                "fixed": fixed,
+                "space": {"x": {"type": "float", "low": 0, "high": 1}},
+            }
+        )
+        assignment = Assignment(1, {"x": 0.5}, time.time())
+        run_trial(assignment, spec, self.study, device=None, rank=rank, send=self.send, send_alone=self.send)
+
+    @property
+    def reports(self) -> list[Report]:
+        return [message for message in self.messages if isinstance(message, Report)]
+
+    @property
+    def waits(self) -> list[str | None]:
+        return [message.sentence for message in self.messages if isinstance(message, StorageWait)]
+
+    @property
+    def end(self) -> tuple[str, str | None] | None:
+        """State and reason of the trial's end, if that was the last thing that it sent."""
+        last = self.messages[-1]
+        return (last.state, last.reason) if isinstance(last, End) else None
+
+    @property
+    def interruption(self) -> Interruption | None:
+        last = self.messages[-1]
+        return last if isinstance(last, Interruption) else None
+
+    @property
+    def images(self) -> list[str]:
+        """Paths of all images that the trial has told of."""
+        return [path for message in self.messages if isinstance(message, Report | End) for path in message.images]
+
+    @property
+    def folder(self) -> Path:
+        """The trial's."""
+        assert self.study.local is not None
+        return self.study.local / "trials" / "1"
+
+    def checkpoints(self) -> dict[str, bool]:
+        """Of each checkpoint, whether it can be resumed from."""
+        return {path.name: (path / "resume").exists() for path in sorted(self.folder.glob("epoch-*"))}
+
+    def image_folders(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("images/*"))
+
+    def error_text(self) -> str:
+        return trial_folder(self.study, 1).read_text("error.txt") or ""
