@@ -105,7 +105,7 @@ def test_a_resumed_study_tidies_what_a_kill_left(tmp_path: Path) -> None:
 def test_a_trials_end_lists_no_trial_that_ended_in_a_run_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes under the ledger's lock, and of a thousand trials in a bucket the listing takes a minute."""
+    """It comes under the recorder's lock, and of a thousand trials in a bucket the listing takes a minute."""
     study, found = killed_before_the_tidying(tmp_path)
     retention = Retention(found, study)
     report(found, study, 4, 0.85)
