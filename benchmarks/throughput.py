@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="CamVid's folder, in place of drawn frames")
     options = parser.parse_args()
     if TUNABLES not in os.environ:
-        import tuner.cluster  # noqa: F401  sets what trials find; the C library reads it when a process begins
+        import tuner.driver.cluster  # noqa: F401  sets what trials find; the C library reads it when a process begins
 
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.throughput", *sys.argv[1:]])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,10 +6,10 @@ import pytest
 from pydantic import BaseModel
 
 import fcn
+from tuner.driver.run import prepare
 from tuner.errors import StudyError
-from tuner.run import prepare
-from tuner.space import Choice, Float, Int
-from tuner.study import StudySpec, first_config, read_study
+from tuner.spec.space import Choice, Float, Int
+from tuner.spec.study import StudySpec, first_config, read_study
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.toml"))

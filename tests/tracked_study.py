@@ -10,10 +10,10 @@ from typing import Any
 from mlflow import MlflowClient
 from PIL import Image
 
-from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.tracking import Tracker
-from tuner.tracking_address import default_tracking_uri
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+from tuner.tracking.address import default_tracking_uri
+from tuner.tracking.tracker import Tracker
 
 
 def spec(name: str = "roads", study_id: str | None = None) -> StudySpec:

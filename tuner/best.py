@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tuner import files
-from tuner import show as shows
-from tuner import workload as workloads
-from tuner.checkpoints import TrialCheckpoints, trial_folder
+from tuner.cli.options import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
+from tuner.display import show as shows
+from tuner.display.live import measure
 from tuner.errors import StudyError
-from tuner.options import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
-from tuner.progress import measure
-from tuner.record import StudyRecord, TrialRecord
-from tuner.storage import Storage
+from tuner.events.state import StudyRecord, TrialRecord
+from tuner.spec import workload as workloads
+from tuner.storage import files
+from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
 
 # The logged score may come from reduced precision; an export that is another model is further off than this.
 _TOLERANCE = 0.01

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tuner.journal import Journal
-from tuner.storage import Storage
-from tuner.study import check_study, to_json
-from tuner.tracking import Tracker
-from tuner.tracking_address import default_tracking_uri
+from tuner.events.log import Journal
+from tuner.spec.study import check_study, to_json
+from tuner.storage.storage import Storage
+from tuner.tracking.address import default_tracking_uri
+from tuner.tracking.tracker import Tracker
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -186,8 +186,8 @@ def curves(folder: Path) -> dict[int, list[tuple[int, float]]]:
 
 def show(storage: Path, name: str) -> dict[str, Any]:
     """`show --json` of a study."""
-    from tuner.record import load_record
-    from tuner.show import record_json
-    from tuner.storage import Storage
+    from tuner.display.show import record_json
+    from tuner.events.state import load_record
+    from tuner.storage.storage import Storage
 
     return record_json(load_record(Storage(str(storage)) / name))

@@ -12,8 +12,8 @@ import pytest
 from tests.integration.study_process import ROOT, running, wait_for, write_study
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, score
-from tuner.record import StudyRecord, load_record
-from tuner.storage import Storage
+from tuner.events.state import StudyRecord, load_record
+from tuner.storage.storage import Storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

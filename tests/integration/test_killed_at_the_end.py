@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from tests.integration.study_process import events, show, tuner, write_study
 from tests.workloads import replay
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.storage import Storage
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuner.address import redacted, without_secrets
+from tuner.storage.address import redacted, without_secrets
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 
 from tests.workloads import replay
 from tuner.best import export_best
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.errors import StudyError
-from tuner.journal import Journal
-from tuner.storage import Storage
-from tuner.study import StudySpec, to_json
+from tuner.events.log import Journal
+from tuner.spec.study import StudySpec, to_json
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
 
 
 def run_study(storage: Storage, name: str = "a", direction: str = "maximize", **fixed: Any) -> None:

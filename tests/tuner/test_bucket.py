@@ -17,12 +17,12 @@ import pytest
 
 from tests.tuner.test_record import RUN, event, spec
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
-from tuner import bucket as buckets
 from tuner.errors import StorageError, StudyError
-from tuner.journal import Journal, read_events
-from tuner.record import load_record
-from tuner.storage import Storage
-from tuner.study import to_json
+from tuner.events import bucket as buckets
+from tuner.events.log import Journal, read_events
+from tuner.events.state import load_record
+from tuner.spec.study import to_json
+from tuner.storage.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,10 @@ RUNNER = """
 import sys, time
 from tests.tuner.test_bucket import START, report
 from tests.tuner.test_record import RUN
-from tuner import bucket
+from tuner.events import bucket
 from tuner.errors import StorageError
-from tuner.journal import Journal
-from tuner.storage import Storage
+from tuner.events.log import Journal
+from tuner.storage.storage import Storage
 bucket.SETTLE_SECONDS, bucket.UPLOAD_SECONDS = 0.01, 0.1
 try:
     with Journal(Storage(sys.argv[1])) as journal:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
-from tuner.checkpoints import Progress, TrialCheckpoints
 from tuner.errors import RefusedError
-from tuner.storage import Storage
+from tuner.storage.checkpoints import Progress, TrialCheckpoints
+from tuner.storage.storage import Storage
 
 
 @pytest.fixture
@@ -74,13 +74,13 @@ def test_a_running_trial_keeps_its_newest_checkpoint_and_its_bests_weights(
     assert (folder / "epoch-000004" / "resume").exists()
 
 
-def test_only_epochs_that_are_the_best_so_far_leave_pictures(checkpoints: TrialCheckpoints, folder: Path) -> None:
+def test_only_epochs_that_are_the_best_so_far_leave_images(checkpoints: TrialCheckpoints, folder: Path) -> None:
     assert publish(checkpoints, 1, 1) == ["images/epoch-000001/frame_a.png"]
     assert publish(checkpoints, 2, 1) == []
     assert publish(checkpoints, 3, 3) == ["images/epoch-000003/frame_a.png"]
     assert names(folder / "images") == ["epoch-000001", "epoch-000003"]
-    assert checkpoints.pictures(3) == ["images/epoch-000003/frame_a.png"]
-    assert checkpoints.pictures(2) == []
+    assert checkpoints.images(3) == ["images/epoch-000003/frame_a.png"]
+    assert checkpoints.images(2) == []
 
 
 def test_an_ended_trial_keeps_its_bests_weights_and_nothing_to_go_on_from(

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.tuner.test_best import run_study
-from tuner import cli
 from tuner.best import app as best_app
-from tuner.options import run_app
-from tuner.record import load_record
-from tuner.storage import Storage
+from tuner.cli import app as cli
+from tuner.cli.options import run_app
+from tuner.events.state import load_record
+from tuner.storage.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,7 +269,7 @@ def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
 
 def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tuner.cli import _console; console = _console();"
+        "from pathlib import Path; from tuner.cli.app import _console; console = _console();"
         f"[console.print('x' * 1000) for _ in range(1000)]; Path({str(tmp_path / 'reached')!r}).touch()"
     )
     command = f'set -o pipefail; {sys.executable} -c "{code}" | head -1 > /dev/null'
@@ -287,7 +287,8 @@ def test_help_is_there_for_every_command(tuner: Command) -> None:
 
 def test_the_first_words_of_a_command_line_are_cheap() -> None:
     """`list` and `--help` need neither torch nor ray nor MLflow, which take seconds to import."""
-    say = "import sys, tuner.cli, tuner.show; print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    say = "import sys, tuner.cli.app, tuner.display.show; "
+    say += "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tuner.cluster import connected, plan
+from tuner.driver.cluster import connected, plan
 from tuner.errors import StudyError
-from tuner.study import Resources
+from tuner.spec.study import Resources
 
 
 def slots(cpus: float, gpus: float, **resources: Any) -> int:

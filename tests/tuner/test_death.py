@@ -15,7 +15,7 @@ import ray
 import ray.exceptions
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from tuner import death
+from tuner.worker import death
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from tuner.early_stopping import Asha, NoEarlyStopping, early_stopping
-from tuner.study import Objective, Scheduler
+from tuner.search.early_stopping import Asha, NoEarlyStopping, early_stopping
+from tuner.spec.study import Objective, Scheduler
 
 Direction = Literal["maximize", "minimize"]
 

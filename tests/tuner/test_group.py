@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tuner import group
-from tuner.group import GroupSlot
-from tuner.messages import Action, Assignment, Decision, End, Interruption, Message, Report
-from tuner.storage import Storage
-from tuner.study import StudySpec
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+from tuner.worker import group
+from tuner.worker.group import GroupSlot
+from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report
 
 REPORT = Report(1, {"score": 0.5})
 FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "told to")

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the files: design.md's rules."""
+"""Who may import whom, read from the files. The rooms are described in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -9,36 +9,28 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# A module imports only what stands on a line below its own.
-LAYERS = [
-    {"__main__"},
-    {"cli", "best"},
-    {"options"},
-    {"run"},
-    {"report", "show"},
-    {"progress", "watchdog"},
-    {"tune_adapter"},
-    {"recorder", "sampler", "slots"},
-    {"group"},
-    {"trial", "tracking_process", "retention"},
-    {"tracking"},
-    {"tracking_events"},
-    {"tracking_batch", "tracking_pictures"},
-    {"tracking_runs"},
-    {"tracking_calls", "tracking_names", "tracking_address"},
-    {"snapshots"},
-    {"patience"},
-    {"process"},
-    {"torch_process"},
-    {"record", "checkpoints", "cluster"},
-    {"journal"},
-    {"bucket"},
-    {"report_queue", "early_stopping"},
-    {"study"},
-    {"tracking_state"},
-    {"space", "workload", "storage", "fate", "messages", "death", "control"},
-    {"errors", "address", "files", "scratch"},
-]
+# What each room of the platform may import of the others. Files beside the rooms: errors, and the commands.
+ROOMS = {
+    "errors": set(),
+    "storage": {"errors"},
+    "spec": {"errors"},
+    "events": {"errors", "storage", "spec"},
+    "search": {"errors", "spec", "events"},
+    "worker": {"errors", "storage", "spec"},
+    "tracking": {"errors", "storage", "spec", "events"},
+    "display": {"errors", "storage", "spec", "events", "tracking"},
+    "driver": {"errors", "storage", "spec", "events", "search", "worker", "tracking", "display"},
+    "cli": {"errors", "storage", "spec", "events", "tracking", "display", "driver"},
+    "best": {"errors", "storage", "spec", "events", "display", "cli"},
+    "__main__": {"cli"},
+}
+# Who imports the libraries that one room each is about.
+LIBRARIES = {
+    "mlflow": {"tracking/runs.py", "tracking/batch.py", "tracking/calls.py"},
+    "optuna": {"spec/space.py", "search/sampler.py"},
+    "ray": {"driver", "worker", "cli"},
+}
+MOST_IN_A_ROOM = 13
 
 
 def imports(path: Path) -> set[str]:
@@ -72,27 +64,33 @@ def test_the_platform_knows_no_trainer(path: Path) -> None:
     assert "fcn" not in packages(path)
 
 
-@pytest.mark.parametrize("path", sources("tuner"), ids=lambda path: path.stem)
-def test_mlflow_and_optuna_stay_in_their_files(path: Path) -> None:
-    # One file makes the client and the runs, one the batches; one has to tell MLflow's refusals from an outage.
-    if path.stem not in ("tracking_runs", "tracking_batch", "tracking_calls", "best"):
-        assert "mlflow" not in packages(path)
-    if path.stem not in ("space", "sampler"):
-        assert "optuna" not in packages(path)
+@pytest.mark.parametrize("path", sources("tuner"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_library_is_imported_where_it_belongs(path: Path) -> None:
+    place = path.relative_to(ROOT / "tuner")
+    for library, homes in LIBRARIES.items():
+        if library in packages(path):
+            assert {str(place), place.parts[0]} & homes, f"{place} imports {library}"
 
 
-@pytest.mark.parametrize("path", sources("tuner"), ids=lambda path: path.stem)
-def test_no_file_of_the_platform_imports_upward(path: Path) -> None:
-    if path.stem == "__init__":
+@pytest.mark.parametrize("path", sources("tuner"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_room_imports_one_that_it_may_not(path: Path) -> None:
+    room = path.relative_to(ROOT / "tuner").parts[0].removesuffix(".py")
+    if room == "__init__":
         assert not imports(path)
         return
-    rank = {name: row for row, names in enumerate(LAYERS) for name in names}
-    assert path.stem in rank, f"say in LAYERS where {path.name} stands"
+    assert room in ROOMS, f"say in ROOMS what {room} may import"
     for name in imports(path):
-        package, _, module = name.partition(".")
-        module = module.partition(".")[0]
-        if package == "tuner" and module in rank:
-            assert rank[module] > rank[path.stem], f"{path.stem} imports {module}"
+        parts = name.split(".")
+        if parts[0] == "tuner" and len(parts) > 1 and parts[1] in ROOMS:
+            assert parts[1] == room or parts[1] in ROOMS[room], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("room", sorted({path.parent for path in sources("tuner")}), ids=lambda path: path.name)
+def test_a_room_says_what_it_is_and_is_not_crowded(room: Path) -> None:
+    files = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MOST_IN_A_ROOM, [path.name for path in files]
+    if room.name != "tuner":
+        assert ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
 
 
 def test_no_file_is_called_after_nothing() -> None:

@@ -13,9 +13,9 @@ from tests.tuner.trial_runner import TrialRunner
 from tests.workloads import replay
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.small_disk import fill, small_disk
-from tuner import snapshots
-from tuner.messages import Interruption
-from tuner.storage import Storage
+from tuner.storage.storage import Storage
+from tuner.worker import snapshot_writer as snapshots
+from tuner.worker.messages import Interruption
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,12 @@ from tests.power_cut import PowerCut
 from tests.tuner.test_record import RUN, spec, trial
 from tests.tuner.trial_runner import TrialRunner
 from tests.workloads.replay import Config, write_checkpoint
-from tuner import snapshots
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.journal import Journal
-from tuner.record import load_record
-from tuner.storage import Storage
-from tuner.study import to_json
+from tuner.events.log import Journal
+from tuner.events.state import load_record
+from tuner.spec.study import to_json
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker import snapshot_writer as snapshots
 
 
 @pytest.fixture

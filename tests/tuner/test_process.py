@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from tuner.process import as_found, is_spoilt_by
+from tuner.worker.isolation import as_found, is_tainted_by
 
 
 def _nothing(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -84,21 +84,21 @@ def test_the_process_is_put_back_when_a_trial_raises(tmp_path: Path) -> None:
 def test_memory_that_ran_out_spoils_a_process_also_as_a_cause() -> None:
     error = RuntimeError("one image doesn't fit")
     error.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
-    assert is_spoilt_by(error)
-    assert is_spoilt_by(RuntimeError("CUDA error: device-side assert triggered"))
-    assert is_spoilt_by(MemoryError())
+    assert is_tainted_by(error)
+    assert is_tainted_by(RuntimeError("CUDA error: device-side assert triggered"))
+    assert is_tainted_by(MemoryError())
 
 
 def test_a_usual_failure_spoils_nothing() -> None:
-    assert not is_spoilt_by(ValueError("learning_rate is too large"))
-    assert not is_spoilt_by(None)
+    assert not is_tainted_by(ValueError("learning_rate is too large"))
+    assert not is_tainted_by(None)
 
 
 def test_a_slot_does_not_import_torchs_compiler() -> None:
     """It takes two seconds, which the first trial of every slot would wait for."""
     code = """
 import sys
-from tuner.process import as_found
+from tuner.worker.isolation import as_found
 with as_found(0):
     pass
 assert "sympy" not in sys.modules
@@ -110,11 +110,11 @@ def test_a_trial_without_torch_brings_none_into_its_process(tmp_path: Path) -> N
     code = f"""
 import sys
 from tests.workloads import replay
-from tuner.messages import Action, Assignment, Decision, End
-from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.trial import run_trial
-from tuner.workload import uses_torch
+from tuner.worker.messages import Action, Assignment, Decision, End
+from tuner.storage.storage import Storage
+from tuner.spec.study import StudySpec
+from tuner.worker.trial import run_trial
+from tuner.spec.workload import uses_torch
 spec = StudySpec.model_validate({{
     "name": "s",
     "workload": "tests.workloads.replay",

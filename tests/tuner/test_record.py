@@ -13,10 +13,10 @@ import pytest
 
 from tests.workloads.small_disk import fill, small_disk
 from tuner.errors import StorageError, StudyError
-from tuner.journal import EVENTS, Journal, is_running, read_events
-from tuner.record import StudyRecord, load_record
-from tuner.storage import Storage
-from tuner.study import StudySpec, to_json
+from tuner.events.log import EVENTS, Journal, is_running, read_events
+from tuner.events.state import StudyRecord, load_record
+from tuner.spec.study import StudySpec, to_json
+from tuner.storage.storage import Storage
 
 
 def spec(direction: str = "maximize") -> StudySpec:
@@ -164,8 +164,8 @@ def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: St
 
 HOLD = """
 import sys, time
-from tuner.journal import Journal
-from tuner.storage import Storage
+from tuner.events.log import Journal
+from tuner.storage.storage import Storage
 with Journal(Storage(sys.argv[1])):
     print("ready", flush=True)
     time.sleep(60)
@@ -320,8 +320,8 @@ def test_a_full_disk_under_the_events_is_told_and_tears_nothing(tmp_path: Path) 
 
 LIMITED = """
 import resource, sys
-from tuner.journal import Journal
-from tuner.storage import Storage
+from tuner.events.log import Journal
+from tuner.storage.storage import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with Journal(Storage(sys.argv[1])) as journal:
     while True:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from tests.workloads.small_disk import fill, small_disk
-from tuner.control import StudyControl
-from tuner.journal import Journal, read_events
-from tuner.messages import Action, Decision, End, Interruption, Report, StorageWait
-from tuner.record import StudyRecord
-from tuner.recorder import Outcome, Recorder
-from tuner.storage import Storage
-from tuner.study import StudySpec
+from tuner.driver.control import StudyControl
+from tuner.driver.recorder import Outcome, Recorder
+from tuner.events.log import Journal, read_events
+from tuner.events.state import StudyRecord
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+from tuner.worker.messages import Action, Decision, End, Interruption, Report, StorageWait
 
 
 @pytest.fixture

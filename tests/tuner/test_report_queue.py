@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tuner.messages import Action, Decision, Report
-from tuner.report_queue import ReportQueue
+from tuner.worker.messages import Action, Decision, Report
+from tuner.worker.report_queue import ReportQueue
 
 GO_ON, STOP = Decision(Action.CONTINUE), Decision(Action.STOP, keep=True)
 REPORT = Report(1, {"score": 0.5})

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.record import StudyRecord
-from tuner.retention import Retention
-from tuner.storage import Storage
-from tuner.study import StudySpec
+from tuner.driver.retention import Retention
+from tuner.events.state import StudyRecord
+from tuner.spec.study import StudySpec
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
 
 
 def record(keep: int, direction: str = "maximize") -> StudyRecord:

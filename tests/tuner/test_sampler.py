@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from tuner import sampler
-from tuner.record import StudyRecord
-from tuner.sampler import Sampler, value_for_sampler
-from tuner.study import StudySpec, override_study
+from tuner.events.state import StudyRecord
+from tuner.search import sampler
+from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.spec.study import StudySpec, override_study
 
 
 def spec(**tables: Any) -> StudySpec:

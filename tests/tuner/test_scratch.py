@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tuner import scratch
+from tuner.storage import scratch
 
 HOLD = """
 import sys
 import tempfile
-from tuner.scratch import scratch
+from tuner.storage.scratch import scratch
 with scratch("tune") as folder:
     (folder / "inside").write_text("something")
     print(folder, flush=True)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tuner.display.live import Progress
+from tuner.display.show import best_line, find, print_record, print_studies, record_json, studies, study_json
 from tuner.errors import StudyError
-from tuner.journal import EVENTS, Journal
-from tuner.progress import Progress
-from tuner.record import StudyRecord, load_record
-from tuner.show import best_line, find, print_record, print_studies, record_json, studies, study_json
-from tuner.storage import Storage
-from tuner.study import Objective, StudySpec, to_json
-from tuner.tracking_state import TrackingState, skipped_note
+from tuner.events.log import EVENTS, Journal
+from tuner.events.state import StudyRecord, load_record
+from tuner.spec.study import Objective, StudySpec, to_json
+from tuner.storage.storage import Storage
+from tuner.tracking.state import TrackingState, skipped_note
 
 
 def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) -> StudyRecord:

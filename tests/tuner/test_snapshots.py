@@ -10,12 +10,12 @@ import pytest
 
 from tests.tuner.trial_runner import TrialRunner
 from tests.workloads import replay
-from tuner import snapshots
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.messages import Decision, End, Message
-from tuner.patience import Patience
-from tuner.snapshots import SnapshotWriter
-from tuner.storage import Storage
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker import snapshot_writer as snapshots
+from tuner.worker.messages import Decision, End, Message
+from tuner.worker.patience import Patience
+from tuner.worker.snapshot_writer import SnapshotWriter
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def runner_in(folder: Path, *, stop_after: int | None = None, keep: bool = False
     return TrialRunner(Storage(str(folder)) / "s", stop_after=stop_after, keep=keep)
 
 
-def test_a_trial_that_is_stopped_and_not_among_the_best_leaves_its_picture_and_no_weights(tmp_path: Path) -> None:
+def test_a_trial_that_is_stopped_and_not_among_the_best_leaves_its_image_and_no_weights(tmp_path: Path) -> None:
     runner = runner_in(tmp_path, stop_after=1)
     runner.run(snapshots=True)
     assert runner.checkpoints() == {}
@@ -109,7 +109,7 @@ def test_who_goes_on_from_a_checkpoint_finds_the_best_before_it(tmp_path: Path, 
     newest = Progress(epoch=9, metrics={}, best_value=0.9, best_epoch=7)
     writer.hold(best, replay.Snapshot(config, 7))
     writer.hold(newest, replay.Snapshot(config, 9))
-    writer.go_on(newest, replay.Snapshot(config, 9))
+    writer.write_if_due(newest, replay.Snapshot(config, 9))
     writer.settle(keep=True)
     assert runner_in(tmp_path).checkpoints() == {"epoch-000007": False, "epoch-000009": True}
 
@@ -123,14 +123,14 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
         progress = Progress(epoch=epoch, metrics={}, best_value=0.1 * best_epoch, best_epoch=best_epoch)
         writer.hold(progress, replay.Snapshot(config, epoch))
         if epoch == 5:
-            writer.go_on(progress, replay.Snapshot(config, epoch))
+            writer.write_if_due(progress, replay.Snapshot(config, epoch))
         else:
             writer.settle(keep=True)
     assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True, "epoch-000008": False}
     checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path)) / "s", 1))
     found = checkpoints.newest()
     assert found is not None
-    checkpoints.go_back_to(found[0].epoch)
+    checkpoints.rewind(found[0].epoch)
     assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True}
 
 
@@ -151,7 +151,7 @@ def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
         writer.hold(progress, replay.Snapshot(config, epoch))
         writer.settle(keep=True)
         if epoch == 1:
-            writer.go_on(progress, replay.Snapshot(config, epoch))
+            writer.write_if_due(progress, replay.Snapshot(config, epoch))
     assert runner_in(tmp_path).checkpoints() == {"epoch-000001": True, "epoch-000003": False}
 
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tuner.space import Dimension, is_active, ordered, sample
+from tuner.spec.space import Dimension, is_active, ordered, sample
 
 adapter: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 

@@ -13,14 +13,14 @@ import pytest
 
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, write_checkpoint
-from tuner import bucket as buckets
-from tuner.checkpoints import Progress, TrialCheckpoints
+from tuner.display.show import studies
 from tuner.errors import StudyError
-from tuner.journal import Journal, is_running, read_events
-from tuner.record import load_record
-from tuner.show import studies
-from tuner.storage import Storage
-from tuner.study import StudySpec, to_json
+from tuner.events import bucket as buckets
+from tuner.events.log import Journal, is_running, read_events
+from tuner.events.state import load_record
+from tuner.spec.study import StudySpec, to_json
+from tuner.storage.checkpoints import Progress, TrialCheckpoints
+from tuner.storage.storage import Storage
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tuner.errors import StudyError
-from tuner.study import StudySpec, check_study, override_study, read_study, to_json
+from tuner.spec.study import StudySpec, check_study, override_study, read_study, to_json
 
 GOOD = """
 workload = "tests.workloads.replay"

@@ -19,9 +19,9 @@ from mlflow import MlflowClient
 from tests.mlflow_server import MlflowServer
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
 from tuner.errors import StudyError
-from tuner.storage import Storage
-from tuner.tracking import Tracker
-from tuner.tracking_address import default_tracking_uri
+from tuner.storage.storage import Storage
+from tuner.tracking.address import default_tracking_uri
+from tuner.tracking.tracker import Tracker
 
 # What MLflow and its database library warn of is theirs.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -152,7 +152,7 @@ def test_the_end_is_soon_when_nobody_waits_for_it_any_more(
         return True
 
     monkeypatch.setattr(Tracker, "_step", endless)
-    monkeypatch.setattr("tuner.tracking.ABANDONED_SECONDS", 0.3)
+    monkeypatch.setattr("tuner.tracking.tracker.ABANDONED_SECONDS", 0.3)
     tracker = Tracker(study.spec, study.study, study.events, study.uri)
     tracker.start()
     began = time.monotonic()

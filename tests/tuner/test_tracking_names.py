@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.utils.validation import _validate_metric_name, _validate_param, _validate_tag
 
-from tuner.tracking_names import fit_image_key, fit_name, fit_param, fit_tag
+from tuner.tracking.names import fit_image_key, fit_name, fit_param, fit_tag
 
 CHECKS: list[Any] = [_validate_metric_name, partial(_validate_param, value="1"), partial(_validate_tag, value="1")]
 NAMES = [

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 
 from tests.mlflow_server import MlflowServer
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
-from tuner.tracking_names import fit_image_key, fit_name
-from tuner.tracking_state import skipped_note
+from tuner.tracking.names import fit_image_key, fit_name
+from tuner.tracking.state import skipped_note
 
 # What MLflow and its database library warn of is theirs.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -196,7 +196,7 @@ def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowSer
 def test_a_place_for_artifacts_that_fails_does_not_hold_back_the_numbers(
     tmp_path: Path, study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.tracking_calls._PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr("tuner.tracking.calls._PAUSES_SECONDS", (0.01,))
     (tmp_path / "artifacts").write_text("where MLflow wants a folder")
     study.write(lines())
     assert study.track() == 0

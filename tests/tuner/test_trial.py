@@ -10,9 +10,9 @@ import pytest
 
 from tests.tuner.trial_runner import TrialRunner
 from tests.workloads import replay
-from tuner.checkpoints import TrialCheckpoints, trial_folder
-from tuner.messages import Decision, End, Message
-from tuner.storage import Storage
+from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker.messages import Decision, End, Message
 
 
 def runner_in(folder: Path, *, stop_after: int | None = None) -> TrialRunner:

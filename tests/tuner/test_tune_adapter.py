@@ -13,16 +13,16 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.utils.object_cache import _ObjectCache
 
-from tuner.cluster import Plan
-from tuner.control import StudyControl
-from tuner.journal import Journal
-from tuner.messages import Interruption
-from tuner.record import StudyRecord
-from tuner.recorder import Recorder
-from tuner.slots import SlotPool
-from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo, process_cache, share, slim
+from tuner.driver.cluster import Plan
+from tuner.driver.control import StudyControl
+from tuner.driver.recorder import Recorder
+from tuner.driver.slots import SlotPool
+from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo, process_cache, share, slim
+from tuner.events.log import Journal
+from tuner.events.state import StudyRecord
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+from tuner.worker.messages import Interruption
 
 
 class Study:

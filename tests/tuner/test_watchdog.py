@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from tests.workloads import replay
-from tuner import watchdog
-from tuner.checkpoints import Progress, TrialCheckpoints, trial_folder
-from tuner.control import StudyControl
-from tuner.journal import Journal
-from tuner.messages import Begun, Report, StorageWait
-from tuner.record import StudyRecord
-from tuner.recorder import Outcome, Recorder
-from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.watchdog import Watchdog
+from tuner.driver import watchdog
+from tuner.driver.control import StudyControl
+from tuner.driver.recorder import Outcome, Recorder
+from tuner.driver.watchdog import Watchdog
+from tuner.events.log import Journal
+from tuner.events.state import StudyRecord
+from tuner.spec.study import StudySpec
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker.messages import Begun, Report, StorageWait
 
 
 class Study:
@@ -82,8 +82,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(watchdog, "time", clock)
-    monkeypatch.setattr("tuner.recorder.time", clock)
-    monkeypatch.setattr("tuner.control.time", clock)
+    monkeypatch.setattr("tuner.driver.recorder.time", clock)
+    monkeypatch.setattr("tuner.driver.control.time", clock)
     return clock
 
 

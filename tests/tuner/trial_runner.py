@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tuner.checkpoints import trial_folder
-from tuner.messages import Action, Assignment, Decision, End, Interruption, Message, Report, StorageWait
-from tuner.storage import Storage
-from tuner.study import StudySpec
-from tuner.trial import run_trial
+from tuner.spec.study import StudySpec
+from tuner.storage.checkpoints import trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, StorageWait
+from tuner.worker.trial import run_trial
 
 
 class TrialRunner:

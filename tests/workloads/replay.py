@@ -1,7 +1,7 @@
 """A workload that trains nothing: its score follows from its setting and its epoch, so a test knows every number.
 
-A whole one by the contract in tuner/workload.py, with many ways to fail. It doesn't import torch; torch_replay.py is
-the same for studies whose slots are to be those of a torch trainer.
+A whole one by the contract in tuner/spec/workload.py, with many ways to fail. It doesn't import torch; torch_replay.py
+is the same for studies whose slots are to be those of a torch trainer.
 """
 
 from __future__ import annotations

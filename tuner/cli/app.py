@@ -1,0 +1,228 @@
+"""python -m tuner: check, run, resume, list, show, ui."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tuner.cli.options import (
+    DEFAULT_STORAGE,
+    AddressOption,
+    JsonOption,
+    Name,
+    NameOption,
+    SetOption,
+    StorageOption,
+    StudyFile,
+    TrackingOption,
+    run_app,
+)
+from tuner.errors import StudyError
+from tuner.storage.address import HIDDEN, without_secrets
+from tuner.storage.storage import Storage
+
+app = typer.Typer(
+    name="python -m tuner",
+    help="Tune a trainer's settings on Ray, compare the runs in MLflow, export the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def check(
+    study_file: StudyFile, sets: SetOption = None, name: NameOption = None, address: AddressOption = None
+) -> None:
+    """Say what would run and what it needs, and every mistake in the file at once. Starts no trial."""
+    from tuner.driver import cluster
+    from tuner.driver.run import prepare
+    from tuner.spec.study import read_study
+
+    spec = read_study(study_file, sets or [], name)
+    problems = []
+    console = _console()
+    try:
+        if address is None:
+            plan = cluster.plan(spec.resources, *cluster.machine_capacity())
+        else:
+            with cluster.connected(address) as capacity:
+                plan = cluster.plan(spec.resources, *capacity)
+    except StudyError as error:
+        problems.append(str(error))
+    try:
+        prepared = prepare(spec)
+    except StudyError as error:
+        problems.append(str(error))
+    if problems:
+        raise StudyError("\n".join(problems))
+    for title, text in [
+        (
+            "study",
+            f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}",
+        ),
+        ("data", prepared.summary),
+        *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
+        ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
+        ("runs", str(plan)),
+        *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
+    ]:
+        console.print(Text.assemble((f"{title:<16} ", "bold"), text), soft_wrap=True)
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    sets: SetOption = None,
+    name: NameOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Run a study to its end; Ctrl-C stops it so that it can be gone on with."""
+    from tuner.driver import run as runs
+    from tuner.spec.study import read_study
+
+    spec = read_study(study_file, sets or [], name)
+    console = _console()
+    options = runs.Options(Storage(storage), tracking_uri, address)
+    record = runs.run(spec, options, list(sets or []), console)
+    _say_what_next(record, storage, console)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study to go on with.")],
+    sets: SetOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Go on with a study that was stopped or killed, or give a finished one more trials."""
+    from tuner.driver import run as runs
+
+    console = _console()
+    options = runs.Options(Storage(storage), tracking_uri, address)
+    record = runs.resume(name, options, list(sets or []), console)
+    _say_what_next(record, storage, console)
+
+
+@app.command("list")
+def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
+    """Every study of a storage, oldest first."""
+    from tuner.display import show as shows
+    from tuner.events.state import StudyRecord
+
+    records, damaged = shows.studies(Storage(storage))
+    if as_json:
+        found: list[StudyRecord | shows.Damaged] = [*records, *damaged]
+        print(json.dumps({"studies": [shows.study_json(study) for study in found]}, indent=2))
+    elif records or damaged:
+        shows.print_studies(records, damaged, _console())
+    else:
+        _console().print(
+            f"no study in {Storage(storage).uri}; start one: python -m tuner run search_spaces/demo.toml",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def show(name: Name = None, storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
+    """A study's trials, best first."""
+    from tuner.display import show as shows
+    from tuner.tracking.state import skipped_note
+
+    record = shows.find(Storage(storage), name)
+    if as_json:
+        print(json.dumps(shows.record_json(record), indent=2))
+    else:
+        shows.print_record(record, _console(), skipped=skipped_note(Storage(storage) / record.spec.name))
+
+
+@app.command()
+def ui(
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
+) -> None:
+    """MLflow's own UI on the studies of a storage, until Ctrl-C."""
+    from tuner.tracking.address import default_tracking_uri, sqlite_file
+
+    place = Storage(storage)
+    uri = tracking_uri or default_tracking_uri(place)
+    database = sqlite_file(uri)
+    if database and not database.is_file():
+        raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
+    _console().print(f"MLflow: http://{host}:{port}  (Ctrl-C ends it)", highlight=False)
+    # In the environment: on the command line everybody on this machine can read it, password and all.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    # Jobs are for language models: seven processes that a study has no use for.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 the study failed, 2 a mistake that a person can mend, 130 stopped by Ctrl-C."""
+    run_app(app)
+
+
+class _PatientConsole(Console):
+    """A study doesn't end because nobody reads any more what it says, as in `python -m tuner run … | head`."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console() -> Console:
+    """Where no terminal sets the width, a table gets room enough for every column."""
+    # No markup: what it is given holds paths, names and exceptions, in whose square brackets rich would see its own.
+    return _PatientConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _say_what_next(record: object, storage: str, console: Console) -> None:
+    """The ranking and the commands to look closer; the exit status says how the study ended."""
+    from tuner.display import show as shows
+    from tuner.events.state import StudyRecord
+
+    assert isinstance(record, StudyRecord)
+    name = record.spec.name
+    address = without_secrets(storage)
+    at = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(address)}"
+    console.print()
+    shows.print_record(record, console, rows=10)
+    console.print()
+    commands = []
+    best = shows.best_line(record)
+    if best:
+        console.print(best, highlight=False, soft_wrap=True)
+        commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
+    if record.state == "interrupted":
+        commands.append((f"python -m tuner resume {name}{at}", "go on"))
+    commands.append((f"python -m tuner ui{at}", "compare the runs in MLflow"))
+    width = max(len(command) for command, _ in commands)
+    for command, purpose in commands:
+        console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
+    if HIDDEN in address:
+        console.print(
+            f"  Instead of {HIDDEN} give what the address had there; better, leave keys out of it, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if record.state == "failed":
+        raise typer.Exit(1)
+    if record.state == "interrupted":
+        raise typer.Exit(130)

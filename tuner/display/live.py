@@ -1,0 +1,195 @@
+"""What a person sees while a study runs: one live table on a terminal, one line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tuner.events.state import StudyRecord, TrialRecord
+
+_LIVE_ROWS = 12
+_STATE_STYLE = {
+    "running": "cyan",
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+    "interrupted": "magenta",
+}
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class Progress:
+    """Follows a study's record. `event` is called after the record has taken the event."""
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        console: Console,
+        trouble: Callable[[], str | None],
+        skipped: Callable[[], str | None],
+    ):
+        """trouble: why MLflow takes nothing at the moment, or None. skipped: what it will never take, or None."""
+        self._record, self._console, self._trouble, self._skipped = record, console, trouble, skipped
+        self._said_skipped = False
+        self._started = time.time()
+        self._note = ""
+        self._live = (
+            Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Something that isn't about one trial."""
+        self._note = text
+        if not self._live:
+            self._line(text)
+
+    def event(self, event: dict[str, Any]) -> None:
+        if self._live:
+            return
+        line = self._sentence(event)
+        if line:
+            self._line(line)
+        # Once: how many there are in the end is said in the end.
+        if not self._said_skipped and (skipped := self._skipped()):
+            self._said_skipped = True
+            self._line(skipped)
+
+    def _line(self, text: str) -> None:
+        self._console.print(
+            f"{_clock(time.time() - self._started)}  {text}", highlight=False, markup=False, soft_wrap=True
+        )
+
+    def _sentence(self, event: dict[str, Any]) -> str | None:
+        if event["event"] not in ("start", "back", "report", "end"):
+            return None
+        trial = self._record.trials[event["trial"]]
+        metric = self._record.spec.objective.metric
+        name = f"trial {trial.id:<3}"
+        if event["event"] == "start":
+            again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
+            return f"{name} starts{again}  {setting(trial.params)}"
+        if event["event"] == "back":
+            there = f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
+            return f"{name} {there}"
+        if event["event"] == "report":
+            star = "  best so far of the study" if self._leads(trial) else ""
+            return f"{name} epoch {trial.epoch:<3} {metric} {measure(event['metrics'][metric])}{star}"
+        best = f"  best {measure(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
+        reason = f": {trial.reason}" if trial.reason else ""
+        done = len(self._record.ended)
+        return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
+
+    def _leads(self, trial: TrialRecord) -> bool:
+        return trial is self._record.leader and trial.best_epoch == trial.epoch
+
+    def _table(self) -> RenderableType:
+        record = self._record
+        running = [trial for trial in list(record.trials.values()) if trial.state == "running"]
+        best = record.ranking()[: max(3, _LIVE_ROWS - len(running))]
+        parts: list[RenderableType] = [self._headline(len(running))]
+        if running or best:
+            parts.append(trial_table(record, [*running, *best]))
+        else:
+            parts.append(Text("the first slots are starting: torch is imported once in each", style="dim"))
+        trouble = self._trouble()
+        if trouble:
+            parts.append(Text(f"MLflow takes nothing at the moment, all is kept: {trouble}", style="yellow"))
+        if skipped := self._skipped():
+            parts.append(Text(skipped, style="yellow"))
+        if self._note:
+            parts.append(Text(self._note, style="dim"))
+        return Group(*parts)
+
+    def _headline(self, running: int) -> Text:
+        record = self._record
+        ended = record.ended
+        failed = sum(trial.state == "failed" for trial in ended)
+        elapsed = time.time() - self._started
+        text = Text.assemble(
+            (record.spec.name, "bold"),
+            f"  {len(ended)} of {record.spec.budget.trials} trials, {running} running",
+        )
+        if failed:
+            text.append(f", {failed} failed", style="red")
+        text.append(f"  {_clock(elapsed)}", style="dim")
+        leaders = record.ranking()
+        if leaders and leaders[0].value is not None:
+            text.append(f"  best {record.spec.objective.metric} ")
+            text.append(measure(leaders[0].value), style="bold green")
+            text.append(f" (trial {leaders[0].id})")
+        return text
+
+
+def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
+    """One row a trial: how far it is, its best value, its curve, its setting."""
+    table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
+    names = list(record.spec.space)
+    for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
+        # Headers may wrap between words, values never: eighty columns hold a usual study.
+        justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
+        table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
+    for trial in trials:
+        cells: list[str | Text] = [
+            str(trial.id),
+            Text(trial.state, style=_STATE_STYLE[trial.state]),
+            str(trial.epoch),
+            "" if trial.value is None else measure(trial.value),
+            sparkline([value for _, value in trial.curve]),
+            *(number(trial.params[name]) if name in trial.params else "" for name in names),
+            _clock(trial.seconds(time.time())),
+        ]
+        table.add_row(*(_whole(cell) for cell in cells))
+    return table
+
+
+def _whole(cell: str | Text) -> Text:
+    """A cell that is never broken over two lines."""
+    text = cell if isinstance(cell, Text) else Text(cell)
+    text.no_wrap = True
+    return text
+
+
+def sparkline(values: list[float], width: int = 12) -> str:
+    """The last `width` values as bars between their least and their greatest."""
+    values = values[-width:]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in values)
+
+
+def setting(params: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {number(value)}" for name, value in params.items())
+
+
+def measure(value: float) -> str:
+    """Four places where they say something, else scientific."""
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3e}"
+
+
+def number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"

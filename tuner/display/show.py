@@ -1,0 +1,145 @@
+"""What `list` and `show` say of a study: for programs as JSON with stable keys, for a person as a screen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tuner.display.live import measure, number, trial_table
+from tuner.errors import StudyError
+from tuner.events.log import EVENTS
+from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
+from tuner.storage.storage import Storage
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A study whose files can't be read."""
+
+    name: str
+    reason: str
+
+
+def studies(storage: Storage) -> tuple[list[StudyRecord], list[Damaged]]:
+    """Every study of a storage, oldest first, and apart, those that can't be read."""
+    records, damaged = [], []
+    for name in storage.names():
+        study = storage / name
+        try:
+            if study.exists(SPEC) or study.exists(EVENTS):
+                records.append(load_record(study))
+        except StudyError as error:
+            damaged.append(Damaged(name, str(error)))
+    return sorted(records, key=lambda record: (record.created, record.spec.name)), damaged
+
+
+def find(storage: Storage, name: str | None) -> StudyRecord:
+    """The study of that name, or the newest. Raises StudyError if there is none."""
+    if name is not None:
+        return load_record(storage / name)
+    found, damaged = studies(storage)
+    if not found and damaged:
+        raise StudyError(damaged[0].reason)
+    if not found:
+        raise StudyError(
+            f"--storage {storage.uri}: a study is needed there, got none; "
+            "start one with `python -m tuner run STUDY_FILE`"
+        )
+    return found[-1]
+
+
+def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
+    """Keys: name, state, created (ISO 8601, UTC; null for a damaged one)."""
+    if isinstance(record, Damaged):
+        return {"name": record.name, "state": "damaged", "created": None}
+    created = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="seconds")
+    return {"name": record.spec.name, "state": record.state, "created": created}
+
+
+def record_json(record: StudyRecord) -> dict[str, Any]:
+    """Keys: name, state, reason, objective, direction, best, trials. A value that isn't there is null."""
+    ranking = record.ranking()
+    best = ranking[0] if ranking else None
+    return {
+        "name": record.spec.name,
+        "state": record.state,
+        "reason": record.reason,
+        "objective": record.spec.objective.metric,
+        "direction": record.spec.objective.direction,
+        "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
+        "trials": [_trial_json(trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
+    }
+
+
+def _trial_json(trial: TrialRecord) -> dict[str, Any]:
+    return {
+        "id": trial.id,
+        "state": trial.state,
+        "params": trial.params,
+        "value": trial.value,
+        "epochs": trial.epoch,
+        "startup_seconds": trial.startup_seconds,
+        "seconds": round(trial.seconds(time.time()), 3),
+        "reason": trial.reason,
+    }
+
+
+def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: Console) -> None:
+    for record in records:
+        created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
+        done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
+        ranking = record.ranking()
+        best = f"  best {record.spec.objective.metric} {measure(ranking[0].value or 0.0)}" if ranking else ""
+        console.print(
+            f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    for study in damaged:
+        console.print(f"{study.name:<24} damaged", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {study.reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_record(record: StudyRecord, console: Console, rows: int | None = None, skipped: str | None = None) -> None:
+    """The ranking, then what didn't make it. rows: at most that many trials, or all. skipped: what MLflow lacks."""
+    reason = f" ({record.reason})" if record.reason else ""
+    objective = record.spec.objective
+    done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
+    goal = f"to {objective.direction} {objective.metric}"
+    # Text, here and elsewhere: in a string, rich takes what stands in square brackets for markup.
+    console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}{reason}  {done}, {goal}"))
+    ranking = record.ranking()
+    ranked = {trial.id for trial in ranking}
+    rest = [trial for trial in record.trials.values() if trial.id not in ranked]
+    console.print(trial_table(record, [*ranking, *rest][:rows]))
+    hidden = len(record.trials) - (rows or len(record.trials))
+    if hidden > 0:
+        more = f"… and {hidden} more: python -m tuner show {record.spec.name}"
+        console.print(more, style="dim", highlight=False, markup=False)
+    for trial in rest:
+        if trial.reason:
+            console.print(
+                f"trial {trial.id} {trial.state}: {trial.reason}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+    if skipped:
+        console.print(skipped, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def best_line(record: StudyRecord) -> str | None:
+    """The winner in a sentence, or None if no trial can win."""
+    ranking = record.ranking()
+    if not ranking:
+        return None
+    best = ranking[0]
+    params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
+    value = f"{record.spec.objective.metric} {measure(best.value or 0.0)}"
+    return f"best: trial {best.id}, {value} at epoch {best.best_epoch}, with {params}"

@@ -1,0 +1,225 @@
+"""Slots: where trials run, kept warm between them, as many as the cluster has room for.
+
+A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and hands the next setting:
+`tune_function`. A trial of N workers runs on a worker group that outlives it (worker/group.py): the study's runner
+holds the slot, and the trial's own process only waits for the slot.
+
+    runner ── SlotPool ── owns ──> GroupSlot ── holds ──> N workers
+    tune_function:  slot.run(assignment), or run_trial(...) in its own process
+
+torch is imported where a trial trains with it, not on the way there: it takes seconds of every process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+import ray.tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tuner.driver.cluster import Plan, remove_orphaned_groups
+from tuner.spec.study import StudySpec
+from tuner.spec.workload import uses_torch
+from tuner.storage.storage import Storage
+from tuner.worker.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, quiet_run, ray_get
+from tuner.worker.messages import Assignment, Interruption
+from tuner.worker.report_queue import sender
+
+_LOOK_SECONDS = 2.0  # between two looks at what dead groups hold
+
+
+@dataclass
+class _Process:
+    """What a slot's process must remember from one trial to the next, and nothing else may."""
+
+    tainted: bool = False
+
+
+_process = _Process()
+
+
+def tune_function(spec: StudySpec, study: Storage, queue: Any) -> Callable[[dict[str, Any]], None]:
+    """The function that Ray Tune calls once a trial, in a process that it keeps. queue: a ReportQueue.
+
+    It returns when the trial has sent its end, and reports nothing to Tune.
+    """
+
+    def trial(config: dict[str, Any]) -> None:
+        assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"], queue)
+        if config["slot"] is None:
+            _run_here(assignment, spec, study)
+        else:
+            _run_on_group(assignment, config["slot"])
+
+    return trial
+
+
+def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
+    """The training loop runs in this process; torch's with Ray Train's local mode, on the device that Ray gave it."""
+    if _process.tainted and spec.failures.max_retries:
+        # Tune sees its process die, and runs the trial in a new one.
+        os._exit(1)
+
+    from tuner.worker.trial import run_trial
+
+    send = sender(assignment)
+
+    def loop(device: Any = None) -> None:
+        _process.tainted = run_trial(assignment, spec, study, device=device, rank=0, send=send, send_alone=send)
+
+    if not uses_torch(spec.workload):
+        loop()
+        return
+
+    import ray.train.torch
+
+    trainer = ray.train.torch.TorchTrainer(
+        lambda: loop(ray.train.torch.get_device()),
+        scaling_config=ray.train.ScalingConfig(num_workers=0),
+        run_config=quiet_run(f"trial-{assignment.trial}", tempfile.gettempdir()),
+    )
+    trainer.fit()
+
+
+def _run_on_group(assignment: Assignment, slot_name: str) -> None:
+    """The training loop runs on a worker group, whose slot sends the trial's messages."""
+    try:
+        ray_get(group_slot(slot_name).run.remote(assignment))
+    except (ray.exceptions.RayActorError, SlotGoneError):
+        # Were it raised, Tune would try again with the slot that is gone.
+        sender(assignment)(Interruption("the process that holds its worker group died"))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one trial at a time."""
+
+    place: int
+    """From 1: no two slots of a study have the same."""
+    gpus: float
+    """A worker's."""
+    group: str | None = None
+    """The name of its GroupSlot, None in a process of Tune's own."""
+
+    def config(self) -> dict[str, Any]:
+        """What Tune and `tune_function` must know of it."""
+        return {"slot": self.group, "gpus": self.gpus, "place": self.place}
+
+
+class SlotPool:
+    """A study's slots. The process that runs the study owns it, so they end with the study.
+
+    A slot is made when it is first taken, and its group when its first trial comes. Each has one process of Tune's and
+    keeps it (`keep_warm`). Left alone, Tune keeps one process of those whose trials end together, and gives a process
+    that is free to a trial whose own is just starting, which it then kills: with many short trials it starts processes
+    all the time.
+    """
+
+    def __init__(self, spec: StudySpec, study: Storage, plan: Plan):
+        self._spec, self._study, self._plan = spec, study, plan
+        self._size = plan.slots
+        self._free: list[Slot] = []
+        self._taken = 0
+        self._groups: dict[Slot, Any] = {}
+        self._made = 0
+        self._new: list[Slot] = []
+        self._tune_processes: Any = None
+        self._looked_at = 0.0
+
+    def take(self) -> Slot | None:
+        """A slot that has been used before if one is free, else a new one, or None if there is no room."""
+        if not self._free and self._taken >= self._size:
+            return None
+        self._taken += 1
+        return self._free.pop() if self._free else self._make()
+
+    def give(self, slot: Slot) -> None:
+        """Give a slot back; it stays warm if there is still room for it."""
+        self._taken -= 1
+        if slot.gpus == self._plan.gpus:
+            self._free.append(slot)
+        else:
+            self._end(slot)
+        self._shrink()
+
+    def drop(self, slot: Slot) -> None:
+        """Give back a slot whose group is lost: another is made in its place."""
+        self._taken -= 1
+        group = self._groups.get(slot)
+        self._end(slot)
+        if group is not None:
+            ray.kill(group)
+
+    def follow(self, plan: Plan) -> None:
+        """Make slots by another plan from now on; those of the one before end when they are free."""
+        self._plan, self._size = plan, plan.slots
+        self.rest()
+
+    def rest(self) -> None:
+        """End the slots that are free, until one is taken again: what they hold is wanted elsewhere."""
+        for slot in self._free:
+            self._end(slot)
+        self._free.clear()
+
+    def keep_warm(self, tune_processes: Any) -> None:
+        """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any.
+
+        tune_processes: its store of processes whose trial has ended.
+        """
+        self._tune_processes = tune_processes
+        for slot in self._new:
+            self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
+        self._new.clear()
+        if self._plan.workers > 1 and time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            remove_orphaned_groups()
+
+    def resize(self, size: int) -> None:
+        """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
+        self._size = size
+        self._shrink()
+
+    def close(self) -> None:
+        """End every slot, and with it every worker and its placement group."""
+        groups = list(self._groups.values())
+        closing = [group.close.remote() for group in groups]
+        # Waited for, not asked how it went: one whose process is gone must not end the others at once.
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSING_SECONDS + 5)
+        for group in groups:
+            ray.kill(group)
+
+    def _make(self) -> Slot:
+        self._made += 1
+        group = None if self._plan.workers == 1 else f"{self._spec.name}-{uuid.uuid4().hex[:12]}"
+        slot = Slot(self._made, self._plan.gpus, group)
+        self._new.append(slot)
+        if group is None:
+            return slot
+        # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
+        actor = ray.remote(GroupSlot).options(num_cpus=0, name=slot.group, scheduling_strategy=here)
+        self._groups[slot] = actor.remote(self._spec, self._study, resources, slot.group)
+        return slot
+
+    def _shrink(self) -> None:
+        while self._free and len(self._free) + self._taken > self._size:
+            self._end(self._free.pop())
+
+    def _end(self, slot: Slot) -> None:
+        if slot in self._new:
+            self._new.remove(slot)
+        else:
+            self._tune_processes.decrease_max(self._plan.trial_request(slot.gpus, slot.place))
+        group = self._groups.pop(slot, None)
+        if group is not None:
+            # It isn't waited for; it ends when its workers have left.
+            group.close.remote()

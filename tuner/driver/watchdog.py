@@ -1,0 +1,89 @@
+"""Trials that report nothing: they are ended from outside, since nothing in them can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tuner.driver.control import StudyControl
+from tuner.driver.recorder import Recorder
+from tuner.driver.tune_adapter import TrialSource
+from tuner.events.state import TrialRecord
+from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+from tuner.worker.messages import End
+
+_LOOK_SECONDS = 1.0
+_LEAST_GRACE_SECONDS = 60.0
+
+
+class Watchdog:
+    """Looks after the trials of one run of a study, in the thread of Tune's loop."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        source: TrialSource,
+        control: StudyControl,
+        study: Storage,
+        note: Callable[[str], None],
+    ):
+        """note: shows a person a sentence."""
+        self._recorder, self._source, self._control = recorder, source, control
+        self._study, self._note = study, note
+        self._hung: set[int] = set()
+        self._looked_at = 0.0
+        self._time_over_at: float | None = None
+
+    def look(self) -> None:
+        """End each trial that has been silent for too long.
+
+        One that hangs is run again from its newest checkpoint, once, and then has failed. Is the study's time over,
+        each counts as stopped, as those do that report.
+        """
+        now = time.time()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        if self._control.ending:
+            self._time_over_at = self._time_over_at or now
+        for number in self._source.under_way():
+            heard_of = self._recorder.heard_of(number)
+            if heard_of is None:
+                continue
+            trial = self._recorder.record.trials[number]
+            if self._time_over_at is not None:
+                if now - max(self._time_over_at, heard_of) > _grace_seconds(trial):
+                    self._stop(trial)
+                continue
+            patience = self._recorder.record.spec.failures.no_report_seconds
+            if patience is not None and now - heard_of > patience:
+                self._end_hung(trial, patience)
+
+    def _end_hung(self, trial: TrialRecord, patience: float) -> None:
+        reported = f"reported nothing for {patience:g} s (failures.no_report_seconds)"
+        if trial.id in self._hung:
+            end = End("failed", f"it {reported}, for the second time")
+        else:
+            self._hung.add(trial.id)
+            end = None
+            self._note(f"trial {trial.id} {reported}: its process is ended, and it goes on from its newest checkpoint")
+        self._end(trial, end)
+
+    def _stop(self, trial: TrialRecord) -> None:
+        checkpoints = TrialCheckpoints(trial_folder(self._study, trial.id))
+        if trial.best_epoch is not None and not checkpoints.has(trial.best_epoch):
+            # What it reached can't be exported: the weights were in its memory.
+            newest = checkpoints.newest()
+            self._recorder.write("back", trial=trial.id, epoch=newest[0].epoch if newest else 0)
+        self._end(trial, End("stopped", self._control.reason))
+
+    def _end(self, trial: TrialRecord, end: End | None) -> None:
+        self._recorder.take_off(trial.id, end)
+        self._source.end_from_outside(trial.id)
+
+
+def _grace_seconds(trial: TrialRecord) -> float:
+    """How long a trial may take until its next report, by which it would be stopped in order."""
+    epochs = max(len(trial.curve), 1)
+    return max(_LEAST_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)

@@ -1,0 +1,200 @@
+"""What happened in a study: events in the order they came, one JSON object a line.
+
+The events file is the only truth about a study. `show`, `resume`, `best`, tracking and progress all read the same
+events; nothing is known that is not in it. Each has "event" and "time" (seconds since 1970):
+
+    run     {number, host, pid, versions, overrides, tracking_uri}  a run or resume of the study began
+    start   {trial, params}                                         a trial was handed to a slot
+    report  {trial, epoch, metrics, startup_seconds?, gpu_share?, again?}  a trial finished an epoch; again: it had
+                                                                    reported it before, and went back
+    images  {trial, images}                                         pictures of its best epochs came into the storage
+    back    {trial, epoch}                                          a killed trial goes on from this epoch, or from 0:
+                                                                    what it reported of later ones it will report again
+    end     {trial, state, reason, value, best_epoch}               state: finished, stopped or failed
+    stop    {state, reason}                                         the run ended: finished, interrupted or failed
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+from tuner.errors import StorageError, StudyError
+from tuner.events import bucket
+from tuner.storage import files
+from tuner.storage.storage import Storage
+
+EVENTS = "events.jsonl"
+# Synced at once; the others with `sync`, before whoever told of them goes on. A start that got lost would give a trial
+# another's checkpoint, and an end that got lost a trial that is gone on with though its checkpoints are tidied up.
+_SYNCED = ("run", "start", "end", "stop")
+
+
+class Journal:
+    """The events file, open for appending by the one process that runs the study.
+
+    A bucket can't be appended to: there the file grows beside, and is put every few seconds and at a trial's start and
+    end (tuner/events/bucket.py). Methods raise StorageError if the storage takes nothing, or another process runs the
+    study.
+    """
+
+    def __init__(self, storage: Storage):
+        """storage: the study's folder. Raises StudyError if another process runs the study."""
+        self._storage = storage
+        self._lock = _lock(storage) if storage.local else None
+        self._copy = None if storage.local else bucket.Run(storage, EVENTS)
+        self.path = self._copy.path if self._copy else storage.local / EVENTS  # type: ignore[operator]
+        """Local file that a reader may follow."""
+        try:
+            # Unbuffered: what a full disk refuses must not come when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            # A kill can leave half a line behind; the next event must not be glued to it.
+            self._size = whole(self.path.read_bytes())
+            self._file.truncate(self._size)
+            files.sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._trouble(error) from None
+        if self._copy:
+            self._copy.start()
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Write an event. Nothing is written if not all of it can be."""
+        self.check()
+        line = (json.dumps(event, allow_nan=False) + "\n").encode()
+        try:
+            written = self._file.write(line)
+            if written < len(line):  # the disk had room for a part; a second try says why not for the rest
+                self._file.write(line[written:])
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise self._trouble(error) from None
+        self._size += len(line)
+        if event["event"] in _SYNCED:
+            self.sync()
+            if self._copy:
+                self._copy.put()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the events that are written."""
+        return self._size
+
+    def sync(self) -> None:
+        """Bring the events so far onto the disk; a power cut then leaves them."""
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def check(self) -> None:
+        """Raises StorageError if another process has taken the study over."""
+        if self._copy:
+            self._copy.check()
+
+    def close(self) -> None:
+        self._file.close()
+        if self._copy:
+            self._copy.end()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _trouble(self, error: OSError) -> StorageError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return StorageError(
+            f"{self.path}: {'the disk is full' if full else f'can not be written ({error.strerror})'}; the study is "
+            f"interrupted, and nothing that it has told is lost: make {'room' if full else 'it writable'}, then go on "
+            f"with `python -m tuner resume {self._storage.name}`"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_events(study: Storage) -> Iterator[dict[str, Any]]:
+    """The events of the study in this folder, but for a torn end, which a kill or a power cut leaves.
+
+    Raises StudyError, with file and line, at a damaged line before whole ones.
+    """
+    data = study.read_bytes(EVENTS) if study.local else bucket.read_events(study, EVENTS)
+    lines = (data or b"").split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            if all(_event(other) is None for other in lines[number:]):
+                return
+            raise damaged(study, number, f"must be an event in JSON, got {line[:60].decode(errors='replace')!r}")
+        yield event
+
+
+def damaged(study: Storage, line: int, what: str) -> StudyError:
+    """What to say of a line of the events file."""
+    return StudyError(
+        f"{study.uri}/{EVENTS}, line {line}: {what}; the file is damaged: put it back from a copy, or delete this line "
+        f"(sed -i {line}d), and what it tells is forgotten"
+    )
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+
+
+def is_running(storage: Storage) -> bool:
+    """Whether a process runs the study in this folder."""
+    if storage.local is None:
+        return bucket.seems_alive(storage)
+    try:
+        handle = os.open(storage.local / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # A shared lock: two that ask at once don't take each other for the runner.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def whole(data: bytes) -> int:
+    """How many bytes of an events file are whole lines, without a torn end."""
+    size = data.rfind(b"\n") + 1
+    while size:
+        start = data.rfind(b"\n", 0, size - 1) + 1
+        if _event(data[start:size]) is not None:
+            break
+        size = start
+    return size
+
+
+def _lock(storage: Storage) -> int:
+    """Take the study's lock; the kernel gives it back when the process ends, however it ends."""
+    assert storage.local is not None
+    try:
+        files.make_folder(storage.local)
+        handle = os.open(storage.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise storage.not_writable(error) from None
+    patience = time.monotonic() + 1.0
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            # One that only asks whether the study runs holds the lock for a moment.
+            if time.monotonic() > patience:
+                os.close(handle)
+                raise bucket.being_run(storage) from None
+            time.sleep(0.02)

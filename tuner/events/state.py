@@ -1,0 +1,207 @@
+"""The state of a study: what its events (tuner/events/log.py) add up to."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuner.errors import StudyError
+from tuner.events.log import EVENTS, damaged, is_running, read_events
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+
+SPEC = "study.json"
+
+
+@dataclass(slots=True)
+class TrialRecord:
+    """One trial. States: running, finished, stopped (by the scheduler), failed, interrupted."""
+
+    id: int
+    params: dict[str, Any]
+    state: str = "running"
+    began: float | None = None
+    """When its present attempt began, in seconds since 1970; None while it doesn't run."""
+    last_seen: float = 0.0
+    earlier_seconds: float = 0.0
+    """What its attempts before the present one took."""
+    epoch: int = 0
+    value: float | None = None
+    """The objective's best value so far."""
+    best_epoch: int | None = None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    """(epoch, objective's value at that epoch)."""
+    furthest: int = 0
+    """The last epoch that it ever reported; one up to there may be told again after a kill."""
+    startup_seconds: float | None = None
+    gpu_share: float | None = None
+    """Most that it has taken of its GPU's memory, 0 to 1."""
+    reason: str | None = None
+
+    @property
+    def open(self) -> bool:
+        return self.state in ("running", "interrupted")
+
+    def seconds(self, now: float) -> float:
+        """How long it has run, without the time between its attempts."""
+        return self.earlier_seconds + (now - self.began if self.began is not None else 0.0)
+
+    def pause(self, at: float) -> None:
+        self.earlier_seconds, self.began = self.seconds(at), None
+
+
+class StudyRecord:
+    """The state of a study: `apply` one event after the other."""
+
+    def __init__(self, spec: StudySpec):
+        self.spec = spec
+        self.trials: dict[int, TrialRecord] = {}
+        self.state = "created"
+        self.created = 0.0
+        self.runs = 0
+        self.reason: str | None = None
+        self.tracking_uri: str | None = None
+        # These are kept up to date: looking through all trials at every event makes a large study slow.
+        self.leader: TrialRecord | None = None
+        """The trial with the best value reported so far, however it ended; the first of equals."""
+        self.worst_value: float | None = None
+        """The worst that any trial reported."""
+        self._ended: list[TrialRecord] = []
+        self._ranking: list[TrialRecord] = []
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Raises ValueError for an event that isn't known, KeyError or TypeError for one that lacks a part."""
+        take = getattr(self, f"_on_{event['event']}", None)
+        if take is None:
+            raise ValueError(f"event {event['event']!r} is not known to this version; a newer one may have written it")
+        take(event)
+
+    def _on_run(self, event: dict[str, Any]) -> None:
+        self.runs, self.state, self.reason = event["number"], "running", None
+        self.created = self.created or event["time"]
+        self.tracking_uri = event["tracking_uri"]
+        self._interrupt()
+
+    def _on_start(self, event: dict[str, Any]) -> None:
+        trial = self.trials.setdefault(event["trial"], TrialRecord(event["trial"], event["params"]))
+        if trial.began is not None:
+            trial.pause(event["time"])
+        if not trial.open:
+            self._ended.remove(trial)
+            self._ranking = [other for other in self._ranking if other is not trial]
+        trial.state, trial.began, trial.last_seen = "running", event["time"], event["time"]
+
+    def _on_report(self, event: dict[str, Any]) -> None:
+        trial = self.trials[event["trial"]]
+        trial.epoch, trial.last_seen = event["epoch"], event["time"]
+        if trial.startup_seconds is None:
+            trial.startup_seconds = event.get("startup_seconds")
+        if "gpu_share" in event:
+            trial.gpu_share = max(trial.gpu_share or 0.0, event["gpu_share"])
+        value = event["metrics"][self.spec.objective.metric]
+        trial.curve.append((trial.epoch, value))
+        trial.furthest = max(trial.furthest, trial.epoch)
+        if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
+            self.worst_value = value
+        if self.spec.objective.better(value, trial.value):
+            trial.value, trial.best_epoch = value, trial.epoch
+            if self.leader is None or self.spec.objective.better(value, self.leader.value):
+                self.leader = trial
+
+    def _on_images(self, event: dict[str, Any]) -> None:
+        """The storage has them."""
+
+    def _on_back(self, event: dict[str, Any]) -> None:
+        trial, better = self.trials[event["trial"]], self.spec.objective.better
+        trial.epoch = event["epoch"]
+        trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= trial.epoch]
+        trial.value = trial.best_epoch = None
+        for epoch, value in trial.curve:
+            if better(value, trial.value):
+                trial.value, trial.best_epoch = value, epoch
+        self.leader = None
+        for other in self.trials.values():
+            if other.value is not None and better(other.value, self.leader.value if self.leader else None):
+                self.leader = other
+
+    def _on_end(self, event: dict[str, Any]) -> None:
+        trial = self.trials[event["trial"]]
+        again = not trial.open
+        trial.state, trial.reason = event["state"], event.get("reason")
+        trial.pause(event["time"])
+        if again:
+            return
+        self._ended.append(trial)
+        if trial.value is not None and trial.state in ("finished", "stopped"):
+            bisect.insort(self._ranking, trial, key=self._rank)
+
+    def _on_stop(self, event: dict[str, Any]) -> None:
+        self.state, self.reason = event["state"], event.get("reason")
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        for trial in self.trials.values():
+            if trial.state == "running":
+                trial.state = "interrupted"
+                trial.pause(trial.last_seen)
+
+    def ranking(self) -> list[TrialRecord]:
+        """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
+        # Copied at once, and so is `ended`: a terminal's table is drawn in a thread of its own.
+        return list(self._ranking)
+
+    def would_be_kept(self, trial: TrialRecord) -> bool:
+        """Whether a trial that runs, ended as it is now, would be among those whose checkpoint stays."""
+        keep = self.spec.checkpoints.keep
+        if trial.value is None:
+            return False
+        return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
+
+    def _rank(self, trial: TrialRecord) -> tuple[float, int]:
+        value = trial.value or 0.0
+        return (-value if self.spec.objective.direction == "maximize" else value), trial.id
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        return list(self._ended)
+
+
+def load_record(storage: Storage) -> StudyRecord:
+    """The state of the study in this folder. Raises StudyError if there is none, or its files are damaged."""
+    record = StudyRecord(_load_spec(storage))
+    for line, event in enumerate(read_events(storage), start=1):
+        try:
+            record.apply(event)
+        except ValueError as error:
+            raise StudyError(f"{storage.uri}/{EVENTS}, line {line}: {error}: use that version of tuner") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise damaged(storage, line, f"event {event['event']!r} is not whole ({error!r})") from None
+    if record.state == "running" and not is_running(storage):
+        # Killed: nobody was left to write the stop event.
+        record.apply({"event": "stop", "state": "interrupted", "reason": "its process is gone"})
+    return record
+
+
+def _load_spec(storage: Storage) -> StudySpec:
+    text = storage.read_text(SPEC)
+    if text is None and storage.exists(EVENTS):
+        raise StudyError(f"{storage.uri}/{SPEC}: must be there beside {EVENTS}, and is gone: put it back from a copy")
+    if text is None:
+        raise StudyError(
+            f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is"
+        )
+    place = f"{storage.uri}/{SPEC}"
+    mend = "the file is damaged: put it back from a copy, or mend it by hand (a study file in JSON)"
+    try:
+        return StudySpec.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        got = "an empty file" if not text.strip() else error.msg
+        raise StudyError(f"{place}, line {error.lineno}: must be a study in JSON, got {got}; {mend}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise StudyError(f"{place}: {where}: {first['msg']}, got {str(first['input'])[:60]!r}; {mend}") from None

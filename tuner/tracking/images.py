@@ -1,0 +1,115 @@
+"""Pictures of a trial's best epochs, as images of its run that the UI shows with a slider over epochs.
+
+As MLflow's own log_image does it, but an upload that broke off is repeated under the same name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tuner.storage.checkpoints import epoch_of
+from tuner.storage.scratch import scratch
+from tuner.storage.storage import Storage
+from tuner.tracking.calls import RefusalError, first_line, repeated
+from tuner.tracking.names import fit_image_key
+from tuner.tracking.runs import Runs
+from tuner.tracking.state import TrackingState
+
+_FOLDER = "images"
+_THUMBNAIL = (256, 256)  # what the UI's grid loads
+# A place for artifacts that fails while MLflow itself answers (rights, keys, a library) must not hold back the numbers.
+_ROUNDS = 5
+
+
+class Pictures:
+    """Brings pictures from the study's folder into MLflow. One that can't be brought is skipped."""
+
+    def __init__(self, study: Storage, state: TrackingState, took: Callable[[], None]):
+        """took: called after each call that MLflow took."""
+        self._study, self._state, self._took = study, state, took
+        self._failed = 0
+        """How often in a row the place for artifacts failed."""
+
+    def log(self, runs: Runs, trial: int, paths: list[str], at: float) -> None:
+        """paths: under the trial's folder. at: seconds since 1970. Raises what MLflow raises in an outage."""
+        run = runs.of(trial, at)
+        there = self._ask(runs, run, f"trial {trial}, pictures", lambda: runs.client.list_artifacts(run, _FOLDER))
+        if there is None:
+            return
+        sizes = {info.path.rpartition("/")[2]: info.file_size for info in there}
+        for folder, group in itertools.groupby(paths, lambda path: path.rpartition("/")[0]):
+            with scratch("pictures") as here:
+                fetched: Path | None = None
+                for path in group:
+                    what, name = f"trial {trial}, picture {path}", path.rpartition("/")[2]
+                    try:
+                        fetched = fetched or self._study.get(f"trials/{trial}/{folder}", here / "fetched")
+                        copies = _copies(fetched / name, here)
+                    except Exception as error:  # whatever Pillow, a disk or a bucket raise
+                        self._state.skip(f"{what}: {first_line(error)}")
+                        continue
+                    self._upload(runs, run, what, copies, _named(path, run, at, sizes), sizes)
+
+    def _upload(
+        self, runs: Runs, run: str, what: str, copies: dict[str, Path], stem: str, sizes: dict[str, int | None]
+    ) -> None:
+        for ending, copy in copies.items():
+            file = copy.rename(copy.with_name(stem + ending))
+            if sizes.get(file.name) != file.stat().st_size:
+                self._ask(runs, run, what, partial(self._log, runs, run, file))
+            file.unlink()
+
+    def _log(self, runs: Runs, run: str, file: Path) -> None:
+        runs.client.log_artifact(run, str(file), _FOLDER)
+        # Not where it only could be asked what it has.
+        self._failed = 0
+
+    def _ask(self, runs: Runs, run: str, what: str, call: Callable[[], Any]) -> Any:
+        """The answer of the place for artifacts, or None if it has to be done without."""
+        try:
+            answer = repeated(call) if self._failed < _ROUNDS else call()
+        except Exception as error:
+            # Asked of a server that is there: when MLflow itself doesn't answer, it is an outage.
+            if runs.is_deleted(run):
+                what = f"{what}, of a run that was deleted in MLflow"
+            elif not isinstance(error, RefusalError):
+                self._failed += 1
+                if self._failed < _ROUNDS:
+                    raise
+            self._state.skip(f"{what}: {first_line(error)}")
+            return None
+        self._took()
+        return answer
+
+
+def _copies(picture: Path, folder: Path) -> dict[str, Path]:
+    """What MLflow gets of a picture, by the ending of its name there: the picture, and a small one."""
+    whole, small = folder / "whole", folder / "small"
+    with Image.open(picture) as image:
+        image.load()
+        if image.format == "PNG":
+            shutil.copyfile(picture, whole)
+        else:
+            image.save(whole, "PNG")
+        thumbnail = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    thumbnail.thumbnail(_THUMBNAIL)
+    thumbnail.save(small, "WEBP")
+    return {".png": whole, "+compressed.webp": small}
+
+
+def _named(path: str, run: str, at: float, sizes: Iterable[str]) -> str:
+    """How the names of a picture's files begin in MLflow; as an earlier upload's do, if there is one."""
+    folder, _, name = path.rpartition("/")
+    title = f"{fit_image_key(Path(name).stem)}+step+{epoch_of(folder.rpartition('/')[2])}+"
+    for known in sizes:
+        if known.startswith(title):
+            return known.removesuffix("+compressed.webp").removesuffix(".png")
+    return f"{title}timestamp+{int(at * 1000)}+{uuid.uuid5(uuid.NAMESPACE_URL, f'{run}/{title}')}"

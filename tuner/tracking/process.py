@@ -1,0 +1,96 @@
+"""The tracker in a process of its own: MLflow's imports and transactions then take nothing from what runs the study."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tuner.spec.study import StudySpec
+from tuner.storage.storage import Storage
+from tuner.tracking.tracker import ABANDONED_SECONDS, Tracker
+
+_LOOK_SECONDS = 0.2
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class TrackingProcess:
+    """A Tracker that runs beside. Ends when told to finish, and soon after the process that started it."""
+
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
+        """study: the study's folder. events: its events file. uri: where MLflow is."""
+        self._arguments = (spec, study, events, uri)
+        self._process: Any = None
+        self._connection: Any = None
+        self._said: tuple[str | None, str | None] = (None, None)
+        self._reading = threading.Lock()  # the live table is drawn in a thread of its own
+
+    def start(self) -> None:
+        """Starts it, if it doesn't run yet."""
+        if self._process is not None:
+            return
+        self._connection, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_follow, args=(*self._arguments, theirs), name="tracking", daemon=True)
+        self._process.start()
+        theirs.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why MLflow takes nothing at the moment, or None."""
+        return self._listen()[0]
+
+    @property
+    def skipped(self) -> str | None:
+        """What a person is told of what MLflow will never take, or None."""
+        return self._listen()[1]
+
+    def _listen(self) -> tuple[str | None, str | None]:
+        with self._reading:
+            try:
+                while self._connection is not None and self._connection.poll():
+                    self._said = self._connection.recv()
+            except (EOFError, OSError):
+                trouble, skipped = self._said
+                self._said = trouble or f"its process ended with {self._process.exitcode}", skipped
+            return self._said
+
+    def finish(self, patience_seconds: float) -> int:
+        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
+        with contextlib.suppress(OSError):
+            self._connection.send(patience_seconds)
+        while self._process.is_alive():
+            # A pipe that nobody reads is full some time, and holds the process.
+            self._listen()
+            self._process.join(_LOOK_SECONDS)
+        return Tracker(*self._arguments).left()
+
+
+def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection: Connection[Any, Any]) -> None:
+    """The process: says what goes wrong, and waits to be told how long it may take to finish."""
+    # A terminal's Ctrl-C goes to all processes; how the study ends is still to be tracked.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is tried again is no news; what stays is said as trouble.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    tracker = Tracker(spec, study, events, uri)
+    tracker.start()
+    said: tuple[str | None, str | None] = (None, None)
+    while not connection.poll(_LOOK_SECONDS):
+        if (tracker.trouble, tracker.skipped) != said:
+            said = tracker.trouble, tracker.skipped
+            connection.send(said)
+    try:
+        patience = connection.recv()
+    except EOFError:
+        patience = ABANDONED_SECONDS
+    # Nothing more is sent: what comes now is the end of the process that runs the study. Another may run it at once.
+    tracker.finish(patience, abandoned=connection.poll)
+    with contextlib.suppress(OSError):
+        connection.send((tracker.trouble, tracker.skipped))
+    # A call to MLflow that hangs must not hold the process.
+    os._exit(0)

@@ -1,0 +1,188 @@
+"""The only writer to MLflow while a study runs.
+
+Tracking follows the study's events file from where it got to last time, in a process of its own (tracking_process.py),
+so training never waits for MLflow and an outage loses nothing: what couldn't be written is read again later. Writing an
+event twice does no harm: runs are found by their tags before one is made, MLflow drops a metric that it has, and an
+upload has one name. What MLflow will never take is skipped, and a person is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import TunerError
+from tuner.spec.study import StudySpec
+from tuner.storage.address import redacted
+from tuner.storage.storage import Storage
+from tuner.tracking.calls import first_line
+from tuner.tracking.events import EventWriter
+from tuner.tracking.images import Pictures
+from tuner.tracking.runs import PARENT, Runs
+from tuner.tracking.state import TrackingState
+
+ABANDONED_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
+_BYTES_A_STEP = 1 << 20
+# Between two steps: _REST times as long as the step took. What comes meanwhile goes in one call a run, which takes a
+# quarter of the time that one a report would.
+_REST, _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 3, 0.5, 10.0
+
+
+class Tracker(threading.Thread):
+    """Writes a study's events to MLflow until told to finish."""
+
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
+        """study: the study's folder. events: its events file. uri: where MLflow is."""
+        super().__init__(name="tracking", daemon=True)
+        self._spec, self._study, self._events, self._uri = spec, study, events, uri
+        self._state = TrackingState.load(study, uri, spec.id)
+        self._pictures = Pictures(study, self._state, self._took)
+        self._runs: Runs | None = None
+        self._writer: EventWriter | None = None
+        """None until MLflow is connected to, and after each trouble."""
+        self._bytes = _BYTES_A_STEP
+        self._taken = 0
+        """What MLflow has taken so far: runs, calls and steps, but nothing twice."""
+        self._calls = self._most_calls = 0
+        """Calls of this step, and of the best attempt at it."""
+        self._looks = 3
+        """How often doubles are still looked for in the end: it must come, whatever MLflow does."""
+        self._ending = threading.Event()
+        self._woken = threading.Event()
+        self.trouble: str | None = None
+        """Why MLflow takes nothing at the moment, or None."""
+
+    @property
+    def skipped(self) -> str | None:
+        """What a person is told of what MLflow will never take, or None."""
+        return self._state.note
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """MLflow's run id by trial, PARENT for the parent run; found when MLflow is connected to."""
+        return self._runs.ids if self._runs else {}
+
+    def run(self) -> None:
+        patience = _LEAST_REST_SECONDS
+        while True:
+            began = time.monotonic()
+            try:
+                busy = self._step()
+                self.trouble, patience = None, _LEAST_REST_SECONDS
+                self._bytes = min(2 * self._bytes, _BYTES_A_STEP)
+                if self._ending.is_set() and not busy and not self._found_doubles():
+                    return
+            except Exception as error:  # whatever MLflow, its database or the network raise
+                self.trouble = self._sentence(error)
+                # What broke off may have got through: look at what is there before going on, and go on in small steps,
+                # of which even a network that loses every third answer lets some pass.
+                self._writer = None
+                self._bytes = max(self._bytes // 16, 1)
+                busy = False
+                patience = min(patience * 2, 1.0 if self._ending.is_set() else 30.0)
+            if busy and self._ending.is_set():
+                continue
+            rest = min(max(_LEAST_REST_SECONDS, _REST * (time.monotonic() - began)), _MOST_REST_SECONDS)
+            self._woken.wait(patience if self.trouble else rest)
+            self._woken.clear()
+
+    def _sentence(self, error: Exception) -> str:
+        """The error's first line; MLflow's may hold the whole address."""
+        return redacted(first_line(error), self._uri)[:200]
+
+    def finish(self, patience_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
+        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then.
+
+        abandoned: whether nobody waits for it any more; then it ends soon.
+        """
+        self._ending.set()
+        self._woken.set()
+        last, taken, patient_until = math.inf, -1, 0.0
+        while self.is_alive():
+            now = time.monotonic()
+            if self._taken != taken:
+                taken, patient_until = self._taken, now + patience_seconds
+            if last == math.inf and abandoned():
+                last = now + ABANDONED_SECONDS
+            if now > min(last, patient_until):
+                break
+            self.join(0.1)
+        return self.left() if self.is_alive() or self.trouble else 0
+
+    def left(self) -> int:
+        """How many events MLflow hasn't got, counted up to a few thousand."""
+        return len(self._pending(_BYTES_A_STEP)[0])
+
+    def _pending(self, size: int) -> tuple[list[bytes], int]:
+        """Lines that MLflow hasn't got, of about so many bytes but one at least, and where the next begins."""
+        with self._events.open("rb") as stream:
+            offset = self._state.offset
+            stream.seek(max(offset - 1, 0))
+            if offset and stream.read(1) != b"\n":
+                # The file lost lines that we have read: a bucket's copy is seconds old, a machine may have lost power.
+                offset = 0
+                stream.seek(0)
+            data = stream.read(size) + stream.readline()
+        whole = data.rfind(b"\n") + 1
+        return data[:whole].split(b"\n")[:-1], offset + whole
+
+    def _step(self) -> bool:
+        """Write the events that have come since the last step. Returns whether there were any."""
+        if self._events.stat().st_size == 0:
+            return False
+        writer = self._writer or self._connect()
+        lines, offset = self._pending(self._bytes)
+        if not lines:
+            return False
+        self._calls = 0
+        writer.write(event for line in lines if (event := self._event(line)) is not None)
+        self._most_calls = 0
+        self._taken += 1
+        self._state.offset, self._state.parent = offset, self.runs.get(PARENT)
+        # Without it the next run of the study says everything again, which does no harm.
+        with contextlib.suppress(TunerError):
+            self._state.save(self._study)
+        return True
+
+    def _event(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            event = json.loads(line)
+            if isinstance(event, dict):
+                return event
+        except ValueError:
+            pass
+        self._state.skip(f"a damaged line of {self._events.name}: {line[:60]!r}")
+        return None
+
+    def _connect(self) -> EventWriter:
+        self._runs = Runs(self._spec, self._study, self._uri, self._made)
+        doubles = self._runs.find()
+        parent = self._runs.ids.get(PARENT)
+        if doubles or parent is None or self._state.parent not in (None, parent):
+            # Of two runs that were one, each may lack what the other got; a database that was lost lacks everything.
+            self._state.begin_anew()
+        self._writer = EventWriter(self._spec, self._runs, self._pictures, self._state, self._took)
+        return self._writer
+
+    def _found_doubles(self) -> bool:
+        """Whether a trial had two runs after all; then all is said again."""
+        if self._runs is None or not self._runs.doubtful or self._looks == 0 or not self._runs.find():
+            return False
+        self._looks -= 1
+        self._state.begin_anew()
+        return True
+
+    def _made(self) -> None:
+        self._taken += 1
+
+    def _took(self) -> None:
+        self._calls += 1
+        if self._calls > self._most_calls:
+            self._most_calls = self._calls
+            self._taken += 1

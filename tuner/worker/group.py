@@ -1,0 +1,285 @@
+"""Worker groups: a trial of N workers runs on a Ray Train group that outlives it.
+
+A GroupSlot actor holds the group and stands between its ranks and the study's runner: a message goes to the runner when
+every rank has sent it, and every rank gets the decision.
+
+    GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
+    each worker:    slot.next_assignment() -> run_trial(...), which sends by slot.send(...) -> next, until told to end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from typing import Any
+
+import ray
+
+from tuner.spec.study import StudySpec
+from tuner.storage.scratch import scratch
+from tuner.storage.storage import Storage
+from tuner.worker.death import cause_of_group
+from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message
+from tuner.worker.report_queue import sender
+
+NAMESPACE = "tuner"
+CLOSING_SECONDS = 15.0
+_GRACE_SECONDS = 15.0
+
+_STOP = Decision(Action.STOP)
+
+
+class GroupSlot:
+    """An actor that holds one worker group and the trial that is on it, if any. All methods run on one event loop."""
+
+    def __init__(self, spec: StudySpec, study: Storage, resources: dict[str, float], name: str):
+        self._spec, self._study, self._resources, self._name = spec, study, resources, name
+        self._changed = asyncio.Condition()
+        self._thread: threading.Thread | None = None
+        self._groups = 0
+        self._serial = 0
+        """Of the trial that is on the group: each attempt has one."""
+        self._begun = 0
+        self._ready: set[int] = set()
+        """Ranks that wait for a trial."""
+        self._assignment: Assignment | None = None
+        self._sent: dict[int, Message] = {}
+        """What ranks have sent that wait for the decision."""
+        self._decision: Decision | None = None
+        """For these ranks, until each has it."""
+        self._broken = False
+        """Whether the group is to end with its trial."""
+        self._death: str | None = None
+        self._closing = False
+
+    async def run(self, assignment: Assignment) -> None:
+        """Run a trial on the group to its end. Raises RuntimeError if the group died.
+
+        Starts the group, or starts it again if it died. A trial that is still on it is one whose caller died: its ranks
+        are told to stop.
+        """
+        serial = await self._submit(assignment)
+        while (message := await self._next_message(serial)) is not None:
+            decision: Decision = await assignment.queue.send.remote(assignment.trial, message)
+            over = _is_last(message)
+            if self._past(serial):
+                return
+            await self._answer(_STOP if over else decision, over)
+            if over:
+                return
+
+    async def _submit(self, assignment: Assignment) -> int:
+        if self._thread is not None and (self._broken or self._death is not None):
+            await asyncio.to_thread(self._thread.join)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._decision is None or self._death)
+            self._serial += 1
+            self._assignment, self._decision, self._death = assignment, None, None
+            self._sent.clear()
+            if self._thread is None or not self._thread.is_alive():
+                self._broken = False
+                self._groups += 1
+                self._thread = threading.Thread(
+                    target=self._hold_group, args=(asyncio.get_running_loop(),), daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+            return self._serial
+
+    async def _next_message(self, serial: int) -> Message | None:
+        """The trial's next message, when every rank has sent it; None if nobody waits for it any more.
+
+        Raises RuntimeError if the group died.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._over(serial) or self._all_sent() or self._failed())
+            if self._failed() and not self._all_sent():
+                # The other ranks may wait for the failed one in a collective, for ever: give them a moment.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(
+                        self._changed.wait_for(lambda: self._over(serial) or self._all_sent()), _GRACE_SECONDS
+                    )
+            if self._past(serial):
+                return None
+            if self._death:
+                # What the ranks that are left sent is how a rank's death looks from their side of the connection.
+                raise RuntimeError(f"the worker group died: {self._death}")
+            failed = self._failed()
+            # Unless all failed alike, the ranks are out of step, and the group is taken down.
+            self._broken |= 0 < len(failed) < self._spec.resources.workers
+            self._broken |= any(isinstance(sent, End) and sent.tainted for sent in self._sent.values())
+            # A failure outweighs what the other ranks sent, and the first one is the cause.
+            return self._sent[failed[0] if failed else 0]
+
+    async def _answer(self, decision: Decision, over: bool) -> None:
+        """Give every rank that waits the decision, together."""
+        async with self._changed:
+            if over:
+                self._assignment = None
+            self._decision = decision
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: not self._sent or self._death)
+            self._decision = None
+            self._changed.notify_all()
+
+    async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
+        """A rank asks for the trial after the one with serial number `done`; None: the group is to end.
+
+        It begins when all ranks have asked: until then one of them may still write a checkpoint, and the others would
+        not resume from the same.
+        """
+        async with self._changed:
+            self._ready.add(rank)
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._closing or (self._serial > done and self._all_ready()))
+            self._ready.discard(rank)
+            return None if self._closing or self._assignment is None else (self._serial, self._assignment)
+
+    def _all_ready(self) -> bool:
+        if self._assignment is not None and len(self._ready) == self._spec.resources.workers:
+            self._begun = self._serial
+        return self._begun == self._serial
+
+    async def send(self, rank: int, serial: int, message: Message) -> Decision | None:
+        """A rank's message on the trial of this serial number: the decision for all ranks, when all have sent.
+
+        None: the rank is to end, and its group with it.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._decision is None or self._past(serial))
+            if not self._past(serial):
+                self._sent[rank] = message
+                self._changed.notify_all()
+                await self._changed.wait_for(lambda: self._decision is not None or self._past(serial))
+            if self._past(serial):
+                return None if self._closing else _STOP
+            decision = self._decision
+            self._sent.pop(rank, None)
+            self._changed.notify_all()
+            return None if self._broken else decision
+
+    async def close(self) -> None:
+        """End the group: its workers end their loop, and its placement group goes with the TorchTrainer."""
+        async with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, CLOSING_SECONDS)
+
+    def _all_sent(self) -> bool:
+        return len(self._sent) == self._spec.resources.workers
+
+    def _failed(self) -> list[int]:
+        """Ranks that have sent a failure, the first of them first."""
+        return [rank for rank, message in self._sent.items() if _is_failure(message)]
+
+    def _over(self, serial: int) -> bool:
+        return self._past(serial) or self._death is not None
+
+    def _past(self, serial: int) -> bool:
+        """Whether nobody waits any more for what this trial's ranks send."""
+        return self._closing or serial != self._serial
+
+    def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one worker group to its end, and keep how it ended."""
+        import ray.train.torch
+
+        with scratch("train") as folder:
+            trainer = ray.train.torch.TorchTrainer(
+                _serve,
+                train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=self._spec.resources.workers,
+                    use_gpu=self._resources["GPU"] > 0,
+                    resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
+                ),
+                run_config=quiet_run(f"{self._name}-{self._groups}", str(folder)),
+            )
+            death = "it was told to end"
+            try:
+                trainer.fit()
+            except Exception as error:
+                death = cause_of_group(error)
+        asyncio.run_coroutine_threadsafe(self._group_ended(death), loop).result()
+
+    async def _group_ended(self, death: str) -> None:
+        async with self._changed:
+            self._death = death
+            self._sent.clear()
+            self._ready.clear()
+            self._changed.notify_all()
+
+
+def _is_last(message: Message) -> bool:
+    """Whether nothing comes after it of this attempt."""
+    return isinstance(message, End | Interruption)
+
+
+def _is_failure(message: Message) -> bool:
+    return isinstance(message, Interruption) or (isinstance(message, End) and message.state == "failed")
+
+
+def _serve(config: dict[str, Any]) -> None:
+    """One worker of a group: trial after trial, until its slot says to end."""
+    import ray.train.torch
+
+    from tuner.worker.trial import run_trial
+
+    slot = group_slot(config["slot"])
+    rank = ray.train.get_context().get_world_rank()
+    device = ray.train.torch.get_device()
+    done, leaving = 0, False
+
+    def send(message: Message) -> Decision:
+        nonlocal leaving
+        decision: Decision | None = ray_get(slot.send.remote(rank, done, message))
+        if decision is None:
+            leaving = True
+            raise SystemExit
+        return decision
+
+    while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
+        done, assignment = task
+        send_alone = sender(assignment)
+        if rank == 0:
+            # A group may have waited long for its machines: from here on silence means something.
+            send_alone(Begun())
+        with contextlib.suppress(SystemExit):
+            run_trial(
+                assignment,
+                config["spec"],
+                config["study"],
+                device=device,
+                rank=rank,
+                send=send,
+                send_alone=send_alone,
+            )
+        if leaving:
+            raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
+
+
+class SlotGoneError(Exception):
+    """Its process is gone."""
+
+
+@functools.lru_cache
+def group_slot(name: str) -> Any:
+    """A GroupSlot's handle; asking Ray for it takes a message. Raises SlotGoneError."""
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise SlotGoneError(name) from None
+
+
+def ray_get(reference: Any) -> Any:
+    """ray.get; its types know nothing of an actor's methods."""
+    return ray.get(reference)
+
+
+def quiet_run(name: str, folder: str) -> Any:
+    """Ray Train's own storage stays unused: checkpoints go to the study's storage."""
+    import ray.train
+
+    return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=0))

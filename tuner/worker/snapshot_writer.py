@@ -1,0 +1,134 @@
+"""A trial's snapshots on their way to the storage: beside training, and no more of them than is needed.
+
+What goes there, and when:
+
+- a checkpoint to resume from: in a thread while training goes on, and so seldom that it takes a fiftieth of the time. A
+  kill costs the epochs since then, which are trained again;
+- the best epoch's weights: with the next of these, or when the trial ends, if they would stay
+  (tuner/driver/retention.py). Until then a copy of them waits in memory;
+- the best epoch's images: with its weights, and when the trial ends.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tuner.spec.workload import Snapshot, SnapshotCopy
+from tuner.storage.checkpoints import Progress, TrialCheckpoints
+from tuner.storage.scratch import scratch
+from tuner.worker.patience import Patience
+
+_SELDOM = 50  # times as long as the last checkpoint took, until the next is begun
+
+
+@dataclass
+class _Experience:
+    """What a process knows from its trials before: one that is over sooner writes nothing."""
+
+    seconds: float = 0.0
+    """What the last checkpoint took."""
+
+
+_experience = _Experience()
+
+
+@dataclass
+class _Best:
+    """The best epoch so far, as long as its weights are not in the storage."""
+
+    progress: Progress
+    copy: SnapshotCopy
+    imaged: bool = False
+
+
+class SnapshotWriter:
+    """For one trial, on its rank 0. Its methods raise what writing raised that waiting doesn't mend."""
+
+    def __init__(self, checkpoints: TrialCheckpoints, patience: Patience):
+        self._checkpoints, self._patience = checkpoints, patience
+        self._best: _Best | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
+        self._writing: Future[list[str]] | None = None
+        self._next = time.monotonic() + _SELDOM * _experience.seconds
+        self._images: list[str] = []
+
+    def add_images(self, paths: list[str]) -> None:
+        """Images that came into the storage in another way."""
+        self._images += paths
+
+    def images(self) -> list[str]:
+        """Paths of the images that came into the storage since this was asked last."""
+        if self._writing and self._writing.done():
+            self._wait()
+        found, self._images = self._images, []
+        return found
+
+    def hold(self, progress: Progress, snapshot: Snapshot) -> None:
+        """Copy an epoch that is the best so far."""
+        if progress.best_epoch == progress.epoch:
+            self._best = _Best(progress, snapshot.copy(resume=False))
+
+    def settle(self, keep: bool) -> None:
+        """Before the trial may end: bring the best epoch's images, and to keep them its weights, into the storage.
+
+        Afterwards nothing is being written: whoever tidies up after the trial meets nobody.
+        """
+        self._wait()
+        best = self._best
+        if best is None:
+            return
+        if keep:
+            self._images += self._publish(best.progress, best.copy)
+            self._best = None
+        elif not best.imaged:
+            best.imaged = True
+            epoch = best.progress.epoch
+            self._images += self._patience.attempt(
+                f"the images of epoch {epoch}", lambda: self._publish_images(epoch, best.copy)
+            )
+
+    def write_if_due(self, progress: Progress, snapshot: Snapshot) -> None:
+        """Training goes on from here: begin to write a checkpoint if it is time to."""
+        if time.monotonic() < self._next or (self._writing and not self._writing.done()):
+            return
+        self._wait()
+        began = time.monotonic()
+        best, self._best = self._best, None
+        copies = [(progress, snapshot.copy(resume=True))]
+        if best and best.progress.epoch != progress.epoch:
+            # First: whoever goes on from the newest must find the best, which it will not train again.
+            copies.insert(0, (best.progress, best.copy))
+        self._writing = self._thread.submit(self._write, copies, began)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self._images += writing.result()
+
+    def close(self) -> None:
+        """End the thread, whatever it does or did, and hold nothing any more."""
+        self._patience.give_up()
+        self._thread.shutdown(wait=True)
+        self._best = self._writing = None
+
+    def _write(self, copies: list[tuple[Progress, SnapshotCopy]], began: float) -> list[str]:
+        images = [path for progress, copy in copies for path in self._publish(progress, copy)]
+        now = time.monotonic()
+        _experience.seconds = now - began
+        self._next = now + _SELDOM * _experience.seconds
+        return images
+
+    def _publish(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
+        return self._patience.attempt(f"the checkpoint of epoch {progress.epoch}", lambda: self._put(progress, copy))
+
+    def _put(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
+        with self._checkpoints.staging() as folder:
+            copy.write(folder / "checkpoint")
+            return self._checkpoints.publish(folder / "checkpoint", progress)
+
+    def _publish_images(self, epoch: int, copy: SnapshotCopy) -> list[str]:
+        with scratch("images") as folder:
+            copy.write_images(folder)
+            return self._checkpoints.publish_images(folder, epoch)

@@ -1,0 +1,252 @@
+"""One trial, in the process that trains it: hyperparameters in, messages out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tuner.errors import RefusedError, StudyError, TrialError
+from tuner.spec import workload as workloads
+from tuner.spec.study import Objective, StudySpec
+from tuner.spec.workload import Snapshot
+from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
+from tuner.storage.scratch import scratch
+from tuner.storage.storage import Storage
+from tuner.worker.isolation import as_found, gpu_share, is_tainted_by
+from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, Send, StorageWait
+from tuner.worker.patience import Patience, is_refusal
+from tuner.worker.snapshot_writer import SnapshotWriter
+
+
+class TrialStopped(SystemExit):
+    """Raised by `report` to end a trial that is to train no further. A SystemExit: a workload lets it through."""
+
+
+def run_trial(
+    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, send: Send, send_alone: Send
+) -> bool:
+    """Train with one set of hyperparameters, from the newest checkpoint if there is one, and send the trial's end.
+
+    send: sends what every rank sends at the same point. send_alone: sends what this rank alone has to say.
+    Returns whether the process is tainted by it (tuner/worker/isolation.py) and must not run another trial.
+    Raises what sending raises. A failure of the workload doesn't raise: it is sent as the trial's end, with its reason.
+    """
+    folder = trial_folder(study, assignment.trial)
+    seed = spec.search.seed + assignment.trial
+    with as_found(seed, assignment.gpus), contextlib.ExitStack() as stack:
+        reporter = _Reporter(assignment, spec.objective, folder, rank, send, send_alone)
+        stack.callback(reporter.close)
+        try:
+            try:
+                _train(assignment, spec, folder, reporter, device, stack)
+                reporter.end("finished")
+            except TrialStopped as stopped:
+                reporter.end("stopped", stopped.code)
+        except (Exception, SystemExit) as error:
+            if reporter.sending_failed:
+                raise
+            if is_refusal(error):
+                reporter.refused(error)
+                return False
+            _write_traceback(folder)
+            reporter.end("failed", _sentence(error), tainted=is_tainted_by(error))
+            return is_tainted_by(error)
+    return False
+
+
+def _train(
+    assignment: Assignment,
+    spec: StudySpec,
+    folder: Storage,
+    reporter: _Reporter,
+    device: Any,
+    stack: contextlib.ExitStack,
+) -> None:
+    workload = workloads.load(spec.workload)
+    config = workload.Config(**{**spec.fixed, **assignment.params})
+    checkpoints = TrialCheckpoints(folder)
+    newest, resume_from = None, None
+    if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
+        copy = stack.enter_context(scratch("resume"))
+        newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
+    if newest:
+        progress, resume_from = newest
+        reporter.resume(progress)
+    else:
+        reporter.begin()
+    workload.train(config, report=reporter, resume_from=resume_from, device=device)
+
+
+def _write_traceback(folder: Storage) -> None:
+    # A storage that is full can't take it; the reason is told all the same.
+    with contextlib.suppress(StudyError):
+        # The first rank to fail is the cause; how the others lose it would only hide that.
+        if folder.read_text("error.txt") is None:
+            folder.write_text("error.txt", traceback.format_exc())
+
+
+class _Reporter:
+    """The `report` that a workload calls."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        objective: Objective,
+        folder: Storage,
+        rank: int,
+        send: Send,
+        send_alone: Send,
+    ):
+        self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
+        self._send_in_step, self._send_alone = send, send_alone
+        self._progress = Progress()
+        self.patience = Patience(folder, self._wait_on)
+        self._snapshots = SnapshotWriter(self._checkpoints, self.patience)
+        self._keep = False
+        self._startup_seconds = time.time() - assignment.suggested_at
+        self.sending_failed = False
+        """Whether an exception came from sending: then it isn't the workload's."""
+
+    def begin(self) -> None:
+        """Start anew: what an attempt before left isn't whole."""
+        if self._rank == 0:
+            self._rewind(0)
+
+    def resume(self, progress: Progress) -> None:
+        """Start from a checkpoint. Its report is sent again: a kill may have come between the two."""
+        self._progress = progress
+        if self._rank == 0:
+            self._rewind(progress.epoch)
+            best = progress.best_epoch or 0
+            self._snapshots.add_images(
+                self.patience.attempt(f"the images of epoch {best}", lambda: self._checkpoints.images(best))
+            )
+        self._report(resumed=True)
+
+    def _rewind(self, epoch: int) -> None:
+        self.patience.attempt(f"what came after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
+        value = self._value(metrics)
+        epoch = int(metrics["epoch"])
+        before = self._progress
+        is_best = self._objective.better(value, before.best_value)
+        progress = self._progress = Progress(
+            epoch=epoch,
+            metrics=_plain(metrics),
+            best_value=value if is_best else before.best_value,
+            best_epoch=epoch if is_best else before.best_epoch,
+        )
+        if self._rank > 0 or checkpoint is None:
+            self._report()
+        elif isinstance(checkpoint, Path):
+            self._publish(checkpoint, progress)
+            self._report()
+        else:
+            self._snapshots.hold(progress, checkpoint)
+            self._report()
+            self._snapshots.write_if_due(progress, checkpoint)
+
+    def _publish(self, checkpoint: Path, progress: Progress) -> None:
+        if not checkpoint.is_dir():
+            raise TrialError(
+                f"epoch {progress.epoch}: the checkpoint must be a directory that is there, got {checkpoint}"
+            )
+        self._snapshots.add_images(
+            self.patience.attempt(
+                f"the checkpoint of epoch {progress.epoch}", lambda: self._checkpoints.publish(checkpoint, progress)
+            )
+        )
+
+    def _report(self, *, resumed: bool = False) -> None:
+        """Raises TrialStopped if the trial is to end."""
+        progress = self._progress
+        best = None
+        if resumed and progress.best_epoch is not None and progress.best_value is not None:
+            best = progress.best_epoch, progress.best_value
+        decision = self._send(
+            Report(
+                epoch=progress.epoch,
+                metrics=progress.metrics,
+                images=tuple(self._snapshots.images()),
+                startup_seconds=self._startup_seconds,
+                gpu_share=gpu_share(),
+                resumed=resumed,
+                best=best,
+            )
+        )
+        self._keep = decision.keep
+        if decision.action is Action.STOP:
+            raise TrialStopped(decision.reason)
+
+    def end(
+        self, state: Literal["finished", "stopped", "failed"], reason: Any = None, *, tainted: bool = False
+    ) -> None:
+        """Bring into the storage what must outlive the trial, and send its end."""
+        failed = state == "failed"
+        if failed:
+            self.patience.give_up()
+        with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
+            self._snapshots.settle(self._keep and not failed)
+        self._send(End(state, reason, tuple(self._snapshots.images()), tainted))
+
+    def refused(self, error: BaseException) -> None:
+        """This attempt is over, and the trial is not: the storage or this machine's disk refused something."""
+        reason = error if isinstance(error, RefusedError) else self.patience.pause(error)
+        self._send(Interruption(str(reason), storage=True))
+
+    def close(self) -> None:
+        self._snapshots.close()
+
+    def _wait_on(self, sentence: str | None) -> bool:
+        """Returns whether to give up."""
+        with self._sending():
+            return self._send_alone(StorageWait(sentence)).action is Action.STOP
+
+    def _send(self, message: Message) -> Decision:
+        with self._sending():
+            return self._send_in_step(message)
+
+    @contextlib.contextmanager
+    def _sending(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.sending_failed = True
+            raise
+
+    def _value(self, metrics: dict[str, float]) -> float:
+        for needed in (self._objective.metric, "epoch"):
+            if needed not in metrics:
+                raise TrialError(
+                    f"objective.metric: the workload must report {needed!r}, but reported {', '.join(metrics)}"
+                )
+        value = float(metrics[self._objective.metric])
+        if not math.isfinite(value):
+            raise TrialError(f"epoch {metrics['epoch']:g}: {self._objective.metric} must be finite, got {value}")
+        return value
+
+
+def _plain(metrics: dict[str, float]) -> dict[str, float]:
+    """Python floats, whatever kind of number the workload has; a measure that is undefined (NaN) is left out."""
+    numbers = {name: float(value) for name, value in metrics.items()}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _sentence(error: BaseException) -> str:
+    """One line for a person; the traceback lies in error.txt."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}, got {detail['input']!r}"
+            for detail in error.errors()
+        )
+    text = str(error).strip().split("\n")[0] or "no message"
+    # A builtin exception's text often makes no sense without its name: KeyError('x') reads just 'x'.
+    return f"{type(error).__name__}: {text}" if type(error).__module__ == "builtins" else text
