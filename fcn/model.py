@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,18 @@ _VGG16 = (
 POOL_ENDS = {"pool3": 17, "pool4": 24, "pool5": 31}
 
 
+class Convolution(nn.Conv2d):
+    """A convolution of VGG16's, which can be told to compute in float32 whatever autocast says."""
+
+    in_float32 = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.in_float32:
+            return super().forward(input)
+        with _autocast_off(input.device):
+            return super().forward(_widened(input))
+
+
 class FCN8s(nn.Module):
     """Scores of each class for each pixel, at the size of the input.
 
@@ -55,7 +68,8 @@ class FCN8s(nn.Module):
     standardise: image: images, normalised as PLAIN, pass through standardised() first.
 
     forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
-    the bottom to a multiple of 32, then cropped, so that the skips line up.
+    the bottom to a multiple of 32, then cropped, so that the skips line up. Scores and upsampling are float32 under
+    autocast too: they are a hundredth of the arithmetic, and the loss is taken of what they give.
     """
 
     def __init__(
@@ -71,8 +85,8 @@ class FCN8s(nn.Module):
         super().__init__()
         channels = [scaled(count, width) for count in (256, 512, 512)]
         self.features = _features(width)
-        self.fc6 = nn.Conv2d(channels[2], fc_width, 7, padding=3)
-        self.fc7 = nn.Conv2d(fc_width, fc_width, 1)
+        self.fc6 = Convolution(channels[2], fc_width, 7, padding=3)
+        self.fc7 = Convolution(fc_width, fc_width, 1)
         self.score_pool3 = nn.Conv2d(channels[0], classes, 1)
         self.score_pool4 = nn.Conv2d(channels[1], classes, 1)
         self.score_fc7 = nn.Conv2d(fc_width, classes, 1)
@@ -85,17 +99,6 @@ class FCN8s(nn.Module):
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
         initialise(self, init)
 
-    def _fc6(self, pool5: Tensor) -> Tensor:
-        """fc6, in float32 where bfloat16 is wrong.
-
-        On CPUs torch 2.15's gradient of a 7x7 kernel holds memory that nobody wrote where the map is much smaller than
-        the kernel: 1x2, 1x3 and 2x6 do, 5x18 and larger don't.
-        """
-        if torch.is_autocast_enabled("cpu") and pool5.device.type == "cpu" and min(pool5.shape[2:]) < 5:
-            with torch.autocast("cpu", enabled=False):
-                return cast(Tensor, self.fc6(pool5.float()))
-        return cast(Tensor, self.fc6(pool5))
-
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
         height, width = images_NCHW.shape[2:]
@@ -105,11 +108,13 @@ class FCN8s(nn.Module):
         pool3: Tensor = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
         pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
         pool5 = self.features[POOL_ENDS["pool4"] :](pool4)  # 1/32
-        fc6 = self._drop(functional.relu(self._fc6(pool5), inplace=True), None if keep is None else keep[0])
+        fc6 = self._drop(functional.relu(self.fc6(pool5), inplace=True), None if keep is None else keep[0])
         fc7 = self._drop(functional.relu(self.fc7(fc6), inplace=True), None if keep is None else keep[1])
-        scores: Tensor = self.up_fc7(self.score_fc7(fc7))  # 1/16
-        scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
-        scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
+        with _autocast_off(images_NCHW.device):
+            pool3, pool4, fc7 = _widened(pool3), _widened(pool4), _widened(fc7)
+            scores: Tensor = self.up_fc7(self.score_fc7(fc7))  # 1/16
+            scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
+            scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
         return scores[:, :, :height, :width]
 
     def keep_masks(self, height: int, width: int, seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -164,6 +169,17 @@ def standardised(images_NCHW: Tensor) -> Tensor:
     return (logs - middle) / (variance.sqrt() + 1e-3)
 
 
+def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    # Where it is off already, nothing: torch.export would write it into the graph.
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
@@ -176,7 +192,7 @@ def _features(width: float) -> nn.Sequential:
             layers.append(nn.MaxPool2d(2, 2))
             continue
         after = scaled(entry, width)
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
+        layers += [Convolution(before, after, 3, padding=1), nn.ReLU(inplace=True)]
         before = after
     return nn.Sequential(*layers)
 

@@ -273,6 +273,30 @@ def test_the_normalisation_follows_the_weights() -> None:
     assert normalisation(Config(standardise="image")) == PLAIN
 
 
+def test_scores_and_upsampling_compute_in_float32_and_the_rest_as_autocast_says() -> None:
+    model = FCN8s(3, **SLIM, skip_scaling="at_once").train()
+    seen: dict[str, tuple[torch.dtype, torch.dtype]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+
+            def note(_: object, given: tuple[Tensor], out: Tensor, name: str = name) -> None:
+                seen[name] = (given[0].dtype, out.dtype)
+
+            layer.register_forward_hook(note)
+    model.fc6.in_float32 = True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits_NCHW = model(torch.randn(2, 3, 64, 64))
+    assert logits_NCHW.dtype == torch.float32
+    for name, dtypes in seen.items():
+        if name.startswith(("score", "up")):
+            assert dtypes == (torch.float32, torch.float32), name
+        else:
+            assert dtypes[1] == (torch.float32 if name == "fc6" else torch.bfloat16), name
+    assert len(seen) == 13 + 2 + 6
+    logits_NCHW.square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("size", [(48, 64), (64, 192), (128, 160)])
 def test_gradients_in_bfloat16_hold_no_memory_that_nobody_wrote(size: tuple[int, int]) -> None:
     model = FCN8s(3, width=0.25, fc_width=64).train()
