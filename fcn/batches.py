@@ -16,9 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fcn import memory
 from fcn.augmentation import Augmentation
 from fcn.cache import Cache
 from fcn.config import Config
+from fcn.memory import GpuMemory
 from fcn.weights import normalisation
 
 _ORDER, _AUGMENTATION = 1, 2  # what a random stream is for: equal seeds must not give equal streams
@@ -180,11 +182,16 @@ def _source(cache: Cache, device: torch.device, gpu_fraction: float) -> _Residen
     resident = _on_device.get(key)
     if resident is not None:
         return resident
-    if device.type == "cuda" and cache.nbytes > gpu_fraction * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and not may_live_on(memory.of_gpu(device), cache.nbytes, gpu_fraction):
         return _Streamed(cache, device)
     resident = _Resident(_upload(cache.images, device), _upload(cache.labels, device))
     _on_device[key] = resident
     return resident
+
+
+def may_live_on(gpu: GpuMemory, nbytes: int, fraction: float) -> bool:
+    """Whether so many bytes of pixels are at most this fraction of what the process may still have of the GPU."""
+    return nbytes <= fraction * gpu.spare
 
 
 def _upload(pixels: npt.NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -66,7 +66,10 @@ class Config(BaseModel):
         None, description="Folder of decoded pixels; None: $XDG_CACHE_HOME/fcn or ~/.cache/fcn."
     )
     gpu_cache_fraction: float = Field(
-        0.3, ge=0, le=1, description="Share of a GPU's free memory that the pixels may live in; more are streamed."
+        0.3,
+        ge=0,
+        le=1,
+        description="Share of the GPU memory free to this process that the pixels may live in; more are streamed.",
     )
 
     # Model

@@ -47,7 +47,7 @@ class BatchGradient:
         to_come: bytes that the run will allocate later, its optimiser's state.
         """
         if self._device.type == "cuda" and self.micro_batch > 2:
-            room = memory.room(self._device) - to_come
+            room = memory.of_gpu(self._device).room - to_come
             at_most = memory.predicted(lambda count: self._peak(count, height, width), room)
             self.micro_batch = min(self.micro_batch, at_most)
 

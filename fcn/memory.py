@@ -4,6 +4,7 @@ A process that trains one run after the other starts the next from what fitted b
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -41,13 +42,27 @@ def predicted(peak_of: Callable[[int], int], room: int) -> int:
     return max(1, int((room * (1 - _SPARE) - (one - an_image)) // an_image))
 
 
-def room(device: torch.device) -> int:
-    """Bytes that this process may have allocated on a GPU, those that it has now among them."""
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU, as one process finds them."""
+
+    total: int
+    free: int  # of the whole GPU: what no process has
+    reserved: int  # this process's, in use or kept for its next tensor
+    share: float  # of total that this process may have: a trial may own a quarter of a GPU
+
+    @property
+    def room(self) -> int:
+        """What this process may have, with what it has now."""
+        return int(min(self.free + self.reserved, self.share * self.total))
+
+    @property
+    def spare(self) -> int:
+        """What this process may have beside all that it has had so far."""
+        return max(0, self.room - self.reserved)
+
+
+def of_gpu(device: torch.device) -> GpuMemory:
     free, total = torch.cuda.mem_get_info(device)
-    limit = torch.cuda.get_per_process_memory_fraction(device) * total
-    return int(min(free + torch.cuda.memory_reserved(device), limit))
-
-
-def spare(device: torch.device) -> int:
-    """Bytes that this process may allocate on a GPU beside all that training has had so far."""
-    return room(device) - torch.cuda.memory_reserved(device)
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return GpuMemory(total, free, torch.cuda.memory_reserved(device), share)

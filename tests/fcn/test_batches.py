@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fcn import memory
 from fcn.augmentation import Augmentation
-from fcn.batches import Batches
+from fcn.batches import Batches, may_live_on
 from fcn.cache import Cache, open_cache
 from fcn.config import Config
 from fcn.datasets import VOID, Dataset, Frame
 from fcn.datasets.frames import Decoded
+from fcn.memory import GpuMemory
 from fcn.weights import normalisation
 
 CPU = torch.device("cpu")
@@ -271,3 +273,40 @@ def test_two_sets_of_batches_share_one_copy_on_the_gpu() -> None:
     second = Batches(cache, range(32, 64), configure(), device)
     assert torch.cuda.memory_allocated(device) - before < cache.nbytes / 4
     del first, second
+
+
+@pytest.mark.parametrize(
+    ("share", "reserved", "stays"),
+    [
+        (1.0, 0, True),  # 0.3 of 70 GB
+        (0.25, 0, False),  # 0.3 of 20 GB
+        (0.5, 0, True),  # 0.3 of 40 GB
+        (0.5, 20 * 10**9, False),  # 0.3 of the 20 GB that are left of 40
+        (0.25, 30 * 10**9, False),  # more than its share already
+    ],
+)
+def test_pixels_live_on_a_gpu_by_what_its_process_may_have_of_it(share: float, reserved: int, stays: bool) -> None:
+    gpu = GpuMemory(total=80 * 10**9, free=70 * 10**9 - reserved, reserved=reserved, share=share)
+    assert may_live_on(gpu, 10 * 10**9, fraction=0.3) == stays
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_trial_with_a_small_share_of_a_gpu_streams_what_a_whole_gpu_keeps() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    size = (1024, 2048)
+    cache = make_cache(8, size)
+    fraction = 4 * cache.nbytes / memory.of_gpu(device).spare
+    config = configure(image_size=size, batch_size=4, gpu_cache_fraction=fraction)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.set_per_process_memory_fraction(0.1, device)
+    try:
+        streamed = Batches(cache, range(8), config, device)
+        assert torch.cuda.memory_allocated(device) - before < cache.nbytes
+        given = [images.cpu() for images, _ in streamed.epoch(0, train=False)]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    resident = Batches(cache, range(8), config, device)
+    assert torch.cuda.memory_allocated(device) - before >= cache.nbytes
+    for one, other in zip(given, resident.epoch(0, train=False), strict=True):
+        torch.testing.assert_close(one, other[0].cpu())

@@ -293,7 +293,7 @@ def test_scores_and_upsampling_compute_in_float32_and_the_rest_as_autocast_says(
         else:
             assert dtypes[1] == (torch.float32 if name == "fc6" else torch.bfloat16), name
     assert len(seen) == 13 + 2 + 6
-    logits_NCHW.square().mean().backward()  # type: ignore[no-untyped-call]
+    logits_NCHW.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
