@@ -6,7 +6,7 @@ Legend of tensor names: N images of this rank's share, C channels, H W pixels.
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from fcn.datasets import VOID
 from fcn.errors import TrainingError
 from fcn.gradient import BatchGradient
 from fcn.optimiser import bytes_to_come, learning_rate, set_learning_rate
-from fcn.ranks import rank, sum_over_ranks, world
+from fcn.ranks import agree, rank, sum_over_ranks, together, world
 from fcn.state import RunState
 
 # An epoch, and the loss of each of its batches so far, over all ranks; called once an epoch, of a failed one too.
@@ -79,7 +79,7 @@ class EpochTrainer:
         batches = self._batches.epoch(epoch, train=True)
         for step in range(len(self._batches)):
             asked = time.perf_counter()
-            images_NCHW, target_NHW = next(batches)
+            images_NCHW, target_NHW = self._share(batches)
             data_seconds += time.perf_counter() - asked
             losses[step] = self._step(epoch, step, images_NCHW, target_NHW)
             if self._device.type == "cpu" and world() == 1 and not math.isfinite(losses[step]):
@@ -88,8 +88,9 @@ class EpochTrainer:
                 break
         sum_over_ranks(losses)
         found: list[float] = losses.tolist()
-        if self._batch_losses is not None:
-            self._batch_losses(epoch, found)
+        with together():
+            if self._batch_losses is not None:
+                self._batch_losses(epoch, found)
         for step, loss in enumerate(found):
             self._check_finite(loss, epoch, step)
         seconds = time.perf_counter() - started
@@ -106,20 +107,40 @@ class EpochTrainer:
             **({"time/compile_seconds": compiling} if self._config.compile else {}),
         }
 
+    def _share(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """This rank's part of the next batch: no images on a rank that failed."""
+        alone = self._gradient.alone
+        if alone.failure is None:
+            with alone.keep():
+                return next(batches)
+        size = self._config.image_size
+        return (
+            torch.empty(0, 3, *size, device=self._device),
+            torch.empty(0, *size, dtype=torch.int64, device=self._device),
+        )
+
     def _step(self, epoch: int, step: int, images_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
         """One update. Returns this rank's part of the loss before it, on the device."""
-        state, config = self._state, self._config
+        alone = self._gradient.alone
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         try:
             loss = self._gradient.take(images_NCHW, target_NHW, self._seeds(epoch, step, len(images_NCHW)))
+            if alone.failure is None:
+                with alone.keep():
+                    self._update(epoch, step)
+            # In each step a GPU would be waited for.
+            if self._device.type == "cpu" or step in (0, len(self._batches) - 1):
+                agree(alone.failure)
         except TrainingError as error:
             raise TrainingError(f"epoch {epoch}, step {step + 1}: {error}") from None
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm)
-        set_learning_rate(state.optimizer, self._rate(epoch, step))
-        state.optimizer.step()
         return loss
+
+    def _update(self, epoch: int, step: int) -> None:
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._state.model.parameters(), self._config.clip_norm)
+        set_learning_rate(self._state.optimizer, self._rate(epoch, step))
+        self._state.optimizer.step()
 
     def _rate(self, epoch: int, step: int) -> float:
         steps = len(self._batches)

@@ -15,7 +15,7 @@ from fcn.datasets import VOID
 from fcn.errors import TrainingError
 from fcn.model import FCN8s
 from fcn.precision import autocast
-from fcn.ranks import sum_over_ranks
+from fcn.ranks import Alone, sum_over_ranks
 
 
 class BatchGradient:
@@ -24,6 +24,8 @@ class BatchGradient:
     network: the model itself or a compiled form of it.
     class_weights: float32 (C,) on the device, or None.
     micro_batch: images at once; halved, and the batch repeated, when the device runs out of memory.
+    alone: keeps what fails on one of several ranks, which gives zeros from then on, so that the others' collectives
+    end; whoever calls take() has the ranks agree() on it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class BatchGradient:
         self._class_weights = class_weights
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.micro_batch = micro_batch
+        self.alone = Alone()
 
     def fit(self, height: int, width: int, to_come: int) -> None:
         """On a GPU, lower micro_batch to what two small passes say will fit, so that few steps are repeated.
@@ -57,7 +60,8 @@ class BatchGradient:
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         target_NHW = torch.zeros(count, height, width, dtype=torch.int64, device=self._device)
-        self._try(images_NCHW, target_NHW, [0] * count)
+        # Of no whole batch: ranks rehearse different numbers, so nothing may be summed over them.
+        self._try(images_NCHW, target_NHW, [0] * count, torch.ones((), device=self._device))
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -70,27 +74,35 @@ class BatchGradient:
     def take(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor:
         """seeds: of each image's dropout. Returns this rank's part of the loss, a scalar on the device.
 
-        The sum of the parts over all ranks is the loss. Raises TrainingError where one image doesn't fit.
+        The sum of the parts over all ranks is the loss. Raises TrainingError where one image doesn't fit, unless there
+        are other ranks: see alone.
         """
-        while True:
-            loss = self._try(images_NCHW, target_NHW, seeds)
-            if loss is not None:
-                break
-            # Out here the failed attempt's activations are gone.
-            self._halve(images_NCHW)
+        weight_sum = self._weight_sum(target_NHW)
+        loss = torch.zeros((), device=self._device)
+        if self.alone.failure is None:
+            with self.alone.keep():
+                loss = self._share(images_NCHW, target_NHW, seeds, weight_sum)
         gradients = []
         for parameter in self._parameters:
-            if parameter.grad is None:
-                # An empty share of a short batch.
+            if parameter.grad is None or self.alone.failure is not None:
+                # An empty share of a short batch, or a rank that failed.
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
         # After the backward pass, not during it: a rank that repeats its share must not leave others waiting.
         sum_over_ranks(*gradients)
         return loss
 
-    def _try(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor | None:
+    def _share(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int], weight_sum: Tensor) -> Tensor:
+        """This rank's part of the loss and of the gradient, in as many passes as its memory wants. No collectives."""
+        while True:
+            loss = self._try(images_NCHW, target_NHW, seeds, weight_sum)
+            if loss is not None:
+                return loss
+            # Out here the failed attempt's activations are gone.
+            self._halve(images_NCHW)
+
+    def _try(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int], weight_sum: Tensor) -> Tensor | None:
         """None: out of memory."""
-        weight_sum = self._weight_sum(target_NHW)
         for parameter in self._parameters:
             parameter.grad = None
         loss = torch.zeros((), device=self._device)

@@ -1,7 +1,19 @@
-"""The ranks of a distributed run; one process alone is rank 0 of 1."""
+"""The ranks of a distributed run; one process alone is rank 0 of 1.
+
+A collective is right only where every rank is sure to come. What can fail on one rank alone, its data, its memory, its
+disk, is done between collectives, and the ranks agree() on how it went before they meet again: else the others wait for
+a rank that is gone, or take its next collective for the one they are in.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed
+
+from fcn.errors import InputError, TrainingError
+
+_MESSAGE_BYTES = 1000
 
 
 def rank() -> int:
@@ -22,10 +34,77 @@ def sum_over_ranks(*tensors: Tensor) -> None:
 
 
 @torch.no_grad()
-def copy_from_rank_0(*tensors: Tensor) -> None:
+def copy_from_rank(source: int, *tensors: Tensor) -> None:
     if world() > 1:
         for tensor in tensors:
-            distributed.broadcast(tensor, 0)
+            distributed.broadcast(tensor, source)
+
+
+def agree(failure: Exception | None = None) -> None:
+    """Every rank comes here, and every rank raises if one brings a failure.
+
+    A rank raises its own; the others InputError if a person can mend that of the first rank that failed, else
+    TrainingError, both with its message.
+    """
+    if world() > 1:
+        failed = torch.zeros(world(), dtype=torch.int32, device=_collective_device())
+        failed[rank()] = 0 if failure is None else 1 if isinstance(failure, ValueError) else 2
+        sum_over_ranks(failed)
+        kinds = failed.tolist()
+        if any(kinds):
+            first = next(place for place, kind in enumerate(kinds) if kind)
+            message = _message_of(first, failure)
+            if failure is None:
+                raise (InputError if kinds[first] == 1 else TrainingError)(f"rank {first}: {message}")
+    if failure is not None:
+        raise failure
+
+
+class Alone:
+    """What a rank does by itself between collectives, to which it comes in any case: a failure is kept for agree().
+
+    A process without other ranks has nobody to wait for it: there a failure is raised at once.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    @contextmanager
+    def keep(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if world() == 1:
+                raise
+            self.failure = self.failure or error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block without collectives that every rank goes through: if it fails on one, it fails on all."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    agree(failure)
+
+
+def _message_of(source: int, failure: Exception | None) -> str:
+    """What rank `source` has to say, on every rank."""
+    text = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+    if rank() == source:
+        said = (str(failure) or type(failure).__name__).encode()[:_MESSAGE_BYTES]
+        text[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+    text = text.to(_collective_device())
+    copy_from_rank(source, text)
+    return bytes(text.tolist()).rstrip(b"\0").decode(errors="replace")
+
+
+def _collective_device() -> torch.device:
+    if distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def _distributed() -> bool:

@@ -15,7 +15,7 @@ from fcn.config import Config
 from fcn.datasets import VOID, Dataset
 from fcn.errors import TrainingError
 from fcn.metrics import Confusion, ThresholdCounts
-from fcn.ranks import rank, sum_over_ranks, world
+from fcn.ranks import rank, sum_over_ranks, together, world
 
 
 def evaluate(
@@ -38,9 +38,9 @@ def evaluate(
     Raises TrainingError if the outputs are not finite.
     """
     indices = cache.dataset.splits[split]
-    batches = Batches(cache, indices, config, device, rank=rank(), world=world())
-    score = _Score(cache.dataset, split, device)
-    with torch.no_grad():
+    with torch.no_grad(), together():
+        batches = Batches(cache, indices, config, device, rank=rank(), world=world())
+        score = _Score(cache.dataset, split, device)
         for step, (images_NCHW, target_NHW) in enumerate(batches.epoch(0, train=False)):
             first = step * config.batch_size
             positions = list(range(first + rank(), min(first + config.batch_size, len(indices)), world()))
@@ -116,7 +116,9 @@ class _Score:
         if pixels > 0:
             results["loss"] = loss / pixels
             if not torch.isfinite(self._loss[0]):
-                raise TrainingError(f"{prefix}loss is {loss / pixels}: the outputs are not finite")
+                raise TrainingError(
+                    f"{prefix}loss is {loss / pixels}: the outputs are not finite; try a lower learning_rate"
+                )
         if self._positive is not None:
             results |= self._thresholds.results()
         return results

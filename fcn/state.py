@@ -13,7 +13,6 @@ from fcn.errors import InputError
 from fcn.memory import first_micro_batch
 from fcn.model import FCN8s, build_model
 from fcn.optimiser import build_optimizer, optimizer_state, restore_optimizer
-from fcn.ranks import copy_from_rank_0
 
 
 @dataclass
@@ -87,9 +86,8 @@ class RunState:
 def _on_device(model: FCN8s, device: torch.device) -> FCN8s:
     # Faster on GPUs' tensor cores, slower on CPUs.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    copy_from_rank_0(*model.parameters())
-    return model
+    moved: FCN8s = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return moved
 
 
 def _check_same_network(loaded: checkpoint.Checkpoint, config: Config, classes: tuple[str, ...]) -> None:

@@ -31,7 +31,7 @@ from fcn.device import described
 from fcn.errors import InputError, TrainingError
 from fcn.given_settings import read_settings
 from fcn.precision import precision_of
-from fcn.ranks import rank, world
+from fcn.ranks import rank, together
 from fcn.run_folder import RULE, RunFolder
 from fcn.samples import Samples, chosen_epochs
 from fcn.snapshot import Snapshot
@@ -118,23 +118,24 @@ def _train(
     console: Console,
 ) -> None:
     folder = RunFolder(output)
-    if rank() == 0:
-        folder.tidy()
-    if world() > 1:
-        distributed.barrier()
-    start = folder.start(resume=resume)
-    config, notes = read_settings(settings, source, start)
-    samples = pictures.samples(folder, config, console)
-    with _waiting(console, "reading the data set"):
-        prepared = prepare(config)
-    if rank() == 0:
-        console.print(prepared.summary)
-        console.print(f"device: {described(device)}; computes in {precision_of(config, device)}")
-        for warning in prepared.warnings:
-            console.print(f"warning: {warning}")
-        for note in notes:
-            console.print(f"note: {note}")
-        folder.open(start, config)
+    with together():
+        if rank() == 0:
+            folder.tidy()
+    with together():
+        start = folder.start(resume=resume)
+        config, notes = read_settings(settings, source, start)
+        samples = pictures.samples(folder, config, console)
+        with _waiting(console, "reading the data set"):
+            prepared = prepare(config)
+    with together():
+        if rank() == 0:
+            console.print(prepared.summary)
+            console.print(f"device: {described(device)}; computes in {precision_of(config, device)}")
+            for warning in prepared.warnings:
+                console.print(f"warning: {warning}")
+            for note in notes:
+                console.print(f"note: {note}")
+            folder.open(start, config)
 
     newest: Snapshot | None = None
 

@@ -18,7 +18,7 @@ from fcn.epoch import BatchLosses, EpochTrainer
 from fcn.errors import TrainingError
 from fcn.model import check_weights
 from fcn.precision import autocast
-from fcn.ranks import rank, world
+from fcn.ranks import copy_from_rank, rank, together, world
 from fcn.scoring import evaluate, measure_names
 from fcn.snapshot import Snapshot
 from fcn.state import RunState
@@ -82,13 +82,15 @@ def train(
     """
     epoch_started = time.perf_counter()
     device = device or default_device()
-    cache = open_cache(config)
-    classes = cache.dataset.classes
-    if resume_from is None:
-        state = RunState.start(config, classes, device)
-    else:
-        state = RunState.resume(config, classes, device, resume_from)
-    trainer = EpochTrainer(state, cache, config, device, batch_losses)
+    with together():
+        cache = open_cache(config)
+        classes = cache.dataset.classes
+        if resume_from is None:
+            state = RunState.start(config, classes, device)
+        else:
+            state = RunState.resume(config, classes, device, resume_from)
+        trainer = EpochTrainer(state, cache, config, device, batch_losses)
+    copy_from_rank(0, *state.model.parameters())
     report_seconds = 0.0
     with torch.enable_grad():
         while state.epoch < config.epochs:
@@ -100,7 +102,8 @@ def train(
             started = time.perf_counter()
             metrics |= {"time/checkpoint_seconds": report_seconds, "time/epoch_seconds": started - epoch_started}
             epoch_started = started
-            report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
+            with together():
+                report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
             report_seconds = time.perf_counter() - started
             if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:
                 break
@@ -132,7 +135,7 @@ def _validate(
                 state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch, seen=seen
             )
     except TrainingError as error:
-        raise TrainingError(f"epoch {state.epoch}: {error}; try a lower learning_rate") from None
+        raise TrainingError(f"epoch {state.epoch}: {error}") from None
     finally:
         state.model.train()
     # Best so far, not last: road IoU dips for an epoch and recovers.
