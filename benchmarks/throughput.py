@@ -40,7 +40,7 @@ from fcn.datasets.pictures import read_image, read_indices, resize_image, resize
 from fcn.datasets.scenes import draw_scene
 from fcn.model import build_model
 from fcn.optimiser import build_optimizer
-from fcn.precision import autocast, precision_of
+from fcn.precision import autocast, precision_of, set_precision
 from fcn.weights import normalisation
 
 KITTI_SIZE = (375, 1242)
@@ -130,7 +130,7 @@ def _compare(report: Report, name: str, config: fcn.Config, device: torch.device
     with _process_as_it_comes(config, device) as usual:
         fcn.train(config, report=take_turns, device=device)
     assert len(ours) == turns + 1
-    report.median(f"fcn.train, {name}, {precision_of(config, device)}", "images/s", ours[1:])
+    report.median(f"fcn.train, {name}, {precision_of(config, device).name}", "images/s", ours[1:])
     report.median(f"bare loop, {name}", "images/s", others["bare"][1:])
     report.median(f"usual recipe, {name}", "images/s", others["usual"][1:])
     ratios = [[a / b for a, b in zip(ours[1:], others[which][1:], strict=True)] for which in ("bare", "usual")]
@@ -158,6 +158,7 @@ class _BareLoop:
         self._model = build_model(config, len(cache.dataset.classes)).to(device)
         if device.type == "cuda":
             self._model = self._model.to(memory_format=torch.channels_last)
+        set_precision(self._model, config, device)
         self._optimizer = build_optimizer(self._model, config)
         frames = cache.dataset.splits["train"]
         batches = Batches(cache, frames, config, device).epoch(1, train=False)

@@ -50,7 +50,7 @@ class Checkpoint:
     classes: tuple[str, ...]  # in channel order
     normalisation: Normalisation
     sequences: dict[str, tuple[str, ...]]  # of each split
-    # "device" (cpu, cuda) and "precision" (bfloat16, float32) that the metrics were measured in
+    # What the metrics were measured in: scored_on()
     scored_on: dict[str, str]
 
     @cached_property
@@ -87,7 +87,7 @@ def save(
         "config": config.model_dump(mode="json"),
         "epoch": epoch,
         "metrics": dict(metrics),
-        "scored_on": {"device": device.type, "precision": precision_of(config, device)},
+        "scored_on": scored_on(config, device),
         "classes": list(classes),
         "normalisation": asdict(normalisation),
         "sequences": {split: list(names) for split, names in sequences.items()},
@@ -115,6 +115,17 @@ def save(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def scored_on(config: Config, device: torch.device) -> dict[str, str]:
+    """What a run's measures are measured in: "device" (cpu, cuda), "precision" (bfloat16, float32).
+
+    And "float32_layers": those of VGG16 that compute in float32 all the same. Checkpoints in whose time scores and
+    upsampling were rounded too have no such entry.
+    """
+    precision = precision_of(config, device)
+    layers = " ".join(precision.float32_layers)
+    return {"device": device.type, "precision": precision.name, "float32_layers": layers}
 
 
 def _disk_is_full(error: Exception, place: Path) -> bool:

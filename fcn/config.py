@@ -136,7 +136,8 @@ class Config(BaseModel):
         description="Ends the run after this many epochs without a better validation score; None: never.",
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="auto: bfloat16 where the hardware computes in it, else float32."
+        "auto",
+        description="auto: bfloat16 where the hardware has it, for each layer that it computes right; else float32.",
     )
     compile: bool = Field(
         False,

@@ -6,7 +6,7 @@ Legend of tensor names: N images, C classes, H W pixels; images are RGB, normali
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
@@ -149,6 +149,32 @@ class FCN8s(nn.Module):
             self.up_pool3,
         ]
 
+    def layers(self, height: int, width: int) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d, int, int]]:
+        """Each convolution by name, with the height and width of what it gets of images of this size."""
+        rows, columns = height + -height % STRIDE, width + -width % STRIDE
+        for place, layer in self.features.named_children():
+            if isinstance(layer, nn.Conv2d):
+                yield f"features.{place}", layer, rows, columns
+            elif isinstance(layer, nn.MaxPool2d):
+                rows, columns = rows // 2, columns // 2
+        for name, factor in (
+            ("fc6", 1),
+            ("fc7", 1),
+            ("score_fc7", 1),
+            ("up_fc7", 1),
+            ("score_pool4", 2),
+            ("up_pool4", 2),
+            ("score_pool3", 4),
+            ("up_pool3", 4),
+        ):
+            yield name, getattr(self, name), factor * rows, factor * columns
+
+    def compute_in_float32(self, names: Collection[str]) -> None:
+        """These layers of VGG16 compute in float32 under autocast too, and the others as it says."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, Convolution):
+                layer.in_float32 = name in names
+
     def freeze(self, pool: Literal["none", "pool3", "pool4", "pool5"]) -> None:
         """VGG16's layers up to this pool take no gradient from here on."""
         for layer in self.features[: POOL_ENDS.get(pool, 0)]:
@@ -236,7 +262,7 @@ def build_model(config: Config, classes: int) -> FCN8s:
     Raises InputError where the weights can't be had or don't fit.
     """
     # On meta first: drawing 134 million numbers only to overwrite them takes seconds.
-    model = _on_meta(config, classes)
+    model = model_on_meta(config, classes)
     model.to_empty(device="cpu")
     given = load_weights(model, config)
     # Forked, so that a run leaves torch's own random numbers as it found them.
@@ -252,10 +278,11 @@ def check_weights(config: Config, classes: int) -> frozenset[str]:
 
     Raises InputError where they can't be had or don't fit the network.
     """
-    return load_weights(_on_meta(config, classes), config)
+    return load_weights(model_on_meta(config, classes), config)
 
 
-def _on_meta(config: Config, classes: int) -> FCN8s:
+def model_on_meta(config: Config, classes: int) -> FCN8s:
+    """The network without memory for its weights."""
     with torch.device("meta"):
         return FCN8s(
             classes,

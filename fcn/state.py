@@ -13,6 +13,7 @@ from fcn.errors import InputError
 from fcn.memory import first_micro_batch
 from fcn.model import FCN8s, build_model
 from fcn.optimiser import build_optimizer, optimizer_state, restore_optimizer
+from fcn.precision import set_precision
 
 
 @dataclass
@@ -29,7 +30,7 @@ class RunState:
     @classmethod
     def start(cls, config: Config, classes: tuple[str, ...], device: torch.device) -> Self:
         """Raises InputError where the first weights can't be had or don't fit."""
-        model = _on_device(build_model(config, len(classes)), device)
+        model = _on_device(build_model(config, len(classes)), config, device)
         return cls(
             model=model,
             optimizer=build_optimizer(model, config),
@@ -49,7 +50,7 @@ class RunState:
         _check_same_network(loaded, config, classes)
         model = checkpoint.build(replace(loaded, config=config))
         model.freeze(config.freeze)
-        model = _on_device(model, device).train()
+        model = _on_device(model, config, device).train()
         saved = checkpoint.load_trainer_state(directory, device)
         if saved["rule"] != config.optimizer:
             raise InputError(
@@ -83,7 +84,8 @@ class RunState:
             self.epochs_without_better += 1
 
 
-def _on_device(model: FCN8s, device: torch.device) -> FCN8s:
+def _on_device(model: FCN8s, config: Config, device: torch.device) -> FCN8s:
+    set_precision(model, config, device)
     # Faster on GPUs' tensor cores, slower on CPUs.
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     moved: FCN8s = model.to(device, memory_format=layout)  # type: ignore[call-overload]

@@ -126,11 +126,11 @@ def _train(
         config, notes = read_settings(settings, source, start)
         samples = pictures.samples(folder, config, console)
         with _waiting(console, "reading the data set"):
-            prepared = prepare(config)
+            prepared = prepare(config, device=device)
     with together():
         if rank() == 0:
             console.print(prepared.summary)
-            console.print(f"device: {described(device)}; computes in {precision_of(config, device)}")
+            console.print(f"device: {described(device)}; computes in {precision_of(config, device).name}")
             for warning in prepared.warnings:
                 console.print(f"warning: {warning}")
             for note in notes:

@@ -17,7 +17,7 @@ from fcn.config import Config
 from fcn.epoch import BatchLosses, EpochTrainer
 from fcn.errors import TrainingError
 from fcn.model import check_weights
-from fcn.precision import autocast
+from fcn.precision import autocast, log_untold, precision_of, told
 from fcn.ranks import copy_from_rank, rank, together, world
 from fcn.scoring import evaluate, measure_names
 from fcn.snapshot import Snapshot
@@ -38,17 +38,21 @@ _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_se
 class Prepared:
     summary: str  # one line: frames, size, classes, split
     metrics: tuple[str, ...]  # what train will report
-    warnings: tuple[str, ...] = ()  # what a person should know of data and weights
+    warnings: tuple[str, ...] = ()  # what a person should know of data, weights and this machine's arithmetic
 
 
-def prepare(config: Config, progress: Callable[[int, int], None] | None = None) -> Prepared:
+def prepare(
+    config: Config, progress: Callable[[int, int], None] | None = None, *, device: torch.device | None = None
+) -> Prepared:
     """Everything that can go wrong before training goes wrong here: reads every file, fetches the weights.
 
-    progress: called with (frames done, frames in all) while pixels are decoded. Raises InputError.
+    progress: called with (frames done, frames in all) while pixels are decoded. device: what train() will get; on a CPU
+    that computes in bfloat16 the layers are tried in it, so that trials find the result. Raises InputError.
     """
     fetch_weights(config)
     dataset = open_cache(config, progress).dataset
     warnings = dataset.warnings + unfilled(config, check_weights(config, len(dataset.classes)))
+    precision = precision_of(config, device or default_device())
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
     if not dataset.splits["val"]:
@@ -62,7 +66,7 @@ def prepare(config: Config, progress: Callable[[int, int], None] | None = None) 
         measures += [*(f"val/{name}" for name in measure_names(dataset)), "time/evaluation_seconds"]
     if config.compile:
         measures.append("time/compile_seconds")
-    return Prepared(summary, tuple(measures), warnings)
+    return Prepared(summary, tuple(measures), warnings + told(precision))
 
 
 def train(
@@ -85,6 +89,7 @@ def train(
     with together():
         cache = open_cache(config)
         classes = cache.dataset.classes
+        log_untold(precision_of(config, device))
         if resume_from is None:
             state = RunState.start(config, classes, device)
         else:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fcn import checkpoint, memory
+from fcn import checkpoint, memory, numerics, precision
 from fcn.batches import Batches
 from fcn.cache import open_cache
 from fcn.config import Config
 from fcn.exporting import Exported, export
 from fcn.model import build_model
-from fcn.precision import autocast
+from fcn.precision import autocast, set_precision
 from fcn.scoring import evaluate
 from fcn.weights import normalisation
 
@@ -55,6 +55,7 @@ def _make_checkpoint(directory: Path, **settings: object) -> Path:
             torch.autograd.backward(loss)
             optimizer.step()
     model.eval()
+    set_precision(model, config, CPU)
     with autocast(config, CPU):
         metrics = evaluate(model, cache, "val", config, CPU, "val/")
     checkpoint.save(
@@ -108,5 +109,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fitted into memory in one test is nothing to the next."""
+    """What a process has learnt of its machine in one test is nothing to the next."""
     monkeypatch.setattr(memory, "_fitted", {})
+    monkeypatch.setattr(numerics, "_known", {})
+    monkeypatch.setattr(precision, "_told", set())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def every_case(rank: int, folder: Path) -> dict[str, Any]:
 
 
 def compiled(rank: int, folder: Path) -> dict[str, Any]:
+    # Traced and guarded as ever; to write and compile C++ as well takes minutes.
+    torch.compile = partial(torch.compile, backend="eager")
     config = settings(folder, batch_size=13, micro_batch=None, compile=True, epochs=1)
     found = {"compiled": trained(config, folder, "compiled", None)}
     plain = config.model_copy(update={"compile": False})
@@ -153,7 +156,7 @@ def _rank(rank: int, folder: Path, work: Callable[[int, Path], dict[str, Any]]) 
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=WORLD,
-        timeout=timedelta(seconds=200),
+        timeout=timedelta(seconds=120),
     )
     (folder / f"rank-{rank}.json").write_text(json.dumps(work(rank, folder)))
     distributed.destroy_process_group()
@@ -230,8 +233,6 @@ def test_ranks_are_in_step_after_one_of_them_failed(runs: Runs) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_ranks_compile_for_different_numbers_of_shapes(tmp_path: Path) -> None:
     # 14 frames in batches of 13 and 1: rank 0 has 7 images and 1, rank 1 has 6 and none.
     ranks = on_two_ranks(tmp_path, compiled)
