@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=2, metavar="N", help="how many the network scores, 2 or more")
     options = parser.parse_args()
     if TUNABLES not in os.environ:
-        import tuner.cluster  # noqa: F401  sets what trials find; the C library reads it when a process begins
+        import tuner.driver.cluster  # noqa: F401  sets what trials find; the C library reads it when a process begins
 
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.numerics", *sys.argv[1:]])
     usual = SLIM if options.quick or not has_bfloat16() else []

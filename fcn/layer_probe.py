@@ -89,12 +89,12 @@ def measure(layer: Layer, apply: Apply = apply) -> dict[str, float | None]:
 def poison(*tensors: Tensor) -> None:
     """Free memory full of NaN: what tensors are made of next, so that what nobody writes is seen.
 
-    tensors: of the sizes that are asked for next; and the whole of them some times over, in one piece.
+    tensors: of the sizes that are asked for next; and twice the whole of them in one piece, for the large ones.
     """
     numbers = [tensor.numel() for tensor in tensors]
-    exact = [number // part for number in numbers for part in (1, 2)]
+    exact = [number // part for number in numbers for part in (1, 2) if number <= _SMALL[-1]]
     spoilt = [torch.full((number,), math.nan) for number in (*_SMALL, *exact) for _ in range(4)]
-    spoilt.append(torch.full((4 * sum(numbers),), math.nan))
+    spoilt.append(torch.full((2 * sum(numbers),), math.nan))
     del spoilt
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 # Two programs: the first takes on the environment of trials, which the C library reads when a process begins.
-AS_A_TRIAL = "import os, sys; import tuner.cluster; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+AS_A_TRIAL = "import os, sys; import tuner.driver.cluster; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 
 STEP = """
 import os, sys
