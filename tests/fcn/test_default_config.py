@@ -22,12 +22,8 @@ from fcn.state import RunState
 
 assert "mmap_threshold" in os.environ["GLIBC_TUNABLES"]
 CPU = torch.device("cpu")
-# Without AVX-512, oneDNN has no kernel for the gradient of fc6's weights and takes 40 s an image: there it is one.
-batch = {} if torch.cpu.get_capabilities().get("avx512_f") else {"batch_size": 1}
-config = fcn.Config(
-    dataset="scenes", weights="none", frames=20, epochs=1, masks=0, cache_dir=Path(sys.argv[1]), **batch
-)
-assert (config.width, config.fc_width, config.image_size) == (1.0, 4096, (160, 576))
+config = fcn.Config(dataset="scenes", weights="none", frames=20, epochs=1, masks=0, cache_dir=Path(sys.argv[1]))
+assert (config.width, config.fc_width, config.image_size, config.batch_size) == (1.0, 4096, (160, 576), 5)
 count = config.batch_size
 print(fcn.prepare(config, device=CPU))
 frames = open_cache(config).dataset.splits["train"]

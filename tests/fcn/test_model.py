@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.model import FCN8s, bilinear_kernel, build_model, check_weights, standardised
+from fcn.model import Convolution, FCN8s, bilinear_kernel, build_model, check_weights, standardised
 from fcn.weights import IMAGENET, PLAIN, fetch_weights, normalisation
 
 SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
@@ -294,3 +294,22 @@ def test_scores_and_upsampling_compute_in_float32_and_the_rest_as_autocast_says(
     assert len(seen) == 13 + 2 + 6
     logits_NCHW.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [(5, 18), (1, 2), (2, 6)])
+def test_fc6_as_a_product_of_matrices_is_the_convolution(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = Convolution(6, 10, 7, padding=3).double()
+    grads = []
+    outputs = []
+    for compute in (layer._product, lambda x: functional.conv2d(x, layer.weight, layer.bias, padding=3)):
+        x = torch.linspace(-1, 1, 3 * 6 * size[0] * size[1], dtype=torch.float64).reshape(3, 6, *size).requires_grad_()
+        layer.zero_grad()
+        outputs.append(compute(x))
+        torch.autograd.backward(outputs[-1].square().sum())
+        assert layer.weight.grad is not None
+        assert layer.bias is not None
+        assert layer.bias.grad is not None
+        grads.append([x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()])
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(grads[0], grads[1])
