@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import fcn
 from benchmarks.report import Report, arguments
 from benchmarks.throughput import UsualRecipe, drawn_frames
-from fcn.batches import Batches
-from fcn.cache import open_cache
-from fcn.model import FCN8s
+from fcn.data.cache import open_cache
+from fcn.inputs.batches import Batches
+from fcn.model.fcn8s import FCN8s
 
 SIZE = (160, 576)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

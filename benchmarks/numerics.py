@@ -22,10 +22,10 @@ from rich.table import Table
 
 import fcn
 from benchmarks.report import Report, arguments, has_bfloat16
+from fcn.cli.given_settings import read_settings
 from fcn.config import validation_sentences
-from fcn.given_settings import read_settings
-from fcn.model import model_on_meta
-from fcn.numerics import Finding, Layer, layers_of, measure, rounded_by_autocast
+from fcn.model.fcn8s import model_on_meta
+from fcn.model.numerics import Finding, Layer, layers_of, measure, rounded_by_autocast
 
 TUNABLES = "GLIBC_TUNABLES"
 SLIM = ["width=0.125", "fc_width=256", "image_size=[64, 192]", "batch_size=2"]

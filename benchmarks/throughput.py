@@ -32,16 +32,16 @@ from torch.utils.data import DataLoader, Dataset
 
 import fcn
 from benchmarks.report import Report, arguments, has_bfloat16
-from fcn.batches import Batches
-from fcn.cache import Cache, open_cache
-from fcn.datasets import VOID
-from fcn.datasets.ground import CLASSES
-from fcn.datasets.pictures import read_image, read_indices, resize_image, resize_label
-from fcn.datasets.scenes import draw_scene
-from fcn.model import build_model
-from fcn.optimiser import build_optimizer
-from fcn.precision import autocast, precision_of, set_precision
-from fcn.weights import normalisation
+from fcn.data.cache import Cache, open_cache
+from fcn.data.dataset import VOID
+from fcn.data.image_files import read_image, read_indices, resize_image, resize_label
+from fcn.data.readers.scenes import draw_scene
+from fcn.data.scenes.ground import CLASSES
+from fcn.inputs.batches import Batches
+from fcn.model.fcn8s import build_model
+from fcn.model.precision import autocast, precision_of, set_precision
+from fcn.model.pretrained import normalisation
+from fcn.training.optimizer import build_optimizer
 
 KITTI_SIZE = (375, 1242)
 SLIM: dict[str, Any] = {"image_size": (64, 192), "width": 0.25, "fc_width": 256, "batch_size": 4}

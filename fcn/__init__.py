@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcn.config import Config
     from fcn.errors import InputError, TrainingError
-    from fcn.exporting import Exported, Format, export
-    from fcn.snapshot import Snapshot
-    from fcn.training import Prepared, Report, prepare, train
+    from fcn.formats.write import Exported, Format, export
+    from fcn.training.run import Prepared, Report, prepare, train
+    from fcn.training.snapshot import Snapshot
 
 __all__ = [
     "Config",
@@ -35,14 +35,14 @@ _HOME = {
     "Config": "fcn.config",
     "InputError": "fcn.errors",
     "TrainingError": "fcn.errors",
-    "Prepared": "fcn.training",
-    "Report": "fcn.training",
-    "prepare": "fcn.training",
-    "train": "fcn.training",
-    "Snapshot": "fcn.snapshot",
-    "Exported": "fcn.exporting",
-    "Format": "fcn.exporting",
-    "export": "fcn.exporting",
+    "Prepared": "fcn.training.run",
+    "Report": "fcn.training.run",
+    "prepare": "fcn.training.run",
+    "train": "fcn.training.run",
+    "Snapshot": "fcn.training.snapshot",
+    "Exported": "fcn.formats.write",
+    "Format": "fcn.formats.write",
+    "export": "fcn.formats.write",
 }
 
 

@@ -1,10 +1,31 @@
-"""What a run computes on, in words."""
+"""What a run computes on: chosen, and said in words."""
 
 import os
 
 import torch
 
-from fcn.ranks import world
+from fcn.distributed import world
+from fcn.errors import InputError
+
+
+def default_device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def chosen_device(wanted: str | None) -> torch.device:
+    """What --device says, None if it was left out. Raises InputError."""
+    if wanted is None:
+        return default_device()
+    try:
+        chosen = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"--device must be cpu, cuda or cuda:NUMBER, got {wanted}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {wanted}: there is no GPU here; leave it out")
+    return chosen
 
 
 def described(device: torch.device) -> str:

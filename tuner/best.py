@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import shlex
@@ -196,16 +195,9 @@ def _print(best: Best, console: Console) -> None:
     test_metric = metric.replace("val/", "test/", 1)
     if test_metric in best.exported.test_metrics:
         console.print(f"{test_metric} {measure(best.exported.test_metrics[test_metric])}", highlight=False)
-    workload = best.record.spec.workload
-    if _has_command(workload, "predict"):
-        say = f"  python -m {workload}.predict {shlex.quote(str(best.output))} IMAGES... --output masks"
-        console.print(say, highlight=False, soft_wrap=True)
-
-
-def _has_command(package: str, name: str) -> bool:
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    return any((Path(folder) / f"{name}.py").is_file() for folder in folders or ())
+    usage: str | None = getattr(best.exported, "usage", None)
+    if usage:
+        console.print(f"  {usage.format(output=shlex.quote(str(best.output)))}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fcn import checkpoint, memory, numerics, precision
-from fcn.batches import Batches
-from fcn.cache import open_cache
+from fcn import memory
 from fcn.config import Config
-from fcn.exporting import Exported, export
-from fcn.model import build_model
-from fcn.precision import autocast, set_precision
-from fcn.scoring import evaluate
-from fcn.weights import normalisation
+from fcn.data.cache import open_cache
+from fcn.evaluation.scoring import evaluate
+from fcn.formats.write import Exported, export
+from fcn.inputs.batches import Batches
+from fcn.model import checkpoint, numerics, precision
+from fcn.model.fcn8s import build_model
+from fcn.model.precision import autocast, set_precision
+from fcn.model.pretrained import normalisation
 
 CPU = torch.device("cpu")
 STEPS = 40
@@ -95,12 +96,12 @@ def tiny_export(tiny_checkpoint: Path) -> tuple[Path, Exported]:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """python -m fcn.train in this process: exit status, and all that it printed."""
+    """python -m fcn train in this process: exit status, and all that it printed."""
 
     def invoke(arguments: list[str]) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fcn.train", *arguments])
+        monkeypatch.setattr(sys, "argv", ["fcn", "train", *arguments])
         with pytest.raises(SystemExit) as caught:
-            runpy.run_module("fcn.train", run_name="__main__")
+            runpy.run_module("fcn", run_name="__main__")
         printed = capsys.readouterr()
         return int(caught.value.code or 0), printed.out + printed.err
 

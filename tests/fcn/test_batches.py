@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from fcn import memory
-from fcn.augmentation import Augmentation
-from fcn.batches import Batches, may_live_on
-from fcn.cache import Cache, open_cache
 from fcn.config import Config
-from fcn.datasets import VOID, Dataset, Frame
-from fcn.datasets.frames import Decoded
+from fcn.data.cache import Cache, open_cache
+from fcn.data.dataset import VOID, Dataset, Decoded, Frame
+from fcn.inputs.augmentation import Augmentation
+from fcn.inputs.batches import Batches, may_live_on
 from fcn.memory import GpuMemory
-from fcn.weights import normalisation
+from fcn.model.pretrained import normalisation
 
 CPU = torch.device("cpu")
 EVERYTHING = {

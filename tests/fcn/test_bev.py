@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fcn.bev import Calibration, birds_eye, calibration_path, read_calibration, road_to_image
 from fcn.errors import InputError
+from fcn.kitti.bird_eye_view import Calibration, birds_eye, calibration_path, read_calibration, road_to_image
 
 FOCAL, CENTRE_U, CENTRE_V, HEIGHT_METRES = 700.0, 600.0, 170.0, 1.65
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.cache import Cache, cache_folder, open_cache
 from fcn.config import Config
+from fcn.data.cache import Cache, cache_folder, open_cache
 from fcn.errors import InputError
 
 SIZE = (16, 24)
@@ -208,7 +208,7 @@ def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 OPEN = """
 import sys, time
-from fcn.cache import open_cache
+from fcn.data.cache import open_cache
 from fcn.config import Config
 
 config = Config.model_validate_json(sys.argv[1])
@@ -274,7 +274,7 @@ def test_a_killed_builder_leaves_nothing_torn_and_the_waiting_process_builds(con
 
 READ = """
 import re, sys
-from fcn.cache import open_cache
+from fcn.data.cache import open_cache
 from fcn.config import Config
 
 cache = open_cache(Config.model_validate_json(sys.argv[1]))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fcn import checkpoint
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
-from fcn.model import FCN8s
-from fcn.weights import PLAIN
+from fcn.model import checkpoint
+from fcn.model.fcn8s import FCN8s
+from fcn.model.pretrained import PLAIN
 from tests.power_cut import PowerCut
 
 CONFIG = Config(dataset="scenes", weights="none", width=1 / 32, fc_width=8)

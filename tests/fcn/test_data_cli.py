@@ -1,4 +1,4 @@
-"""`python -m fcn.data DIR` prints what is there, and one sentence where something is wrong."""
+"""`python -m fcn data DIR` prints what is there, and one sentence where something is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.data import main
+from fcn.cli.app import main
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    status = main(list(words))
+    status = main(["data", *words])
     said = capsys.readouterr()
     return status, said.out, said.err
 
@@ -107,7 +107,7 @@ def test_a_sheet_that_can_not_be_written_is_explained(
 
 
 def test_the_module_runs_as_a_command_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fcn.data", str(tmp_path / "nowhere")]
+    command = [sys.executable, "-m", "fcn", "data", str(tmp_path / "nowhere")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr == f"error: {tmp_path}/nowhere: there is no such folder\n"

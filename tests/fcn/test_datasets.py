@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from fcn.config import Config
-from fcn.datasets import Dataset, open_dataset
+from fcn.data.dataset import Dataset
+from fcn.data.readers import open_dataset
 from fcn.errors import InputError
 
 RED, MAGENTA, BLACK = (255, 0, 0), (255, 0, 255), (0, 0, 0)

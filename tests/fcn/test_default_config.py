@@ -14,11 +14,11 @@ import os, sys
 from pathlib import Path
 import torch
 import fcn
-from fcn.batches import Batches
-from fcn.cache import open_cache
-from fcn.epoch import image_seed
-from fcn.gradient import BatchGradient
-from fcn.state import RunState
+from fcn.inputs.batches import Batches
+from fcn.data.cache import open_cache
+from fcn.training.epoch import image_seed
+from fcn.training.step import BatchGradient
+from fcn.training.state import RunState
 
 assert "mmap_threshold" in os.environ["GLIBC_TUNABLES"]
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcn.data import main
-from fcn.download import ATTEMPTS, RECORD, Archive, download
+from fcn.cli.app import main
+from fcn.data.download import ATTEMPTS, RECORD, Archive, download
 from fcn.errors import InputError
 
 

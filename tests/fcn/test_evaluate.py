@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from fcn import checkpoint
+from fcn.cli.evaluate import app
+from fcn.cli.scored_frames import config_for
 from fcn.config import Config
-from fcn.datasets import open_dataset
+from fcn.data.readers import open_dataset
 from fcn.errors import InputError
-from fcn.evaluate import app
-from fcn.exported import Export, read_export
-from fcn.exporting import Exported
-from fcn.own_size import score_at_own_size
-from fcn.prediction import Predictor
-from fcn.scored_frames import config_for
-from fcn.submission import write_submission
+from fcn.formats.read import Export, read_export
+from fcn.formats.write import Exported
+from fcn.kitti.native_resolution import score_at_own_size
+from fcn.kitti.submission import write_submission
+from fcn.model import checkpoint
+from fcn.prediction.predictor import Predictor
 
 Pixels = npt.NDArray[np.uint8]
 Tiny = tuple[Path, Exported]

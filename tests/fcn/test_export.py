@@ -1,4 +1,4 @@
-"""python -m fcn.export, as a person runs it."""
+"""python -m fcn export, as a person runs it."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "always", "-m", "fcn.export", *map(str, arguments)]
+    command = [sys.executable, "-W", "always", "-m", "fcn", "export", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 import fcn
-from fcn import checkpoint
-from fcn.cache import open_cache
+from fcn.data.cache import open_cache
 from fcn.errors import InputError
-from fcn.exported import open_network, read_export
-from fcn.exporting import Exported, export
-from fcn.parity import ExportError, logits_parity, must_repeat
+from fcn.formats.read import open_network, read_export
+from fcn.formats.verify import ExportError, logits_parity, must_repeat
+from fcn.formats.write import Exported, export
+from fcn.model import checkpoint
 
 CPU = torch.device("cpu")
 MakeCheckpoint = Callable[..., Path]

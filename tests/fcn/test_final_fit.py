@@ -11,13 +11,14 @@ from PIL import Image
 from pydantic import ValidationError
 
 import fcn
-from fcn import Config, InputError, checkpoint
+from fcn import Config, InputError
+from fcn.cli.given_settings import read_settings
+from fcn.cli.scored_frames import config_for
 from fcn.config import validation_sentences
-from fcn.datasets import open_dataset
-from fcn.exported import read_export
-from fcn.exporting import Exported, export
-from fcn.given_settings import read_settings
-from fcn.scored_frames import config_for
+from fcn.data.readers import open_dataset
+from fcn.formats.read import read_export
+from fcn.formats.write import Exported, export
+from fcn.model import checkpoint
 
 Invoke = Callable[[list[str]], tuple[int, str]]
 MakeCheckpoint = Callable[..., Path]
@@ -145,7 +146,7 @@ def test_a_run_does_not_begin_or_cease_to_validate_when_it_is_resumed(tiny_check
 
 
 def test_the_curves_of_a_run_without_validation_have_no_empty_panels(tmp_path: Path) -> None:
-    from fcn.curves import draw_curves
+    from fcn.training.curves import draw_curves
 
     history: list[dict[str, float]] = [
         {"epoch": e, "train/loss": 1 / e, "train/learning_rate": 0.1} for e in (1.0, 2.0)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from fcn import Config
-from fcn.data import main
-from fcn.datasets import open_dataset
-from fcn.training import prepare
+from fcn.cli.app import main
+from fcn.data.readers import open_dataset
+from fcn.training.run import prepare
 
 # As the set's own readme counts them.
 TRAINING = {"um": 95, "umm": 96, "uu": 98}
@@ -71,7 +71,7 @@ def test_a_run_and_the_data_command_say_what_is_missing(
 ) -> None:
     leave_out(kitti, "training", "umm_000041")
 
-    assert main([str(kitti), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert main(["data", str(kitti), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert "288 of the 289 frames of KITTI Road, without umm_000041" in " ".join(capsys.readouterr().out.split())
 
     config = Config(data_dir=kitti, weights="none", width=1 / 32, fc_width=8, image_size=(16, 32), cache_dir=tmp_path)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fcn.masks import SEPARATOR_PIXELS, VOID, error_map, overlay, palette, side_by_side
+from fcn.data.dataset import VOID
+from fcn.data.overlays import SEPARATOR_PIXELS, error_map, overlay, palette, side_by_side
 
 ROAD = ("background", "road")
 

@@ -5,8 +5,8 @@ import torch
 
 from fcn import memory
 from fcn.config import Config
-from fcn.gradient import BatchGradient
-from fcn.model import FCN8s, build_model
+from fcn.model.fcn8s import FCN8s, build_model
+from fcn.training.step import BatchGradient
 
 CPU = torch.device("cpu")
 

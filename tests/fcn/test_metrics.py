@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, precision_recall_curve
 from torch import Tensor
 
-from fcn.metrics import Confusion, ThresholdCounts, max_f1
-from fcn.scoring import class_probability, predicted_classes
+from fcn.evaluation.metrics import Confusion, ThresholdCounts, max_f1
+from fcn.evaluation.scoring import class_probability, predicted_classes
 
 CPU = torch.device("cpu")
 VOID = 255
@@ -182,7 +182,7 @@ def test_a_perfect_mask_scores_one_on_real_kitti_labels(tmp_path: Path) -> None:
     if folder is None:
         pytest.skip("FCN_TEST_DATA names no folder with kitti_road_tiny")
     from fcn import Config
-    from fcn.cache import open_cache
+    from fcn.data.cache import open_cache
 
     config = Config(data_dir=Path(folder) / "kitti_road_tiny", weights="none", cache_dir=tmp_path)
     cache = open_cache(config)
@@ -202,7 +202,7 @@ def test_what_a_bilinear_resize_does_to_real_kitti_labels_is_what_the_docs_say(t
     if folder is None:
         pytest.skip("FCN_TEST_DATA names no folder with kitti_road_tiny")
     from fcn import Config
-    from fcn.cache import open_cache
+    from fcn.data.cache import open_cache
 
     docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").replace("\n", " ")
     config = Config(data_dir=Path(folder) / "kitti_road_tiny", weights="none", cache_dir=tmp_path)

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.model import Convolution, FCN8s, bilinear_kernel, build_model, check_weights, standardised
-from fcn.weights import IMAGENET, PLAIN, fetch_weights, normalisation
+from fcn.model.fcn8s import Convolution, FCN8s, bilinear_kernel, build_model, check_weights, standardised
+from fcn.model.pretrained import IMAGENET, PLAIN, fetch_weights, normalisation
 
 SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.cache import open_cache
 from fcn.config import Config
-from fcn.datasets import Dataset, open_dataset
-from fcn.datasets.legend import read_legend
+from fcn.data.cache import open_cache
+from fcn.data.dataset import Dataset
+from fcn.data.readers import open_dataset
+from fcn.data.readers.legend import read_legend
 from fcn.errors import InputError
 
 SIZE = (6, 8)

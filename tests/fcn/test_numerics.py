@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import fcn
-from fcn import Config, checkpoint, layer_probe, numerics
-from fcn.model import FCN8s, model_on_meta
-from fcn.numerics import Finding, Layer, findings, layers_of, machine, measure, rounded_by_autocast
-from fcn.precision import precision_of
-from fcn.state import RunState
+from fcn import Config
+from fcn.model import checkpoint, layer_probe, numerics
+from fcn.model.fcn8s import FCN8s, model_on_meta
+from fcn.model.numerics import Finding, Layer, findings, layers_of, machine, measure, rounded_by_autocast
+from fcn.model.precision import precision_of
+from fcn.training.state import RunState
 
 CPU = torch.device("cpu")
 SLIM = Layer("convolution", 2, 8, 8, 3, 1, 1, 8, 12)
@@ -29,7 +30,7 @@ FAULTY = """
 import ctypes, os, signal, sys
 from pathlib import Path
 import torch
-from fcn.layer_probe import apply, main
+from fcn.model.layer_probe import apply, main
 
 FAULT = ""
 

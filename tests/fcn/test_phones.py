@@ -12,13 +12,13 @@ import pytest
 from PIL import ExifTags, Image
 from typer.testing import CliRunner
 
-from fcn.cache import open_cache
+from fcn.cli.app import main
+from fcn.cli.predict import app
 from fcn.config import Config
-from fcn.data import main
-from fcn.datasets import open_dataset
+from fcn.data.cache import open_cache
+from fcn.data.readers import open_dataset
 from fcn.errors import InputError
-from fcn.exporting import Exported
-from fcn.predict import app
+from fcn.formats.write import Exported
 
 Array = npt.NDArray[Any]
 STORED: dict[
@@ -120,7 +120,7 @@ def test_images_of_sixteen_bits_are_warned_of_once_for_the_whole_set(phones: Pat
 def test_the_contact_sheet_shows_them_upright_and_the_warning_is_printed(
     phones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(phones), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert main(["data", str(phones), "--sheet", str(tmp_path / "sheet.png")]) == 0
     out = capsys.readouterr().out
     assert "3 of 4 images" in out
     assert "40x30 (4)" in out

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import ExifTags, Image
 
-from fcn.datasets.frames import SIXTEEN_BITS, TURNED
-from fcn.datasets.pictures import read_colours, read_image, read_indices, read_picture
+from fcn.data.dataset import SIXTEEN_BITS, TURNED
+from fcn.data.image_files import read_colours, read_image, read_indices, read_picture
 from fcn.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -218,7 +218,7 @@ def test_transparent_palettes_and_damaged_notes_are_read_without_a_word_on_stder
     palette.putpalette([level for level in range(256) for _ in range(3)])
     palette.save(tmp_path / "palette.png", transparency=bytes(range(256)))
     Image.fromarray(scene()).save(tmp_path / "phone.jpg", exif=DAMAGED_NOTES[0])
-    code = "import pathlib, sys, fcn.datasets.pictures as p; [p.read_image(pathlib.Path(a)) for a in sys.argv[1:]]"
+    code = "import pathlib, sys, fcn.data.image_files as p; [p.read_image(pathlib.Path(a)) for a in sys.argv[1:]]"
     command = [sys.executable, "-c", code, str(tmp_path / "palette.png"), str(tmp_path / "phone.jpg")]
     assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 

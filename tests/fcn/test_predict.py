@@ -1,4 +1,4 @@
-"""Pictures, folders and videos through python -m fcn.predict, with an export of the real kind."""
+"""Pictures, folders and videos through python -m fcn predict, with an export of the real kind."""
 
 import os
 import struct
@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from fcn.cli.predict import app
 from fcn.errors import InputError
-from fcn.exported import Export
-from fcn.exporting import Exported
-from fcn.predict import app
-from fcn.prediction import Predictor, class_mask, probability
-from fcn.video import VideoReader, VideoWriter
+from fcn.formats.read import Export
+from fcn.formats.write import Exported
+from fcn.prediction.predictor import Predictor, class_mask, probability
+from fcn.prediction.video import VideoReader, VideoWriter
 
 Pixels = npt.NDArray[np.uint8]
 Tiny = tuple[Path, Exported]
@@ -307,7 +307,7 @@ def test_videos_that_cannot_be_read_are_named_and_leave_nothing(tiny_export: Tin
 
 
 # pydantic itself comes with typer.
-TRAINING = ("fcn.config", "fcn.cache", "fcn.training", "torchvision", "matplotlib", "filelock", "onnx", "av")
+TRAINING = ("fcn.config", "fcn.data.cache", "fcn.training", "torchvision", "matplotlib", "filelock", "onnx", "av")
 BLOCKED = """
 import runpy, sys
 for name in {blocked}:
@@ -317,7 +317,7 @@ def no_pickle(event, arguments):
         raise RuntimeError(f"unpickled {{arguments}}")
 sys.addaudithook(no_pickle)
 sys.argv = {argv}
-runpy.run_module("fcn.predict", run_name="__main__")
+runpy.run_module("fcn", run_name="__main__")
 """
 
 
@@ -332,7 +332,7 @@ def test_an_export_runs_without_what_training_needs_and_without_unpickling(
     tiny_export: Tiny, tmp_path: Path, format: str, blocked: tuple[str, ...]
 ) -> None:
     save(tmp_path / "a.png")
-    argv = ["fcn.predict", str(tiny_export[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
+    argv = ["fcn", "predict", str(tiny_export[0]), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     script = BLOCKED.format(blocked=blocked + TRAINING, argv=[*argv, "--format", format])
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=150)

@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 import fcn
 from fcn import Config, memory
-from fcn.cache import open_cache
+from fcn.data.cache import open_cache
 
 CPU = torch.device("cpu")
 WORLD = 2

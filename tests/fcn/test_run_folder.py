@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import fcn
-from fcn import Config, checkpoint
-from fcn.run_folder import RunFolder
+from fcn import Config
+from fcn.model import checkpoint
+from fcn.training.run_folder import RunFolder
 
 Invoke = Callable[[list[str]], tuple[int, str]]
 RULE = "val/mean_iou"
@@ -21,7 +22,7 @@ RULE = "val/mean_iou"
 # fcn.train, ended as kill -9 ends it right after so many checkpoints of it have their names.
 KILLED = """
 import os, runpy, signal, sys
-from fcn import checkpoint
+from fcn.model import checkpoint
 whole, left = checkpoint.replace, [int(sys.argv.pop(1))]
 def replace(source, target):
     whole(source, target)
@@ -29,7 +30,8 @@ def replace(source, target):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.replace = replace
-runpy.run_module("fcn.train", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "train")
+runpy.run_module("fcn", run_name="__main__", alter_sys=True)
 """
 
 

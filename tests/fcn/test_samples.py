@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fcn import Config, InputError, checkpoint
-from fcn.masks import overlay
-from fcn.run_folder import RunFolder
-from fcn.samples import Samples, chosen_epochs
+from fcn import Config, InputError
+from fcn.data.overlays import overlay
+from fcn.model import checkpoint
+from fcn.training.run_folder import RunFolder
+from fcn.training.samples import Samples, chosen_epochs
 
 Invoke = Callable[[list[str]], tuple[int, str]]
 

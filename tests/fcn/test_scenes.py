@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fcn.config import Config
-from fcn.datasets import Dataset, open_dataset
-from fcn.datasets.ground import CLASSES, ROAD, SKY
-from fcn.datasets.scenes import FRAMES_A_SEQUENCE, draw_scene
+from fcn.data.dataset import Dataset
+from fcn.data.readers import open_dataset
+from fcn.data.readers.scenes import FRAMES_A_SEQUENCE, draw_scene
+from fcn.data.scenes.ground import CLASSES, ROAD, SKY
 
 SIZE = (64, 192)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from fcn import data
+from fcn.cli.app import main
+from fcn.cli.evaluate import app
 from fcn.config import Config
-from fcn.datasets import open_dataset
-from fcn.evaluate import app
-from fcn.exporting import Exported
+from fcn.data.readers import open_dataset
+from fcn.formats.write import Exported
 
 Tiny = tuple[Path, Exported]
 SIZE = (32, 96)  # the tiny export's: its frames are scored as they are
@@ -185,7 +185,7 @@ def test_a_submission_takes_no_setting_of_scoring(tiny_export: Tiny, tmp_path: P
 
 
 def test_a_folder_is_never_shown_as_drawn_scenes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data.main([str(tmp_path), "--dataset", "scenes"]) == 2
+    assert main(["data", str(tmp_path), "--dataset", "scenes"]) == 2
     assert "scenes are drawn, and no folder is read for them" in capsys.readouterr().err
     warnings = open_dataset(Config(dataset="scenes", data_dir=tmp_path, weights="none")).warnings
     assert f"scenes are drawn: nothing is read of data_dir = {tmp_path}" in warnings

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from fcn.cli.settings import page
 from fcn.config import Config
-from fcn.settings import page
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m fcn.settings > docs/settings.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m fcn settings > docs/settings.md"
 
 
 def test_every_setting_has_a_meaning() -> None:

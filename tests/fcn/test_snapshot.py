@@ -9,13 +9,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fcn
-from fcn import checkpoint, training
-from fcn.batches import Batches
-from fcn.cache import open_cache
 from fcn.config import Config
-from fcn.masks import side_by_side
-from fcn.scoring import predicted_classes
-from fcn.snapshot import SnapshotCopy
+from fcn.data.cache import open_cache
+from fcn.data.overlays import side_by_side
+from fcn.evaluation.scoring import predicted_classes
+from fcn.inputs.batches import Batches
+from fcn.model import checkpoint
+from fcn.training import run as training
+from fcn.training.snapshot import SnapshotCopy
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcn.errors import InputError
-from fcn.sources import plan
+from fcn.prediction.inputs import plan
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

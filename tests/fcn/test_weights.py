@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, vgg
 from typer.testing import CliRunner
 
-from fcn import Config, evaluate, weight_files
+from fcn import Config
+from fcn.cli import evaluate
 from fcn.errors import InputError
-from fcn.exported import open_network, read_export
-from fcn.exporting import export
-from fcn.model import build_model
-from fcn.pixels import FromPixels
-from fcn.training import prepare
-from fcn.weights import IMAGENET, fetch_weights, normalisation
+from fcn.formats.read import open_network, read_export
+from fcn.formats.write import export
+from fcn.model import weight_files
+from fcn.model.fcn8s import build_model
+from fcn.model.preprocessing import FromPixels
+from fcn.model.pretrained import IMAGENET, fetch_weights, normalisation
+from fcn.training.run import prepare
 
 Weights = dict[str, Tensor]
 FC = 8

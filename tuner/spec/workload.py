@@ -95,6 +95,8 @@ class Exported(Protocol):
     def test_metrics(self) -> Mapping[str, float]:
         """Scored once on the test split; empty where there is none."""
 
+    # If it likes, usage: a command to try the export with, with {output} for its folder.
+
 
 class Workload(Protocol):
     """A package that can be tuned."""

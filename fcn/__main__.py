@@ -1,0 +1,5 @@
+import sys
+
+from fcn.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The command line: `python -m fcn COMMAND`, one file a command."""

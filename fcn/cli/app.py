@@ -1,0 +1,82 @@
+"""`python -m fcn COMMAND`: one file a command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperCommand, TyperGroup
+
+from fcn.errors import InputError
+
+# The first lines of the commands' own help: --help imports none of them, nor torch.
+COMMANDS = {
+    "train": "Train FCN-8s once; under torchrun, on every rank.",
+    "data": "Show what is in a data set: frames, classes, sequences, the split, a contact sheet.",
+    "download": "Fetch a public data set.",
+    "predict": "Predict pictures, folders and videos.",
+    "evaluate": "Score an export, or write a submission for the KITTI server.",
+    "export": "Write a checkpoint as files that others can run.",
+    "settings": "Print every setting of a run as a page of Markdown.",
+}
+
+
+class _Commands(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What the list of commands shows of one."""
+        del ctx
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            command = typer.main.get_command(import_module(f"fcn.cli.{name}").app)
+        return name, command, rest
+
+
+app = typer.Typer(
+    name="python -m fcn",
+    help="FCN-8s on VGG16 for road and street scenes.",
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _group() -> None:
+    """A group, whatever Typer thinks of one without commands of its own."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 2 for what a person can mend."""
+    try:
+        app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m fcn")
+    except ValidationError as error:
+        # Late: a prediction needs no config.
+        from fcn.config import validation_sentences
+
+        sentences = validation_sentences(error)
+    except InputError as error:
+        sentences = str(error).splitlines()
+    except SystemExit as end:
+        return int(end.code or 0)
+    else:
+        return 0
+    for sentence in sentences:
+        print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def command() -> None:
+    """The installed command `fcn`."""
+    sys.exit(main())

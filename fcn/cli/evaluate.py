@@ -1,0 +1,170 @@
+"""python -m fcn evaluate: how well an export does on labelled frames, and pictures for the KITTI server.
+
+python -m fcn evaluate EXPORT DIR --split test                at the network's size, as training scores
+python -m fcn evaluate EXPORT DIR --split test --own-size     at the frames' size, as KITTI's devkit scores
+python -m fcn evaluate EXPORT DIR --split test --bev          from above, as KITTI's server scores
+python -m fcn evaluate EXPORT DIR --split all                 every frame of any folder, other drives included
+python -m fcn evaluate EXPORT DIR --submission OUT            DIR/testing, for the server
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from fcn.cli.scored_frames import Split, frames_to_score, notes
+from fcn.config import Config, DatasetName, validation_sentences
+from fcn.data.cache import open_cache
+from fcn.data.dataset import Dataset
+from fcn.data.readers.kitti_road import missing_frames
+from fcn.device import chosen_device
+from fcn.errors import InputError, TrainingError
+from fcn.formats.read import Export, Network, open_network, read_export
+from fcn.formats.verify import score
+from fcn.kitti.native_resolution import score_at_own_size
+from fcn.kitti.submission import write_submission
+from fcn.prediction.predictor import Predictor
+
+View = Literal["network size", "own size", "bev"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the data set that it was trained on, or of any with --split all; scenes: none."),
+    ] = None,
+    split: Annotated[
+        Split, typer.Option(help="The run's own split of the data set; all: every frame, trained on or not.")
+    ] = "test",
+    dataset: Annotated[
+        DatasetName | None,
+        typer.Option(help="What is in DIR, with --split all; told by the folder's layout if left out."),
+    ] = None,
+    own_size: Annotated[
+        bool, typer.Option("--own-size", help="At the frames' own size, as KITTI's devkit scores.")
+    ] = False,
+    bev: Annotated[
+        bool, typer.Option("--bev", help="From above, by the calibration files, as KITTI's server scores.")
+    ] = False,
+    submission: Annotated[
+        Path | None,
+        typer.Option(help="Score nothing: write what the KITTI server takes of DIR/testing into this folder."),
+    ] = None,
+    format: Annotated[Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")] = "safetensors",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
+) -> None:
+    """Scores an export, or writes a submission for the KITTI server."""
+    console = Console(highlight=False, markup=False, stderr=as_json)
+    try:
+        chosen = chosen_device(device)
+        opened = read_export(export)
+        if submission is not None:
+            if own_size or bev or dataset:
+                raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
+            predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
+            result = _submit(opened, predictor, data, submission, console)
+        else:
+            # Before the network is opened: a wrong folder is told at once.
+            config, frames = frames_to_score(opened, data, split, dataset)
+            for sentence in notes(opened, frames, split):
+                typer.echo(f"note: {sentence}", err=True)
+            network = open_network(opened, format, str(chosen))
+            view: View = "bev" if bev else "own size" if own_size else "network size"
+            result = {
+                "export": str(export),
+                "data": None if data is None else str(data),
+                "dataset": frames.name,
+                "split": split,
+                "frames": len(frames.splits[split]),
+                "view": view,
+                "image_size": list(opened.image_size),
+                "metrics": _score(opened, network, config, frames, split, view, chosen, console),
+            }
+    except ValidationError as error:
+        for sentence in validation_sentences(error):
+            typer.echo(f"error: {export}: {sentence}", err=True)
+        raise typer.Exit(2) from None
+    except InputError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2) from None
+    except TrainingError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(result) if as_json else _for_people(result))
+
+
+def _submit(opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console) -> dict[str, Any]:
+    if data is None:
+        raise InputError("--submission needs DIR, KITTI Road's folder with testing/image_2 and testing/calib")
+    for sentence in missing_frames(data, ["testing"]):
+        typer.echo(f"note: {sentence}; the server takes all of them", err=True)
+    with _counting(console, "predicting") as progress:
+        count = write_submission(opened, predictor, data, output, progress)
+    return {"export": str(opened.directory), "data": str(data), "submission": str(output), "frames": count}
+
+
+def _score(
+    opened: Export,
+    network: Network,
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    view: View,
+    device: torch.device,
+    console: Console,
+) -> dict[str, float]:
+    with _counting(console, "scoring") as progress:
+        if view == "network size":
+            cache = replace(open_cache(config), dataset=dataset)
+            return score(network, opened, cache, split, config, device)
+        found = score_at_own_size(
+            opened,
+            Predictor(opened, network, "overlay"),
+            dataset,
+            dataset.splits[split],
+            from_above=view == "bev",
+            progress=progress,
+        )
+    return {f"{split}/{name}": value for name, value in found.items()}
+
+
+@contextmanager
+def _counting(console: Console, what: str) -> Iterator[Callable[[], None]]:
+    frames = 0
+    with console.status(what) as status:
+
+        def progress() -> None:
+            nonlocal frames
+            frames += 1
+            status.update(f"{what}: {frames} frames")
+
+        yield progress
+
+
+def _for_people(result: dict[str, Any]) -> str:
+    if "submission" in result:
+        return f"{result['frames']} pictures in {result['submission']}: zip them for the KITTI Road server"
+    height, width = result["image_size"]
+    where = {
+        "network size": f"at the network's {height} x {width} pixels",
+        "own size": "at the frames' own size",
+        "bev": "from above, 800 x 400 cells of 0.05 m",
+    }[result["view"]]
+    frames = f"{result['frames']} frame{'' if result['frames'] == 1 else 's'} of {result['data'] or 'drawn scenes'}"
+    lines = [f"{result['split']}: {frames}, {where}"]
+    length = max(len(name) for name in result["metrics"])
+    lines += [f"  {name:{length}}  {value:.4f}" for name, value in result["metrics"].items()]
+    return "\n".join(lines)

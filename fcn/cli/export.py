@@ -1,0 +1,62 @@
+"""python -m fcn export: a checkpoint of `fcn train` or of a tuner as files that others can run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from fcn.config import validation_sentences
+from fcn.device import chosen_device
+from fcn.errors import InputError, TrainingError
+from fcn.formats.verify import ExportError
+from fcn.formats.write import Exported, export
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory, such as RUN/best.")],
+    output: Annotated[Path, typer.Option(help="Directory to make; it must be new or empty.")],
+    device: Annotated[str | None, typer.Option(help="Where to score: cpu, cuda; default: a GPU if any.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Weights, pt2 and ONNX, each loaded again and compared with the checkpoint."""
+    console = Console(highlight=False, markup=False, stderr=as_json)
+    try:
+        chosen = chosen_device(device)
+        with console.status("exporting, comparing and scoring"):
+            exported = export(checkpoint, output, device=chosen)
+    except (InputError, ValidationError) as error:
+        sentences = validation_sentences(error) if isinstance(error, ValidationError) else [str(error)]
+        for sentence in sentences:
+            typer.echo(f"error: {sentence}", err=True)
+        raise typer.Exit(2) from None
+    except (ExportError, TrainingError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps({"output": str(output), **asdict(exported)}))
+    else:
+        console.print(_summary(output, exported), soft_wrap=True)
+
+
+def _summary(output: Path, exported: Exported) -> str:
+    lines = [
+        f"{output / found.file}: differs from the checkpoint by {found.parity:.1e} of its logits' range"
+        for found in exported.formats.values()
+    ]
+    for split, metrics in (("val", exported.metrics), ("test", exported.test_metrics)):
+        shown = [
+            f"{name} {metrics[f'{split}/{name}']:.4f}"
+            for name in ("mean_iou", "max_f1", "pixel_accuracy")
+            if f"{split}/{name}" in metrics
+        ]
+        if shown:
+            lines.append(f"{split}: {', '.join(shown)}")
+    lines.append(f"read {output / 'README.md'}; try: python -m fcn predict {output} IMAGES... --output DIR")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""python -m fcn predict: what an exported network sees in pictures, folders and videos.
+
+Needs what the export needs, and nothing that only training needs.
+Exit status: 0 all done, 1 some failed, 2 nothing could be done. What failed is named on stderr.
+"""
+
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fcn.data.dataset import TURNED
+from fcn.data.listing import shown
+from fcn.errors import InputError
+from fcn.formats.read import open_network, read_export
+from fcn.prediction.inputs import Job, plan
+from fcn.prediction.pipeline import predict_pictures, predict_video
+from fcn.prediction.predictor import Kind, Predictor
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, videos, and folders of them at any depth.")],
+    output: Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.")],
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="overlay: half transparent over the frame; mask: class indices, with a palette; "
+            "probability: 8-bit grey. Of a video, mask and probability are folders of PNGs."
+        ),
+    ] = "overlay",
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Whose probability; needed where an export has several.")
+    ] = None,
+    format: Annotated[
+        Literal["safetensors", "onnx"],
+        typer.Option(help="safetensors: torch, on any device; onnx: onnxruntime, without torch."),
+    ] = "safetensors",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images at once.")] = 8,
+) -> None:
+    """Draws what an exported network sees in pictures and videos."""
+    try:
+        jobs, problems, left_out = plan(paths, output, frames_as_pictures=kind != "overlay")
+        opened = read_export(export)
+        chosen = _device(device) if format == "safetensors" else "cpu"
+        predictor = Predictor(opened, open_network(opened, format, chosen), kind, class_name)
+        _make(output)
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    log = Log(Console(highlight=False, markup=False), jobs)
+    with log:
+        for problem in problems:
+            log.failed(problem)
+        try:
+            _predict(jobs, predictor, batch_size, log)
+        except InputError as error:
+            log.failed(str(error))
+        except KeyboardInterrupt:
+            log.failed("stopped by Ctrl-C")
+    for note in (*left_out, *log.notes()):
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(log.summary(output))
+    if log.failures:
+        raise typer.Exit(1 if log.completed else 2)
+
+
+def _predict(jobs: list[Job], predictor: Predictor, batch_size: int, log: "Log") -> None:
+    pictures = [job for job in jobs if not job.video]
+    predict_pictures(pictures, predictor, batch_size, log.picture, log.failed, log.remarked)
+    for job in jobs:
+        if job.video and predict_video(job, predictor, batch_size, log.frame, log.failed):
+            log.completed += 1
+
+
+def _device(wanted: str | None) -> str:
+    # Late: an ONNX file runs without torch.
+    from fcn.device import chosen_device
+
+    return str(chosen_device(wanted))
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: can't be made ({error.strerror}): choose another folder") from error
+    if not os.access(output, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: can't be written to: choose another folder")
+
+
+class Log:
+    """Progress on a terminal, failures on stderr as they come, and what was done at the end."""
+
+    def __init__(self, console: Console, jobs: list[Job]) -> None:
+        self.images = 0  # pictures and frames
+        self.completed = 0  # pictures and videos
+        self.failures = 0
+        self._remarks: dict[str, list[Path]] = {}
+        self._started = time.perf_counter()
+        self._progress = Progress(
+            TextColumn("predicting"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        # How many frames a video has is known at its end.
+        known = None if any(job.video for job in jobs) else len(jobs)
+        self._task = self._progress.add_task("", total=known, speed="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def picture(self) -> None:
+        """A picture was written."""
+        self.completed += 1
+        self.frame()
+
+    def frame(self) -> None:
+        """A frame of a video was written."""
+        self.images += 1
+        self._progress.update(self._task, advance=1, speed=f"{self._speed():.1f} images/s")
+
+    def failed(self, sentence: str) -> None:
+        """Something was skipped."""
+        self.failures += 1
+        sentence = shown(sentence)
+        if self._progress.disable:
+            typer.echo(f"error: {sentence}", err=True)
+        else:  # above the bar
+            self._progress.console.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+
+    def remarked(self, picture: Path, remark: str) -> None:
+        """A picture was read in a way that a person should know of."""
+        if remark != TURNED:  # that is how everybody sees it; only labels could differ
+            self._remarks.setdefault(remark, []).append(picture)
+
+    def notes(self) -> list[str]:
+        """A sentence for each remark: how many pictures it is of, and the first of them."""
+        return [
+            f"{len(pictures)} picture{'s' * (len(pictures) != 1)} (such as {shown(pictures[0])}): {remark}"
+            for remark, pictures in self._remarks.items()
+        ]
+
+    def summary(self, output: Path) -> str:
+        """One line: images, seconds, speed, failures."""
+        seconds = time.perf_counter() - self._started
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        line = f"{images} in {seconds:.1f} s ({self._speed():.1f} images/s), in {shown(output)}"
+        return line + (f"; {self.failures} failed" if self.failures else "")
+
+    def _speed(self) -> float:
+        return self.images / max(time.perf_counter() - self._started, 1e-9)

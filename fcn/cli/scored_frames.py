@@ -1,0 +1,134 @@
+"""Which labelled frames an export is scored on: a split of its own run, or every frame of any folder."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from fcn.config import Config, DatasetName
+from fcn.data.dataset import Dataset
+from fcn.data.layout import check_folder, guess_dataset
+from fcn.data.readers import open_dataset, open_unsplit
+from fcn.errors import InputError
+from fcn.formats.read import Export
+from fcn.formats.verify import with_normalisation_of
+
+Split = Literal["val", "test", "train", "all"]
+NOTHING_HELD_OUT = {
+    "split": "sequence",
+    "val_fraction": 0,
+    "test_fraction": 0,
+    "val_sequences": None,
+    "test_sequences": None,
+    "early_stop_epochs": None,
+}
+
+
+def frames_to_score(
+    opened: Export, data: Path | None, split: Split, dataset: DatasetName | None = None
+) -> tuple[Config, Dataset]:
+    """The settings that read the frames, and the data set with the split.
+
+    data: the folder, which is read or refused; None: drawn scenes. dataset: what is in it, for "all"; None: told by
+    the folder's layout. Raises InputError, or pydantic's ValidationError where the export's settings are none.
+    """
+    if split == "all":
+        config = config_for_all(opened, data, dataset)
+        found = _open_any(opened, config)
+    else:
+        config = _config_for_own_split(opened, data, split, dataset)
+        found = _open_own(config, split)
+    if found.classes != opened.classes:
+        raise InputError(
+            f"{data or found.name}: its classes must be those of the export in their order, "
+            f"{', '.join(opened.classes)}, got {', '.join(found.classes)}: score it on a data set that has them"
+        )
+    if not found.splits[split]:
+        raise InputError(f"{found.name}: the run has no {split} split: choose another --split")
+    return config, found
+
+
+def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
+    """What a person should know of the frames that are scored."""
+    frames = [dataset.frames[index] for index in dataset.splits[split]]
+    sentences = list(dataset.warnings)
+    before = opened.frames.get(split)
+    if before is not None and before != len(frames):
+        sentences.append(f"{split} had {before} frames in the run and has {len(frames)} here")
+    trained = set(opened.sequences.get("train", ()))
+    known = sum(frame.sequence in trained for frame in frames)
+    if split == "all" and known and dataset.name == opened.config.get("dataset"):
+        sentences.append(f"{known} of {len(frames)} frames have the names of sequences that the export was trained on")
+    return sentences
+
+
+def config_for(opened: Export, data: Path | None) -> Config:
+    """The run's settings with the data set at `data`, split as the run split it: by the sequences it noted.
+
+    Raises InputError or pydantic's ValidationError where the export's settings are none.
+    """
+    settings = _settings(opened, data)
+    if settings.get("split") == "sequence" and opened.sequences.get("train"):
+        # Frames that were added since would move the seeded split, and training frames into test.
+        settings["val_sequences"] = opened.sequences.get("val") or None
+        settings["test_sequences"] = opened.sequences.get("test", ())
+    return with_normalisation_of(opened.directory, Config.model_validate(settings))
+
+
+def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | None) -> Config:
+    """The run's settings with every frame of the data set at `data`, whichever that is."""
+    trained_on = opened.config.get("dataset", "")
+    name = dataset or (trained_on if data is None else guess_dataset(data))
+    check_folder(name, data)
+    settings = _settings(opened, data) | NOTHING_HELD_OUT | {"dataset": name}
+    if data is not None or name != trained_on:  # else the run's own drawn frames
+        settings["frames"] = None
+    # The class that the export knows is asked for by its name: another data set has more of them.
+    settings["classes"] = opened.classes[1] if opened.positive == 1 else "all"
+    return with_normalisation_of(opened.directory, Config.model_validate(settings))
+
+
+def _config_for_own_split(opened: Export, data: Path | None, split: Split, dataset: DatasetName | None) -> Config:
+    trained_on = str(opened.config.get("dataset"))
+    if dataset not in (None, trained_on):
+        raise InputError(
+            f"--dataset {dataset}: the {split} split is one of {trained_on}, which the export was trained on: "
+            "add --split all to score every frame of another data set"
+        )
+    if trained_on == "scenes" and data is not None:
+        raise InputError(
+            f"{data}: the {split} split is one of drawn scenes, which the export was trained on, and would not be read "
+            f"from a folder: add --split all to score every frame of {data}, or leave it out"
+        )
+    check_folder(trained_on, data)
+    return config_for(opened, data)
+
+
+def _settings(opened: Export, data: Path | None) -> dict[str, Any]:
+    settings = opened.config | {"data_dir": None if data is None else str(data)}
+    if settings.get("weights") not in ("imagenet", "none"):
+        # What they started from may be gone by now.
+        settings |= {"weights": "none", "weights_normalisation": "auto"}
+    return settings
+
+
+def _open_own(config: Config, split: Split) -> Dataset:
+    try:
+        return open_dataset(config)
+    except InputError as error:
+        if not str(error).startswith(("val_sequences: ", "test_sequences: ")):
+            raise
+        raise InputError(
+            f"{config.data_dir}: is not what the export was trained on ({error}): the {split} split is the run's own; "
+            "add --split all to score every frame of another folder"
+        ) from error
+
+
+def _open_any(opened: Export, config: Config) -> Dataset:
+    try:
+        return open_unsplit(config)
+    except InputError as error:
+        if not str(error).startswith("classes: "):
+            raise
+        raise InputError(
+            f"{config.data_dir or config.dataset}: must have the classes of the export, {', '.join(opened.classes)} "
+            f"({str(error).removeprefix('classes: ')})"
+        ) from error

@@ -1,0 +1,240 @@
+"""python -m fcn train: one run in one folder, with no tuner.
+
+DIR/last/          the newest checkpoint, with what going on needs
+DIR/best/          the one of the best val/mean_iou, without it; none where nothing is validated
+                   (both are written so seldom that it takes a fiftieth of the time, and at the end)
+DIR/metrics.jsonl  the measures of each epoch, a line an epoch
+DIR/curves.png     drawn at the end
+DIR/batch_losses.jsonl  with --batch-losses: the loss of each batch, a line a batch
+DIR/samples/epoch-0010/ with --samples: overlays of pictures after epoch 10
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from torch import distributed
+
+from fcn.cli.given_settings import read_settings
+from fcn.config import Config, validation_sentences
+from fcn.device import chosen_device, described
+from fcn.distributed import rank, together
+from fcn.errors import InputError, TrainingError
+from fcn.model import checkpoint
+from fcn.model.precision import precision_of
+from fcn.training.run import prepare, train
+from fcn.training.run_folder import RULE, RunFolder
+from fcn.training.samples import Samples, chosen_epochs
+from fcn.training.snapshot import Snapshot
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    output: Annotated[Path, typer.Option(help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of fcn.Config, as in TOML. Repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of settings, or the folder of a checkpoint or an export, "
+            "whose settings and split are taken; --set goes before it."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
+    batch_losses: Annotated[
+        bool, typer.Option("--batch-losses", help="Write the loss of each batch to OUTPUT/batch_losses.jsonl.")
+    ] = False,
+    samples: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", help="Pictures, or a folder of them: their overlays go to OUTPUT/samples. Repeatable."
+        ),
+    ] = None,
+    sample_epochs: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,…", help="Epochs after which --samples are drawn; default: the last."),
+    ] = None,
+) -> None:
+    """Trains FCN-8s once; under torchrun, on every rank."""
+    _keep_freed_memory()
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        with _ranks(device) as chosen:
+            pictures = _Pictures(samples or [], sample_epochs)
+            _train(output, settings or [], config, resume, chosen, batch_losses, pictures, console)
+    except ValidationError as error:
+        for sentence in validation_sentences(error):
+            typer.echo(f"error: {sentence}", err=True)
+        raise typer.Exit(2) from None
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except TrainingError as error:
+        last = output / "last"
+        kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+        typer.echo(f"error: {error}{kept}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        how = f"go on with: python -m fcn train --output {output} --resume"
+        typer.echo(f"stopped; {how if (output / 'last').exists() else 'there was no checkpoint yet'}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep large blocks: to get them anew and cleared for each layer costs a CPU a fifth of its speed."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
+            libc.mallopt(parameter, 2**31 - 1)
+
+
+def _train(
+    output: Path,
+    settings: list[str],
+    source: Path | None,
+    resume: bool,
+    device: torch.device,
+    batch_losses: bool,
+    pictures: "_Pictures",
+    console: Console,
+) -> None:
+    folder = RunFolder(output)
+    with together():
+        if rank() == 0:
+            folder.tidy()
+    with together():
+        start = folder.start(resume=resume)
+        config, notes = read_settings(settings, source, start)
+        samples = pictures.samples(folder, config, console)
+        with _waiting(console, "reading the data set"):
+            prepared = prepare(config, device=device)
+    with together():
+        if rank() == 0:
+            console.print(prepared.summary)
+            console.print(f"device: {described(device)}; computes in {precision_of(config, device).name}")
+            for warning in prepared.warnings:
+                console.print(f"warning: {warning}")
+            for note in notes:
+                console.print(f"note: {note}")
+            folder.open(start, config)
+
+    newest: Snapshot | None = None
+
+    def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
+        nonlocal newest
+        newest = snapshot
+        if snapshot is not None:
+            # Before the checkpoint: after a kill in between the epoch is run again, and its samples are made again.
+            samples.after(snapshot)
+            folder.keep(measures, snapshot)
+            console.print(epoch_line(measures, config.epochs))
+
+    try:
+        with _waiting(console, "training"):
+            train(
+                config,
+                report=report,
+                resume_from=None if start is None else start.directory,
+                device=device,
+                batch_losses=folder.keep_batch_losses if batch_losses and rank() == 0 else None,
+            )
+        if newest is not None:
+            samples.at_the_end(newest)
+        folder.write_last()
+    finally:
+        folder.write_best()
+        if rank() == 0:
+            folder.draw()
+    if rank() == 0:
+        console.print(_end(folder, config))
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What the command line says of samples."""
+
+    paths: list[Path]
+    epochs: str | None
+
+    def samples(self, folder: RunFolder, config: Config, console: Console) -> Samples:
+        """Raises InputError where paths or epochs are none."""
+        if self.epochs is not None and not self.paths:
+            raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the pictures to draw on")
+        epochs = None if self.epochs is None else chosen_epochs(self.epochs, config.epochs)
+
+        def say(sentence: str) -> None:
+            if rank() == 0:
+                console.print(f"warning: {sentence}")
+
+        return Samples(self.paths, epochs, folder.samples, say)
+
+
+def _end(folder: RunFolder, config: Config) -> str:
+    """What a person reads of a run that has ended."""
+    if config.val_fraction > 0:
+        kept = checkpoint.load(folder.best)
+        which = f"best: epoch {kept.epoch}, {RULE} {kept.metrics.get(RULE, 0.0):.4f}"
+    else:
+        kept = checkpoint.load(folder.last)
+        which = f"last: epoch {kept.epoch}, loss {kept.metrics['train/loss']:.4f}, not validated"
+    return (
+        f"{which}, in {kept.directory}\n"
+        f"curves: {folder.curves}\n"
+        f"next: python -m fcn export {kept.directory} --output EXPORT_DIR"
+    )
+
+
+def epoch_line(measures: dict[str, float], epochs: int) -> str:
+    """What a person reads of an epoch."""
+    parts = [
+        f"epoch {measures['epoch']:{len(str(epochs))}.0f}/{epochs}",
+        f"loss {measures['train/loss']:.4f}",
+        f"val {measures['val/loss']:.4f}" if "val/loss" in measures else "",
+        f"mean IoU {measures['val/mean_iou']:.3f}" if "val/mean_iou" in measures else "",
+    ]
+    ious = {name.removeprefix("val/iou_"): value for name, value in measures.items() if "/iou_" in name}
+    if "val/max_f1" in measures:
+        road = next((name for name in ious if name != "background"), None)
+        parts.append(f"{road} IoU {ious[road]:.3f}" if road else "")
+        parts.append(f"MaxF {measures['val/max_f1']:.3f} at {measures['val/max_f1_threshold']:.2f}")
+    parts.append(f"{measures['time/images_per_second']:.1f} images/s")
+    return "  ".join(part for part in [*parts, f"{measures['time/epoch_seconds']:.1f} s"] if part)
+
+
+@contextmanager
+def _ranks(device: str | None) -> Iterator[torch.device]:
+    """Joins the other ranks under torchrun. Yields this rank's device."""
+    chosen = chosen_device(device)
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield chosen
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _waiting(console: Console, what: str) -> Iterator[None]:
+    if rank() == 0 and console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield

@@ -1,0 +1,276 @@
+"""Decoded pixels of a data set at one size: built once a machine, mapped read-only by every run.
+
+    CACHE_DIR/listings/KEY   content key of the files that were last seen with these sizes and times
+    CACHE_DIR/KEY/           images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is of the contents
+
+index.json also keeps what decoding remarked on, so that a run that decodes nothing can warn of it too.
+
+A run looks its listing up (paths, sizes, modification times: no file is read), and maps what it points
+to. Files that are new or changed are hashed, so a copy of the data set in another folder finds the same
+pixels. What isn't there is built beside its place under a lock and renamed: nobody sees half a cache, and
+a killed builder leaves only a folder that the next one removes. The folder may be deleted whenever no run
+uses it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+
+from fcn.config import Config
+from fcn.data.dataset import MOST_PROBLEMS_SHOWN, Dataset, Decoded, Pixels, refuse
+from fcn.data.image_files import resize_image, resize_label
+from fcn.data.readers import open_dataset
+from fcn.errors import InputError
+
+# Part of every key: raise it when decoding or resizing changes the pixels.
+VERSION = 2
+
+Progress = Callable[[int, int], None]  # frames done, frames in all
+
+
+@dataclass(frozen=True)
+class Cache:
+    """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only,
+    by frame.
+
+    dataset: with warnings of what decoding its pictures remarked on.
+    path: the folder they are mapped from; it names the pixels, so two caches with one path hold the same.
+    """
+
+    dataset: Dataset
+    images: Pixels
+    labels: Pixels
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels and labels."""
+        return self.images.nbytes + self.labels.nbytes
+
+
+def open_cache(config: Config, progress: Progress | None = None) -> Cache:
+    """The pixels of config's data set at config.image_size; decodes every file if no run has done so
+    before.
+
+    progress: called with (frames done, frames in all) while building.
+    Raises InputError if the data set is not as it should be, a file is damaged, or the cache can't be
+    written.
+    """
+    dataset = open_dataset(config)
+    root = cache_folder(config)
+    listing = root / "listings" / _listing_key(dataset, config)
+    shape = (len(dataset.frames), *config.image_size)
+    if listing.is_file():
+        cache = _map(root / listing.read_text().strip(), dataset, shape)
+        if cache is not None:
+            return cache
+    try:
+        return _find_or_build(config, dataset, root, listing, progress)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise InputError(
+                f"{root}: the cache can't be written ({error.strerror}): set cache_dir to a folder that can"
+            ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(_too_large(root, shape)) from None
+        raise
+
+
+def cache_folder(config: Config) -> Path:
+    """config.cache_dir, else fcn in $XDG_CACHE_HOME or ~/.cache."""
+    if config.cache_dir is not None:
+        return config.cache_dir.expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcn"
+
+
+def _describe(dataset: Dataset, config: Config) -> list[object]:
+    return [VERSION, dataset.name, dataset.content, dataset.classes, config.classes, config.image_size]
+
+
+def _listing_key(dataset: Dataset, config: Config) -> str:
+    parts: list[object] = _describe(dataset, config)
+    for frame in dataset.frames:
+        parts.append(frame.name)
+        for path in (frame.image, frame.label):
+            if path is not None:
+                status = path.stat()
+                parts.append((str(path.absolute()), status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _content_key(dataset: Dataset, config: Config) -> str:
+    digest = hashlib.sha256(json.dumps(_describe(dataset, config)).encode())
+    for frame in dataset.frames:
+        digest.update(frame.name.encode() + b"\0")
+        for path in (frame.image, frame.label):
+            if path is not None:
+                digest.update(_file_digest(path))
+    return f"{dataset.name}-{digest.hexdigest()[:24]}"
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _find_or_build(config: Config, dataset: Dataset, root: Path, listing: Path, progress: Progress | None) -> Cache:
+    key = _content_key(dataset, config)
+    folder = root / key
+    shape = (len(dataset.frames), *config.image_size)
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    # The system drops the lock with its holder, so a killed builder never blocks the next one.
+    with FileLock(root / f"{key}.lock"):
+        cache = _map(folder, dataset, shape)
+        if cache is None:
+            _build(folder, dataset, config.image_size, progress)
+            cache = _map(folder, dataset, shape)
+            assert cache is not None, f"{folder} does not open right after it was built"
+    draft = listing.with_name(f"{listing.name}.{os.getpid()}")
+    draft.write_text(key)
+    draft.replace(listing)
+    return cache
+
+
+def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache | None:
+    """The cache in a folder, or None if it isn't there, isn't whole or holds something else."""
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        if index["version"] != VERSION or tuple(index["shape"]) != shape:
+            return None
+        if index["names"] != [frame.name for frame in dataset.frames]:
+            return None
+        for name in ("images.bin", "labels.bin"):
+            if _sample_checksum(folder / name) != index["checksums"][name]:
+                return None
+        # The pages are the file's own in the system's memory: all runs share one copy.
+        images = np.memmap(folder / "images.bin", dtype=np.uint8, mode="r", shape=(*shape, 3))
+        labels = np.memmap(folder / "labels.bin", dtype=np.uint8, mode="r", shape=shape)
+        dataset = dataset.with_remarks(index["remarks"])
+    except (FileNotFoundError, NotADirectoryError, LookupError, TypeError, ValueError):
+        return None
+    return Cache(dataset, images, labels, folder)
+
+
+def _sample_checksum(path: Path) -> str:
+    """Length and CRC of 64 evenly spaced pages: a torn file fails it, and a large one costs no more."""
+    length = path.stat().st_size
+    checksum = 0
+    with path.open("rb") as file:
+        for offset in np.linspace(0, max(0, length - 4096), 64, dtype=np.int64).tolist():
+            file.seek(offset)
+            checksum = zlib.crc32(file.read(4096), checksum)
+    return f"{length}:{checksum:08x}"
+
+
+def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Progress | None) -> None:
+    """Decodes everything into a folder beside `folder`, then renames it. Holds the lock of `folder`."""
+    for left_over in folder.parent.glob(f"{folder.name}.building*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    draft = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    shape = (len(dataset.frames), *size)
+    if shutil.disk_usage(folder.parent).free < _bytes_needed(shape):
+        raise InputError(_too_large(folder.parent, shape))
+    draft.mkdir()
+    try:
+        with (draft / "images.bin").open("wb") as images, (draft / "labels.bin").open("wb") as labels:
+            remarks = _write_pixels(dataset, size, images, labels, progress)
+            for file in (images, labels):
+                file.flush()
+                os.fsync(file.fileno())
+        index = {
+            "version": VERSION,
+            "shape": shape,
+            "names": [frame.name for frame in dataset.frames],
+            "remarks": remarks,
+            "checksums": {name: _sample_checksum(draft / name) for name in ("images.bin", "labels.bin")},
+        }
+        (draft / "index.json").write_text(json.dumps(index))
+        if folder.exists():  # torn: those who have it mapped keep their pages
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _write_pixels(
+    dataset: Dataset, size: tuple[int, int], images: BinaryIO, labels: BinaryIO, progress: Progress | None
+) -> dict[str, list[int]]:
+    """Appends each frame's pixels in order; returns remarks, with the frames that each is about.
+
+    Raises one InputError for all frames that can't be read.
+    """
+    problems: list[str] = []
+    remarks: dict[str, list[int]] = {}
+    for done, decoded in enumerate(_decode_ahead(dataset, size), start=1):
+        if isinstance(decoded, InputError):
+            problems.append(str(decoded))
+            # A few are enough to see what is wrong: the rest of a large set need not be read first.
+            if len(problems) > MOST_PROBLEMS_SHOWN:
+                break
+        elif not problems:
+            images.write(decoded.image.tobytes())
+            labels.write(decoded.label.tobytes())
+            for remark in decoded.remarks:
+                remarks.setdefault(remark, []).append(done - 1)
+        if progress is not None:
+            progress(done, len(dataset.frames))
+    refuse(problems)
+    return remarks
+
+
+def _decode_ahead(dataset: Dataset, size: tuple[int, int]) -> Iterator[Decoded | InputError]:
+    """Pixels at `size` or what is wrong, by frame, decoded by one thread a core a few frames ahead."""
+
+    def decode(index: int) -> Decoded | InputError:
+        try:
+            image, label, remarks = dataset.decoded(index)
+        except InputError as error:
+            return error
+        return Decoded(resize_image(image, size), resize_label(label, size), remarks)
+
+    # Pillow lets go of the interpreter while it decodes and resizes, so threads are enough.
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Decoded | InputError]] = deque()
+        try:
+            for index in range(len(dataset.frames)):
+                waiting.append(pool.submit(decode, index))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _bytes_needed(shape: tuple[int, int, int]) -> int:
+    frames, height, width = shape
+    return frames * height * width * 4
+
+
+def _too_large(folder: Path, shape: tuple[int, int, int]) -> str:
+    free = shutil.disk_usage(folder).free if folder.exists() else 0
+    return (
+        f"{folder}: the cache of {shape[0]} frames of {shape[1]}x{shape[2]} needs "
+        f"{_bytes_needed(shape) / 1e6:.0f} MB, got {free / 1e6:.0f} MB of free disk: make room, set "
+        "cache_dir elsewhere, or lower image_size"
+    )

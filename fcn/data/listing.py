@@ -1,0 +1,144 @@
+"""Which files of a data set are pictures, what they are called, and which label belongs to which image."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fcn.data.dataset import Frame, refuse
+from fcn.errors import InputError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+# What systems leave beside pictures without anybody's doing, besides names with a dot in front.
+LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+MOST_NAMES_SHOWN = 5
+
+
+def is_picture(path: Path) -> bool:
+    # macOS leaves ._NAME.png beside NAME.png in archives.
+    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.name)
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Picture files right in a folder, sorted by name.
+
+    Raises InputError if the folder is missing or holds no picture.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder: set data_dir to where the data set lies")
+    found = sorted(path for path in folder.iterdir() if is_picture(path))
+    if not found:
+        raise InputError(f"{folder}: must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none")
+    return found
+
+
+def files_within(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files in a folder and the folders within it, links to folders too, sorted, without hidden ones; and a
+    sentence for each folder that can't be read."""
+    found: list[Path] = []
+    problems: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename}: can't be read ({error.strerror}): mend its permissions, or take it out")
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
+        above = Path(place).resolve()
+        # A link to a folder above would be walked without end.
+        folders[:] = [
+            name for name in folders if not is_hidden(name) and not above.is_relative_to(Path(place, name).resolve())
+        ]
+        found += [Path(place, name) for name in names if not is_hidden(name)]
+    return sorted(found), problems
+
+
+def left_out(what: str, files: Iterable[Path]) -> list[str]:
+    """A sentence with number and names of the files that aren't read, if there are any.
+
+    what: where they lie, and what could have been read there.
+    """
+    names = [shown(path.name) for path in files]
+    if not names:
+        return []
+    some = ", ".join(names[:MOST_NAMES_SHOWN])
+    more = f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
+    count = "1 file is" if len(names) == 1 else f"{len(names)} files are"
+    return [f"{what}: {count} of another kind and left out: {some}{more}"]
+
+
+def other_files(folders: Iterable[Path]) -> list[str]:
+    """A sentence for each folder that has files right in it that are no pictures."""
+    sentences = []
+    for folder in folders:
+        others = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_picture(path)]
+        visible = [path for path in others if not is_hidden(path.name)]
+        sentences += left_out(f"{folder} ({', '.join(PICTURE_SUFFIXES)})", visible)
+    return sentences
+
+
+def shown(name: str | Path) -> str:
+    """A file name, or a sentence with one, that any terminal takes; what is no UTF-8 in it is written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def key_of(path: Path, name: str) -> str:
+    """`name` as it is compared with others: macOS writes ü as u and two dots, most others as one letter.
+
+    Raises InputError if it isn't UTF-8: neither a study's records nor MLflow would take it.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{shown(path)}: the name must be UTF-8: rename the file") from None
+    return unicodedata.normalize("NFC", name)
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Paths by file name without suffix. Raises InputError if two share one."""
+    return by_key((key_of(path, path.stem), path) for path in paths)
+
+
+def by_key(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Paths by key. Raises InputError if two share one."""
+    found: dict[str, Path] = {}
+    for key, path in pairs:
+        if key in found:
+            raise InputError(f"{path}: has the same name as {found[key].name}: keep one of the two")
+        found[key] = path
+    return found
+
+
+def match(images: dict[str, Path], labels: dict[str, Path], label_place: str) -> list[tuple[str, Path, Path]]:
+    """(key, image, label) for each key, sorted.
+
+    label_place: where a missing label belongs, with {key} in it.
+    Raises InputError that names each image without a label and each label without an image.
+    """
+    lonely = [
+        f"{images[key]}: has no label, expected {label_place.format(key=key)}: add it, or take the image out"
+        for key in sorted(images.keys() - labels.keys())
+    ]
+    lonely += [
+        f"{labels[key]}: is a label without an image: add the image {key}, or take the label out"
+        for key in sorted(labels.keys() - images.keys())
+    ]
+    refuse(lonely)
+    return [(key, images[key], labels[key]) for key in sorted(images)]
+
+
+def must_differ(frames: Sequence[Frame]) -> None:
+    """Raises InputError that names the files of frames that would share one name."""
+    first: dict[str, Frame] = {}
+    problems = []
+    for frame in frames:
+        other = first.setdefault(frame.name, frame)
+        if other is not frame:
+            problems.append(
+                f"{frame.image}: would be called {frame.name}, as {other.image} is: rename one of them and its label"
+            )
+    refuse(problems)

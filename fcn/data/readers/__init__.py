@@ -1,0 +1,46 @@
+"""Data sets of labelled road and street frames, one file each, and how one is opened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from fcn.data.dataset import Dataset
+
+if TYPE_CHECKING:  # reading pictures for a prediction needs no config, and so no pydantic
+    from fcn.config import Config
+
+
+def open_dataset(config: Config) -> Dataset:
+    """The data set that a config names: listed and split, but no picture decoded yet.
+
+    With val_fraction = 0 its "val" is empty, and what a published list validates on is trained on.
+    Raises InputError that names file, rule, value and fix for whatever is wrong with the folder.
+    """
+    dataset = _open(config)
+    return dataset if config.val_fraction > 0 else _without_validation(dataset)
+
+
+def open_unsplit(config: Config) -> Dataset:
+    """The data set that a config names with one split, "all", of every frame.
+
+    config: with val_fraction = test_fraction = 0, so that one sequence is enough.
+    Raises InputError as open_dataset does.
+    """
+    dataset = _open(config)
+    return replace(dataset, splits={"all": tuple(range(len(dataset.frames)))})
+
+
+def _open(config: Config) -> Dataset:
+    module = import_module(f"fcn.data.readers.{config.dataset}")
+    return cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
+
+
+def _without_validation(dataset: Dataset) -> Dataset:
+    train = tuple(sorted(dataset.splits["train"] + dataset.splits["val"]))
+    warning = (
+        f"{dataset.name}: val_fraction = 0, so no frames are held out for validation: there are no val/ measures, "
+        "and the last epoch is the one that is kept"
+    )
+    return replace(dataset, splits=dataset.splits | {"train": train, "val": ()}, warnings=(*dataset.warnings, warning))

@@ -1,0 +1,135 @@
+"""Does an exported format compute what its checkpoint computes? Its logits, and its validation score.
+
+N images, C classes, H W pixels.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fcn.config import Config
+from fcn.data.cache import Cache
+from fcn.evaluation.scoring import evaluate
+from fcn.formats.read import FILES, Export, FormatName, Network
+from fcn.model import checkpoint as checkpoints
+from fcn.model.checkpoint import Checkpoint
+from fcn.model.precision import autocast, set_precision
+from fcn.model.preprocessing import to_pixels
+
+# Of the logits' range: above the rounding of another library's convolutions, far below what moves a mask.
+LOGITS_TOLERANCE = 1e-3
+# Scores in the run's own precision repeat; those in float32 differ a little from those in bfloat16.
+SAME_PRECISION_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.01
+SCORES = ("val/mean_iou", "val/pixel_accuracy", "val/max_f1")  # and the IoU of the one class
+# About ten frames of 160x576: memory stays small whatever the batch size of the run.
+PIXELS_AT_ONCE = 1_000_000
+
+
+class ExportError(RuntimeError):
+    """What was written differs from the checkpoint; nothing of it was kept."""
+
+
+def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """What the checkpoint itself says of these frames, in float32 on the CPU."""
+    network = checkpoints.build(checkpoint)
+    mean, std = (
+        np.array(values, np.float32) for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
+    )
+    with torch.inference_mode():
+        logits = [
+            network(torch.from_numpy((image.astype(np.float32) / 255 - mean) / std).permute(2, 0, 1)[None])
+            for image in pixels_NHWC
+        ]
+    reference: npt.NDArray[np.float32] = torch.cat(logits).numpy()
+    return reference
+
+
+def logits_parity(
+    name: FormatName, network: Network, pixels_NHWC: npt.NDArray[np.uint8], reference: npt.NDArray[np.float32]
+) -> float:
+    """Largest difference over the range of the reference; a batch of all frames but one, and the last alone.
+
+    Raises ExportError where it is more than a rounding.
+    """
+    logits = np.concatenate([network(pixels_NHWC[:-1]), network(pixels_NHWC[-1:])])
+    span = float(reference.max() - reference.min()) or 1.0
+    parity = float(np.abs(logits - reference).max()) / span
+    if not parity <= LOGITS_TOLERANCE:  # also when it is nan
+        raise ExportError(
+            f"{FILES[name]}: its logits must be the checkpoint's to {LOGITS_TOLERANCE:g} of their range, got "
+            f"{parity:.3g}; nothing was exported: report it with the versions of torch, onnx and onnxruntime"
+        )
+    return parity
+
+
+def score(
+    network: Network, export: Export, cache: Cache, split: str, config: Config, device: torch.device
+) -> dict[str, float]:
+    """Measures of an opened format on a split, in float32, named "SPLIT/..." as training names them.
+
+    config: from with_normalisation_of().
+    """
+    height, width = export.image_size
+
+    def predict(images_NCHW: Tensor) -> Tensor:
+        pixels_NHWC = to_pixels(images_NCHW, export.mean, export.std)
+        return torch.from_numpy(network(pixels_NHWC.cpu().numpy())).to(device)
+
+    at_once = max(1, PIXELS_AT_ONCE // (height * width))
+    return evaluate(predict, cache, split, config, device, f"{split}/", micro_batch=at_once)
+
+
+def with_normalisation_of(directory: Path, config: Config) -> Config:
+    """config for scoring what lies in a checkpoint or an export: its own normalisation holds.
+
+    What the run's weights started from may be gone by now.
+    """
+    return config.model_copy(update={"weights": str(directory), "weights_normalisation": "auto"})
+
+
+def must_repeat(
+    checkpoint: Checkpoint,
+    cache: Cache,
+    config: Config,
+    device: torch.device,
+    float32_score: Mapping[str, float],
+) -> None:
+    """The checkpoint, scored as the run scored it, must give the logged score.
+
+    Raises ExportError where it doesn't: the checkpoint or the data set is not what it was.
+    """
+    scored_on = checkpoint.scored_on
+    found = float32_score
+    if scored_on["device"] != device.type:
+        return  # another kind of device rounds in another way; SCORE_TOLERANCE holds all the same
+    if scored_on["precision"] != "float32":
+        if scored_on != checkpoints.scored_on(config, device):
+            return  # and so do other layers in bfloat16
+        network = checkpoints.build(checkpoint, device)
+        set_precision(network, config, device)
+        with torch.inference_mode(), autocast(config, device):
+            found = evaluate(network, cache, "val", config, device, "val/", micro_batch=config.micro_batch)
+    must_agree(
+        f"the checkpoint, scored again in {scored_on['precision']}",
+        found,
+        checkpoint.metrics,
+        SAME_PRECISION_TOLERANCE,
+    )
+
+
+def must_agree(what: str, found: Mapping[str, float], logged: Mapping[str, float], tolerance: float) -> None:
+    """Raises ExportError that names the first score that is not the logged one."""
+    names = [name for name in logged if name in SCORES or name.startswith("val/iou_")]
+    # The IoU of one class of many may rest on a handful of pixels; the mean of all counts then.
+    names = [name for name in names if name in SCORES or "val/max_f1" in logged]
+    for name in names:
+        if name not in found or not math.isclose(found[name], logged[name], rel_tol=0, abs_tol=tolerance):
+            raise ExportError(
+                f"{what}: {name} must be the logged {logged[name]:.4f} to {tolerance:g}, "
+                f"got {found.get(name, math.nan):.4f}; nothing was exported: is the data what it was?"
+            )

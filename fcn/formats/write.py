@@ -1,0 +1,265 @@
+"""A checkpoint as files that others can run: weights, pt2, ONNX, each loaded again and compared.
+
+    python -m fcn export CHECKPOINT --output DIR
+
+    weights.safetensors, model.pt2, model.onnx   the network; the normalisation is inside pt2 and ONNX
+    export.json                                  classes, image size, preprocessing, settings, scores, parity
+    README.md, samples/*.png                     the model card and what the network sees
+
+The directory appears whole or not at all. N images, C classes, H W pixels.
+"""
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fcn.config import Config
+from fcn.data.cache import Cache, open_cache
+from fcn.data.dataset import VOID
+from fcn.data.overlays import side_by_side
+from fcn.device import default_device
+from fcn.errors import InputError
+from fcn.formats.model_card import model_card
+from fcn.formats.read import (
+    DESCRIPTION,
+    FILES,
+    FORMAT_VERSION,
+    Export,
+    FormatName,
+    open_network,
+    read_export,
+)
+from fcn.formats.verify import (
+    SCORE_TOLERANCE,
+    ExportError,
+    logits_parity,
+    must_agree,
+    must_repeat,
+    reference_logits,
+    score,
+    with_normalisation_of,
+)
+from fcn.fresh_directory import fresh_directory, must_be_free
+from fcn.model import checkpoint as checkpoints
+from fcn.model.checkpoint import Checkpoint
+from fcn.model.preprocessing import FromPixels
+
+SAMPLES = 3
+# Protobuf ends at 2 GiB; larger weights lie beside the graph.
+ONNX_BYTES_INSIDE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Format:
+    """file: name in the export. parity: largest difference from the checkpoint's logits, over their range."""
+
+    file: str
+    parity: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """formats: by name. metrics: the exported weights scored on the validation split, "val/...".
+
+    test_metrics: on the test split, "test/...". Either is empty where the run has no such split.
+    """
+
+    formats: dict[str, Format]
+    metrics: dict[str, float]
+    test_metrics: dict[str, float]
+    # A command to try the export with; {output} stands for its directory.
+    usage: ClassVar[str] = "python -m fcn predict {output} IMAGES... --output masks"
+
+
+def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | None = None) -> Exported:
+    """Writes the network of a checkpoint into output_dir, in three formats, each proved to compute the same.
+
+    device: where the splits are scored; None: a GPU if there is one. Logits are always compared on the CPU.
+    Raises InputError where output_dir is taken or can't be written, or checkpoint or data can't be read;
+    ExportError where a format differs from the checkpoint by more than a rounding.
+    """
+    device = device or default_device()
+    must_be_free(output_dir)
+    checkpoint = checkpoints.load(checkpoint_dir)
+    cache = open_cache(checkpoint.config)
+    try:
+        with fresh_directory(output_dir) as partial:
+            return _write(checkpoint, cache, partial, device)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, ExportError) or not _disk_is_full(error, output_dir.absolute().parent):
+            raise
+        raise InputError(_no_room(output_dir, checkpoint)) from error
+
+
+def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.device) -> Exported:
+    shutil.copyfile(checkpoint.directory / FILES["safetensors"], directory / FILES["safetensors"])
+    description = _description(checkpoint, cache)
+    _describe(directory, description)
+    config = with_normalisation_of(checkpoint.directory, checkpoint.config)
+    opened = read_export(directory)
+    frames = _sample_frames(cache)
+    pixels_NHWC = np.ascontiguousarray(cache.images[frames])
+    reference = reference_logits(checkpoint, pixels_NHWC)
+
+    formats: dict[str, Format] = {}
+    scores: dict[str, dict[str, float]] = {}
+    for name, file in FILES.items():
+        if name == "pt2":  # after the weights are proved: tracing is the slow part
+            _write_graphs(checkpoint, directory)
+        # Each in a call of its own, so that no two formats' weights are in memory at once.
+        parity, scores[name] = _prove(opened, name, pixels_NHWC, reference, cache, config, device)
+        formats[name] = Format(file, parity)
+        must_agree(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
+        if name == "safetensors" and scores[name]:
+            must_repeat(checkpoint, cache, config, device, scores[name])
+    test: dict[str, float] = {}
+    if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
+        network = open_network(opened, device=str(device))
+        test = score(network, opened, cache, "test", config, device)
+
+    description["formats"] = {name: asdict(formats[name]) | {"scores": scores[name]} for name in formats}
+    description["test_metrics"] = test
+    description["samples"] = _write_samples(cache, frames, reference, opened, directory / "samples")
+    _describe(directory, description)
+    (directory / "README.md").write_text(model_card(description), "utf-8")
+    return Exported(formats, scores["safetensors"], test)
+
+
+def _prove(
+    opened: Export,
+    name: FormatName,
+    pixels_NHWC: npt.NDArray[np.uint8],
+    reference: npt.NDArray[np.float32],
+    cache: Cache,
+    config: Config,
+    device: torch.device,
+) -> tuple[float, dict[str, float]]:
+    """Parity and validation score of a format, loaded from disk. Raises ExportError.
+
+    Without a validation split there is no score: only the logits show that the format is the checkpoint.
+    """
+    network = open_network(opened, name)
+    parity = logits_parity(name, network, pixels_NHWC, reference)
+    if not cache.dataset.splits["val"]:
+        return parity, {}
+    if device.type != "cpu":
+        network = open_network(opened, name, str(device))
+    return parity, score(network, opened, cache, "val", config, device)
+
+
+def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
+    """model.pt2 and model.onnx: uint8 images_NHWC -> float32 logits_NCHW; any N, the run's own H and W."""
+    network = checkpoints.build(checkpoint).requires_grad_(False)
+    model = FromPixels(network, checkpoint.normalisation.mean, checkpoint.normalisation.std).eval()
+    # Two images: with one, torch.export would take the batch size for a constant.
+    example = torch.zeros((2, *checkpoint.config.image_size, 3), dtype=torch.uint8)
+    batch = {0: torch.export.Dim("batch", min=1)}
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine are nobody's business
+    torch.export.save(program, directory / FILES["pt2"])
+    onnx = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=(batch,),
+    )
+    if onnx is None:
+        raise ExportError("torch.onnx.export gave no program: install the onnxscript that belongs to this torch")
+    for graph_node in onnx.model.graph:
+        graph_node.metadata_props.clear()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    # External data gets the file's own name with .data, relative to it: the directory can be moved.
+    onnx.save(directory / FILES["onnx"], external_data=size > ONNX_BYTES_INSIDE)
+
+
+def _sample_frames(cache: Cache) -> list[int]:
+    """Validation frames, else training frames, spread evenly; repeated where there are fewer."""
+    frames = cache.dataset.splits["val"] or cache.dataset.splits["train"]
+    return [frames[round(place)] for place in np.linspace(0, len(frames) - 1, SAMPLES)]
+
+
+def _write_samples(
+    cache: Cache, frames: list[int], logits_NCHW: npt.NDArray[np.float32], opened: Export, directory: Path
+) -> list[str]:
+    directory.mkdir()
+    names: dict[str, None] = {}
+    for frame, logits_CHW in zip(frames, logits_NCHW, strict=True):
+        name = re.sub(r"[^\w.-]", "_", cache.dataset.frames[frame].name) + ".png"
+        mask = logits_CHW.argmax(axis=0)
+        picture = side_by_side(np.asarray(cache.images[frame]), mask, np.asarray(cache.labels[frame]), opened.classes)
+        picture.save(directory / name)
+        names[f"samples/{name}"] = None
+    return list(names)
+
+
+def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
+    config = checkpoint.config
+    height, width = config.image_size
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": "FCN-8s on VGG16",
+        "classes": list(checkpoint.classes),
+        "labels": {str(index): name for index, name in enumerate(checkpoint.classes)} | {str(VOID): "void"},
+        "image_size": [height, width],
+        "normalisation": asdict(checkpoint.normalisation),
+        "network": {
+            "classes": len(checkpoint.classes),
+            "width": config.width,
+            "fc_width": config.fc_width,
+            "skip_scaling": config.skip_scaling,
+            "standardise": config.standardise,
+        },
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": ["batch", height, width, 3],
+            "meaning": "RGB pixels resized to image_size: bilinear, antialiased (Pillow's BILINEAR). "
+            "model.pt2 and model.onnx normalise inside; the bare weights need (pixel / 255 - mean) / std.",
+        },
+        "output": {
+            "name": "logits",
+            "dtype": "float32",
+            "shape": ["batch", len(checkpoint.classes), height, width],
+            "meaning": "argmax over axis 1 is the class of each pixel, softmax over it the probabilities.",
+        },
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "sequences": {split: list(names) for split, names in checkpoint.sequences.items()},
+        "frames": {split: len(indices) for split, indices in cache.dataset.splits.items()},
+        # Where the data lay on this machine is nobody's business.
+        "config": config.model_dump(mode="json") | {"data_dir": None, "cache_dir": None},
+    }
+
+
+def _describe(directory: Path, description: Mapping[str, Any]) -> None:
+    text = json.dumps(description, indent=1, allow_nan=False)
+    (directory / DESCRIPTION).write_text(text + "\n", "utf-8")
+
+
+def _disk_is_full(error: Exception, place: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # torch and onnx write with their own code and only say that a write failed.
+    return shutil.disk_usage(place).free < 1 << 20
+
+
+def _no_room(output_dir: Path, checkpoint: Checkpoint) -> str:
+    weights = (checkpoint.directory / FILES["safetensors"]).stat().st_size
+    free = shutil.disk_usage(output_dir.absolute().parent).free
+    return (
+        f"{output_dir}: the disk is full; an export needs about {3 * weights + 10_000_000:,} bytes, "
+        f"{free:,} are free: make room or choose another --output"
+    )

@@ -1,0 +1,1 @@
+"""What the network gets: batches on their device, augmented and normalised."""

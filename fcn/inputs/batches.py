@@ -1,0 +1,203 @@
+"""Batches on the device: gathered from the cache, augmented together with their labels, normalised.
+
+Which images form a batch and how each is augmented follows from (seed, epoch, position in the epoch's
+order) alone: not from the number of ranks, not from where an epoch was resumed.
+
+N images of this rank's share, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fcn import memory
+from fcn.config import Config
+from fcn.data.cache import Cache
+from fcn.inputs.augmentation import Augmentation
+from fcn.memory import GpuMemory
+from fcn.model.pretrained import normalisation
+
+_ORDER, _AUGMENTATION = 1, 2  # what a random stream is for: equal seeds must not give equal streams
+
+
+class Batches:
+    """Batches of the frames `indices` (into cache.dataset.frames), this rank's share of each.
+
+    A global batch is config.batch_size positions of the epoch's order (the last one may be shorter); rank
+    r of `world` gets its positions r, r + world, ... A share may be empty: N = 0 then, so that all ranks
+    make the same number of steps.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        indices: Sequence[int],
+        config: Config,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self._config = config
+        self._device = device
+        self._rank, self._world = rank, world
+        self._source = _source(cache, device, config.gpu_cache_fraction)
+        self._augmentation = Augmentation(config)
+        norm = normalisation(config)
+        mean = torch.tensor(norm.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(norm.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+        self._fill = 255 * mean  # zero after normalising
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self._indices) // self._config.batch_size)
+
+    def epoch(self, epoch: int, train: bool, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images_NCHW float32 normalised, target_NHW int64 with 255 for void) on the device, batch by
+        batch.
+
+        train: shuffled and augmented; else in the order of `indices`, as they are. start: batches to skip.
+        """
+        order = np.arange(len(self._indices))
+        if train:
+            order = np.random.default_rng((self._config.seed, epoch, _ORDER)).permutation(len(order))
+        draws = None
+        if train and self._augmentation.active:
+            rng = np.random.default_rng((self._config.seed, epoch, _AUGMENTATION))
+            # All draws of an epoch at once, one row a position: no host work and no copy in a step.
+            draws = torch.from_numpy(rng.random((len(order), Augmentation.DRAWS), dtype=np.float32)).to(self._device)
+        size = self._config.batch_size
+        shares = [
+            np.arange(first + self._rank, min(first + size, len(order)), self._world)
+            for first in range(start * size, len(order), size)
+        ]
+        pixels = self._source.stream([self._indices[order[positions]] for positions in shares])
+        for positions, (images_NHWC, labels_NHW) in zip(shares, pixels, strict=True):
+            images_NCHW = images_NHWC.permute(0, 3, 1, 2)
+            if draws is not None and len(positions):
+                # positions are evenly spaced, so a slice takes them without sending indices to the device.
+                rows = draws[positions[0] : positions[-1] + 1 : self._world]
+                images_NCHW, labels_NHW = self._augmentation(images_NCHW, labels_NHW, rows, self._fill)
+            # The copy to float is also the one to contiguous memory.
+            floats_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            yield floats_NCHW.mul_(self._scale).add_(self._shift), labels_NHW.long()
+
+
+class _Resident:
+    """All pixels on the device: a batch is one gather."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def stream(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        device = self.images.device
+        everything = np.concatenate(batches) if batches else np.empty(0, np.int64)
+        frames = torch.from_numpy(everything).to(device)
+        first = 0
+        for batch in batches:
+            chosen = frames[first : first + len(batch)]
+            first += len(batch)
+            yield self.images[chosen], self.labels[chosen]
+
+
+class _Mapped:
+    """Pixels gathered from the memory map, for the CPU."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+
+    def stream(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches:
+            yield (
+                torch.from_numpy(np.asarray(self.cache.images[batch])),
+                torch.from_numpy(np.asarray(self.cache.labels[batch])),
+            )
+
+
+class _Streamed:
+    """Pixels gathered into pinned memory, and copied while the batch before is computed on: two buffers."""
+
+    def __init__(self, cache: Cache, device: torch.device) -> None:
+        self.cache = cache
+        self.device = device
+
+    def stream(self, batches: Sequence[npt.NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
+        most = max((len(batch) for batch in batches), default=0)
+        shape = self.cache.images.shape[1:]
+        pinned = [
+            (torch.empty((most, *shape), dtype=torch.uint8, pin_memory=True),
+             torch.empty((most, *shape[:2]), dtype=torch.uint8, pin_memory=True))
+            for _ in range(2)
+        ]  # fmt: skip
+        copied = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+        def send(step: int) -> tuple[Tensor, Tensor]:
+            images, labels = pinned[step % 2]
+            count = len(batches[step])
+            copied[step % 2].synchronize()  # the copy before the last out of this buffer
+            # Any mode but the default writes straight into `out`; all indices are in range.
+            np.take(self.cache.images, batches[step], axis=0, out=images.numpy()[:count], mode="clip")
+            np.take(self.cache.labels, batches[step], axis=0, out=labels.numpy()[:count], mode="clip")
+            with torch.cuda.stream(side):
+                sent = (
+                    images[:count].to(self.device, non_blocking=True),
+                    labels[:count].to(self.device, non_blocking=True),
+                )
+                copied[step % 2].record(side)
+            return sent
+
+        coming = send(0) if batches else None
+        for step in range(len(batches)):
+            assert coming is not None
+            images, labels = coming
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(copied[step % 2])
+            for tensor in (
+                images,
+                labels,
+            ):  # the allocator must not hand it on before `current` is done with it
+                tensor.record_stream(current)
+            coming = send(step + 1) if step + 1 < len(batches) else None
+            yield images, labels
+
+
+# Train and validation batches of a run, and of the next run on the same device, share one copy.
+_on_device: WeakValueDictionary[tuple[str, str], _Resident] = WeakValueDictionary()
+
+
+def _source(cache: Cache, device: torch.device, gpu_fraction: float) -> _Resident | _Mapped | _Streamed:
+    if device.type == "cpu":
+        return _Mapped(cache)
+    key = (str(device), str(cache.path))
+    resident = _on_device.get(key)
+    if resident is not None:
+        return resident
+    if device.type == "cuda" and not may_live_on(memory.of_gpu(device), cache.nbytes, gpu_fraction):
+        return _Streamed(cache, device)
+    resident = _Resident(_upload(cache.images, device), _upload(cache.labels, device))
+    _on_device[key] = resident
+    return resident
+
+
+def may_live_on(gpu: GpuMemory, nbytes: int, fraction: float) -> bool:
+    """Whether so many bytes of pixels are at most this fraction of what the process may still have of the GPU."""
+    return nbytes <= fraction * gpu.spare
+
+
+def _upload(pixels: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """A copy of a memory map on the device, a few frames at a time: never a second copy in host memory."""
+    whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    chunk = max(1, 64 * 2**20 // max(1, pixels[:1].nbytes))
+    for first in range(0, len(pixels), chunk):
+        whole[first : first + chunk] = torch.from_numpy(np.array(pixels[first : first + chunk]))
+    return whole

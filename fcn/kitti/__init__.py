@@ -1,0 +1,1 @@
+"""KITTI Road's own metrics: from above, at the frames' native resolution, and what its server takes."""

@@ -1,0 +1,74 @@
+"""Pictures for the KITTI Road server: probabilities of the testing frames in bird's-eye view, 8-bit PNGs.
+
+The server takes um_road_000000.png ..., 400 x 800 pixels, in one zip; 255 is certainly road.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from fcn.data.dataset import refuse
+from fcn.data.image_files import read_image
+from fcn.data.listing import list_pictures
+from fcn.errors import InputError
+from fcn.formats.read import Export
+from fcn.fresh_directory import fresh_directory
+from fcn.kitti.bird_eye_view import birds_eye, calibration_path, read_calibration
+from fcn.prediction.predictor import Predictor, levels, probability
+
+_NAME = re.compile(r"(?P<category>um|umm|uu)_(?P<number>\d{6})")
+
+
+def write_submission(
+    export: Export,
+    predictor: Predictor,
+    data: Path,
+    output: Path,
+    progress: Callable[[], None] = lambda: None,
+) -> int:
+    """Writes a PNG for each frame of data/testing/image_2 (or data/image_2) and says how many.
+
+    All or none: the server wants every frame. Raises InputError where output is taken, a frame or a
+    calibration file is damaged, missing or misnamed, or the export knows several classes.
+    """
+    if export.positive is None:
+        raise InputError(
+            f"a submission is of one class, got an export of {len(export.classes)}: train with classes = road"
+        )
+    frames = testing_frames(data)
+    with fresh_directory(output) as partial:
+        for frame, name in frames.items():
+            image = read_image(frame)
+            (logits_CHW,) = predictor.logits([image])
+            share = levels(probability(logits_CHW, export.positive, image.shape[:2]))
+            view = birds_eye(share, read_calibration(calibration_path(frame)))
+            category, number = name
+            target = partial / f"{category}_{export.classes[export.positive]}_{number}.png"
+            Image.fromarray(view).save(target)
+            progress()
+    return len(frames)
+
+
+def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
+    """Category and number of each frame: all can be read, and have sound calibration files.
+
+    Raises one InputError for all that don't, before anything is computed.
+    """
+    folder = data / "testing" if (data / "testing" / "image_2").is_dir() else data
+    frames = {}
+    problems = []
+    for path in list_pictures(folder / "image_2"):
+        found = _NAME.fullmatch(path.stem)
+        if found is None:
+            problems.append(f"{path}: must be named as KITTI does (um_000000.png): rename it or take it out")
+            continue
+        frames[path] = (found["category"], found["number"])
+        for read, file in ((read_image, path), (read_calibration, calibration_path(path))):
+            try:
+                read(file)
+            except InputError as error:
+                problems.append(str(error))
+    refuse(problems)
+    return frames

@@ -1,0 +1,315 @@
+"""FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015): scores on pool3, pool4 and fc7, upsampled in steps.
+
+Legend of tensor names: N images, C classes, H W pixels, K values under a kernel, P places; images are RGB, normalised
+per channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fcn.model.pretrained import PLAIN, load_weights
+
+if TYPE_CHECKING:
+    from fcn.config import Config
+
+STRIDE = 32
+# What is added to pixels of 0..1 before their logarithm: below four levels of 255 is noise.
+DARKEST = 4 / 255
+# VGG16's configuration D: channels of each convolution, "pool" between its five blocks.
+_VGG16 = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    256,
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+    512,
+    512,
+    512,
+    "pool",
+)
+# One past the index of each pool in features; the same as in torchvision's vgg16().features.
+POOL_ENDS = {"pool3": 17, "pool4": 24, "pool5": 31}
+
+
+_HAS_AVX512 = bool(torch.cpu.get_capabilities().get("avx512_f"))
+
+
+class Convolution(nn.Conv2d):
+    """A convolution of VGG16's, which can be told to compute in float32 whatever autocast says."""
+
+    in_float32 = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.in_float32:
+            return self._convolve(input)
+        with _autocast_off(input.device):
+            return self._convolve(_widened(input))
+
+    def _convolve(self, input: Tensor) -> Tensor:
+        as_product = self.training and self.kernel_size == (7, 7) and input.device.type == "cpu" and not _HAS_AVX512
+        return self._product(input) if as_product else super().forward(input)
+
+    def _product(self, input_NCHW: Tensor) -> Tensor:
+        """The same as one product of matrices.
+
+        Without AVX-512, oneDNN 3.12 has no kernel for the gradient of so many weights: 35 s for fc6 of one image of
+        160x576, where this takes 0.5 s.
+        """
+        images, _, height, width = input_NCHW.shape
+        assert self.bias is not None
+        patches_NKP = functional.unfold(input_NCHW, self.kernel_size, padding=self.padding)  # type: ignore[arg-type]
+        patches = patches_NKP.transpose(0, 1).flatten(1)
+        found = torch.addmm(self.bias[:, None], self.weight.flatten(1), patches)
+        return found.view(-1, images, height, width).transpose(0, 1)
+
+
+class FCN8s(nn.Module):
+    """Scores of each class for each pixel, at the size of the input.
+
+    classes: channels of the output, 2 or more.
+    width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
+    dropout: probability of dropping an activation of fc6 and fc7 while training.
+    standardise: image: images, normalised as PLAIN, pass through standardised() first.
+
+    forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
+    the bottom to a multiple of 32, then cropped, so that the skips line up. Scores and upsampling are float32 under
+    autocast too: they are a hundredth of the arithmetic, and the loss is taken of what they give.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        width: float = 1.0,
+        fc_width: int = 4096,
+        dropout: float = 0.5,
+        skip_scaling: Literal["none", "at_once"] = "none",
+        init: Literal["normal", "bilinear"] = "normal",
+        standardise: Literal["none", "image"] = "none",
+    ) -> None:
+        super().__init__()
+        channels = [scaled(count, width) for count in (256, 512, 512)]
+        self.features = _features(width)
+        self.fc6 = Convolution(channels[2], fc_width, 7, padding=3)
+        self.fc7 = Convolution(fc_width, fc_width, 1)
+        self.score_pool3 = nn.Conv2d(channels[0], classes, 1)
+        self.score_pool4 = nn.Conv2d(channels[1], classes, 1)
+        self.score_fc7 = nn.Conv2d(fc_width, classes, 1)
+        self.up_fc7 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
+        self.up_pool4 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
+        self.up_pool3 = nn.ConvTranspose2d(classes, classes, 16, stride=8, padding=4)
+        self.dropout = dropout
+        self.standardise = standardise
+        # The paper's at-once training: deeper layers speak first.
+        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
+        initialise(self, init)
+
+    def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
+        height, width = images_NCHW.shape[2:]
+        if self.standardise == "image":
+            images_NCHW = standardised(images_NCHW)
+        x = functional.pad(images_NCHW, (0, -width % STRIDE, 0, -height % STRIDE))
+        pool3: Tensor = self.features[: POOL_ENDS["pool3"]](x)  # 1/8
+        pool4 = self.features[POOL_ENDS["pool3"] : POOL_ENDS["pool4"]](pool3)  # 1/16
+        pool5 = self.features[POOL_ENDS["pool4"] :](pool4)  # 1/32
+        fc6 = self._drop(functional.relu(self.fc6(pool5), inplace=True), None if keep is None else keep[0])
+        fc7 = self._drop(functional.relu(self.fc7(fc6), inplace=True), None if keep is None else keep[1])
+        with _autocast_off(images_NCHW.device):
+            pool3, pool4, fc7 = _widened(pool3), _widened(pool4), _widened(fc7)
+            scores: Tensor = self.up_fc7(self.score_fc7(fc7))  # 1/16
+            scores = self.up_pool4(scores + self.score_pool4(self._scaled(pool4, self.scale_pool4)))  # 1/8
+            scores = self.up_pool3(scores + self.score_pool3(self._scaled(pool3, self.scale_pool3)))  # 1/1
+        return scores[:, :, :height, :width]
+
+    def keep_masks(self, height: int, width: int, seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Dropout of fc6 and fc7, a seed an image: the same in whichever batch, rank or micro-batch it is."""
+        shape = (len(seeds), self.fc6.out_channels, math.ceil(height / STRIDE), math.ceil(width / STRIDE))
+        draws = torch.empty((2, *shape), device=device)
+        generator = torch.Generator(device)
+        for image, seed in enumerate(seeds):
+            draws[:, image] = torch.rand((2, *shape[1:]), generator=generator.manual_seed(seed), device=device)
+        keep = draws >= self.dropout
+        return keep[0], keep[1]
+
+    def _drop(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        if not self.training or self.dropout == 0:
+            return x
+        if keep is None:
+            return functional.dropout(x, self.dropout)
+        return x * keep * (1 / (1 - self.dropout))
+
+    @staticmethod
+    def _scaled(x: Tensor, scale: float) -> Tensor:
+        return x if scale == 1 else x * scale
+
+    def decoder(self) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+        """The layers that VGG16 doesn't have: scores and upsampling."""
+        return [
+            self.score_pool3,
+            self.score_pool4,
+            self.score_fc7,
+            self.up_fc7,
+            self.up_pool4,
+            self.up_pool3,
+        ]
+
+    def layers(self, height: int, width: int) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d, int, int]]:
+        """Each convolution by name, with the height and width of what it gets of images of this size."""
+        rows, columns = height + -height % STRIDE, width + -width % STRIDE
+        for place, layer in self.features.named_children():
+            if isinstance(layer, nn.Conv2d):
+                yield f"features.{place}", layer, rows, columns
+            elif isinstance(layer, nn.MaxPool2d):
+                rows, columns = rows // 2, columns // 2
+        for name, factor in (
+            ("fc6", 1),
+            ("fc7", 1),
+            ("score_fc7", 1),
+            ("up_fc7", 1),
+            ("score_pool4", 2),
+            ("up_pool4", 2),
+            ("score_pool3", 4),
+            ("up_pool3", 4),
+        ):
+            yield name, getattr(self, name), factor * rows, factor * columns
+
+    def compute_in_float32(self, names: Collection[str]) -> None:
+        """These layers of VGG16 compute in float32 under autocast too, and the others as it says."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, Convolution):
+                layer.in_float32 = name in names
+
+    def freeze(self, pool: Literal["none", "pool3", "pool4", "pool5"]) -> None:
+        """VGG16's layers up to this pool take no gradient from here on."""
+        for layer in self.features[: POOL_ENDS.get(pool, 0)]:
+            layer.requires_grad_(False)
+
+
+def standardised(images_NCHW: Tensor) -> Tensor:
+    """Each channel of each image at mean 0 and deviation 1, of the logarithm of its pixels.
+
+    images_NCHW: normalised as PLAIN. A brightness factor moves the logarithm and a gamma stretches it, so
+    neither is left in what comes out, but for the darkest pixels.
+    """
+    mean, std = (torch.tensor(values, device=images_NCHW.device).view(1, 3, 1, 1) for values in (PLAIN.mean, PLAIN.std))
+    # In float32 under autocast too: in bfloat16 a dark image has a handful of levels.
+    logs = torch.log((images_NCHW.float() * std + mean).clamp_min(0) + DARKEST)
+    variance, middle = torch.var_mean(logs, dim=(2, 3), correction=0, keepdim=True)
+    # An image of one colour is all zero, not noise blown up.
+    return (logs - middle) / (variance.sqrt() + 1e-3)
+
+
+def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    # Where it is off already, nothing: torch.export would write it into the graph.
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _features(width: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 3
+    for entry in _VGG16:
+        if isinstance(entry, str):
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        after = scaled(entry, width)
+        layers += [Convolution(before, after, 3, padding=1), nn.ReLU(inplace=True)]
+        before = after
+    return nn.Sequential(*layers)
+
+
+def initialise(model: FCN8s, init: Literal["normal", "bilinear"], given: frozenset[str] = frozenset()) -> None:
+    """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases.
+
+    given: names of parameters that stay as they are.
+    """
+    decoder = model.decoder()
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or f"{name}.weight" in given:
+            continue
+        if layer.weight.is_meta:
+            # There is nothing to draw, and drawing it would import torch's compiler: two seconds.
+            continue
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+        if layer not in decoder:
+            # N(0, 0.01) would shrink the signal to nothing in a slim body that starts from random weights.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        elif init == "bilinear" and isinstance(layer, nn.ConvTranspose2d):
+            with torch.no_grad():
+                layer.weight.copy_(bilinear_kernel(layer.out_channels, layer.kernel_size[0]))
+        else:
+            nn.init.normal_(layer.weight, std=0.01)
+
+
+def bilinear_kernel(classes: int, size: int) -> Tensor:
+    """(classes, classes, size, size): each class upsampled by itself, by linear interpolation by size / 2."""
+    factor = size / 2
+    ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor
+    kernel = torch.zeros(classes, classes, size, size)
+    kernel[range(classes), range(classes)] = torch.outer(ramp, ramp)
+    return kernel
+
+
+def build_model(config: Config, classes: int) -> FCN8s:
+    """The network at the start of a run: config.weights, and what they don't hold drawn from config.seed.
+
+    Raises InputError where the weights can't be had or don't fit.
+    """
+    # On meta first: drawing 134 million numbers only to overwrite them takes seconds.
+    model = model_on_meta(config, classes)
+    model.to_empty(device="cpu")
+    given = load_weights(model, config)
+    # Forked, so that a run leaves torch's own random numbers as it found them.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        initialise(model, config.init, given)
+    model.freeze(config.freeze)
+    return model
+
+
+def check_weights(config: Config, classes: int) -> frozenset[str]:
+    """Names of the parameters that config.weights fill; copies nothing.
+
+    Raises InputError where they can't be had or don't fit the network.
+    """
+    return load_weights(model_on_meta(config, classes), config)
+
+
+def model_on_meta(config: Config, classes: int) -> FCN8s:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return FCN8s(
+            classes,
+            width=config.width,
+            fc_width=config.fc_width,
+            dropout=config.dropout,
+            skip_scaling=config.skip_scaling,
+            standardise=config.standardise,
+        )

@@ -1,0 +1,102 @@
+"""Which numbers a run computes in: bfloat16 where the hardware has it and computes right in it, or float32."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fcn.config import Config
+from fcn.data.cache import cache_folder
+from fcn.distributed import world
+from fcn.model.fcn8s import FCN8s, model_on_meta
+from fcn.model.numerics import Finding, cpu_name, findings, layers_of, rounded_by_autocast
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Weights, optimiser and measures are float32 in any case, and so are the network's scores and upsampling."""
+
+    name: Literal["bfloat16", "float32"]
+    float32_layers: tuple[str, ...] = ()  # of a run in bfloat16, those that this machine can't compute in it
+    warnings: tuple[str, ...] = ()  # which layers these are and why: a sentence each
+
+
+def precision_of(config: Config, device: torch.device) -> Precision:
+    """What config.precision means on this device, at config's sizes.
+
+    A CPU's layers are measured if nobody has done so before (fcn/model/numerics.py): a few seconds, once a machine.
+    """
+    if device.type != "cpu" or not _in_bfloat16(config, device):
+        return Precision("bfloat16" if _in_bfloat16(config, device) else "float32")
+    if not _computes_bfloat16(device):
+        # Emulated, by kernels that are slow and plain: measuring them would take longer than many a run.
+        warning = (
+            "precision = bfloat16: torch finds no such arithmetic in this CPU, which is many times faster in float32"
+        )
+        return Precision("bfloat16", (), (warning,))
+    model = model_on_meta(config, classes=2)
+    images = min(config.micro_batch or config.batch_size, -(-config.batch_size // world()))
+    layers = rounded_by_autocast(model, layers_of(model, images, *config.image_size))
+    known = findings(cache_folder(config), layers.values())
+    faulty = {name: known[layer] for name, layer in layers.items() if known[layer].fault}
+    exact = tuple(name for name, finding in faulty.items() if config.precision == "auto" or finding.unusable)
+    return Precision("bfloat16", exact, tuple(_sentences(faulty, exact)))
+
+
+def set_precision(model: FCN8s, config: Config, device: torch.device) -> None:
+    """Under autocast(), the layers of the network that this machine can't compute in bfloat16 compute in float32."""
+    model.compute_in_float32(precision_of(config, device).float32_layers)
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """Switches the forward pass to the run's precision, whatever it was outside; for a network of set_precision().
+
+    Weights are cast once for all that happens inside.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bfloat16(config, device))
+
+
+# Sentences that a person has had from this process.
+_told: set[str] = set()
+
+
+def told(precision: Precision) -> tuple[str, ...]:
+    """Its warnings, for who shows them to a person."""
+    _told.update(precision.warnings)
+    return precision.warnings
+
+
+def log_untold(precision: Precision) -> None:
+    """Its warnings into the log, where nobody else shows them: a trial may run on another CPU than prepare() did."""
+    for sentence in precision.warnings:
+        if sentence not in _told:
+            logging.getLogger(__name__).warning(sentence)
+    _told.update(precision.warnings)
+
+
+def _sentences(faulty: dict[str, Finding], exact: tuple[str, ...]) -> Iterator[str]:
+    for fault in dict.fromkeys(finding.fault for finding in faulty.values()):
+        for in_float32 in (True, False):
+            names = [n for n, finding in faulty.items() if finding.fault == fault and (n in exact) == in_float32]
+            if names and in_float32:
+                yield f"{' and '.join(names)}: float32 on this CPU ({cpu_name()}), because {fault}"
+            elif names:
+                yield (
+                    f"{' and '.join(names)}: bfloat16 on this CPU ({cpu_name()}), as precision says, although {fault}: "
+                    "set precision = auto"
+                )
+
+
+def _in_bfloat16(config: Config, device: torch.device) -> bool:
+    return config.precision == "bfloat16" or (config.precision == "auto" and _computes_bfloat16(device))
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

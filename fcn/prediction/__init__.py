@@ -1,0 +1,1 @@
+"""What an exported network says of images, folders and videos."""

@@ -1,0 +1,153 @@
+"""What to predict and where each prediction goes: files, folders and videos to names that never collide."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fcn.data.listing import PICTURE_SUFFIXES, files_within, is_picture, left_out
+from fcn.errors import InputError
+
+MOST_NAME_BYTES = 255 - len("-9999")  # what file systems take, and room for a number
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture or video and where its prediction goes: a file, or for the frames of a video a folder."""
+
+    source: Path
+    target: Path
+    video: bool
+
+
+class Plan(NamedTuple):
+    """What is to be predicted, a sentence for each path without it, and a note on files that are left out."""
+
+    jobs: list[Job]
+    problems: list[str]
+    notes: list[str]
+
+
+def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> Plan:
+    """Jobs for files, and for pictures and videos in folders at any depth.
+
+    frames_as_pictures: a video becomes a folder of PNGs, not a video.
+    A picture keeps its name and its place in its folder; where two would share one, each gets a longer one.
+    Raises InputError if a prediction would overwrite an input, or land among them.
+    """
+    found: dict[Path, Path] = {}  # each source once, and where it goes below output, still with its own suffix
+    problems: list[str] = []
+    notes: list[str] = []
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+            reason = "there is no such file or folder" if missing else f"can't be read ({error.strerror})"
+            problems.append(f"{path}: {reason}")
+            continue
+        if not stat.S_ISDIR(mode):
+            found.setdefault(path, Path(path.name))
+            continue
+        files, unreadable = _inside(path, output)
+        problems += unreadable
+        inside = [file for file in files if is_picture(file) or _is_video(file)]
+        found = {file: file.relative_to(path) for file in inside} | found
+        others = left_out(
+            f"{path} ({', '.join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))})",
+            (file for file in files if not is_picture(file) and not _is_video(file)),
+        )
+        if inside:
+            notes += others
+        else:
+            problems.append(
+                f"{path}: a folder must hold pictures or videos, got none: give another one"
+                + "".join(f"; {other}" for other in others)
+            )
+    found = {file: found[file] for file in {_real(file): file for file in found}.values()}
+    inputs = {_real(source) for source in found}
+    jobs = [
+        Job(source, output / name, _is_video(source))
+        for source, name in _named(found, frames_as_pictures=frames_as_pictures).items()
+    ]
+    for job in jobs:
+        if _real(job.target) in inputs:
+            raise InputError(f"--output {output}: would overwrite the input {job.target}: choose another folder")
+    return Plan(jobs, problems, notes)
+
+
+def _inside(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
+    """Files of a folder, and a sentence for each folder in it that can't be read."""
+    written = _real(output)
+    if written == _real(folder):
+        raise InputError(f"--output {output}: must not be a folder of inputs: choose another")
+    files, problems = files_within(folder)
+    if _real(folder) in written.parents:
+        # Predictions of an earlier run, written below the folder of the frames, are no frames.
+        files = [file for file in files if written not in _real(file).parents]
+    return files, problems
+
+
+def _real(path: Path) -> Path:
+    # Unlike Path.resolve, it bears links that go round.
+    return Path(os.path.realpath(path))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _named(found: dict[Path, Path], *, frames_as_pictures: bool) -> dict[Path, Path]:
+    """Where each source goes: its name with the new suffix; longer for those that would share it."""
+
+    def suffix(source: Path) -> str:
+        return ".png" if not _is_video(source) else "" if frames_as_pictures else ".mp4"
+
+    schemes: tuple[Callable[[Path, Path], Path], ...] = (
+        lambda source, name: name.with_suffix(suffix(source)),
+        lambda source, name: name.with_name(name.name + suffix(source)),
+        lambda source, name: name.with_name(f"{source.parent.name}_{name.name}{suffix(source)}"),
+    )
+    names = {source: _short(schemes[0](source, name), source, suffix(source)) for source, name in found.items()}
+    for scheme in schemes[1:]:
+        for source in _sharing(names):
+            names[source] = _short(scheme(source, found[source]), source, suffix(source))
+    taken = {_folded(name) for name in names.values()}
+    for source in _sharing(names):
+        number = 1
+        while _folded(new := _numbered(names[source], number, suffix(source))) in taken:
+            number += 1
+        names[source] = new
+        taken.add(_folded(new))
+    return names
+
+
+def _numbered(name: Path, number: int, suffix: str) -> Path:
+    return name.with_name(f"{name.name.removesuffix(suffix)}-{number}{suffix}")
+
+
+def _short(name: Path, source: Path, suffix: str) -> Path:
+    """The name, or one that file systems take: its beginning, and what tells the source from others."""
+    if len(os.fsencode(name.name)) <= MOST_NAME_BYTES:
+        return name
+    mark = f"-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}{suffix}"
+    beginning = os.fsencode(name.name.removesuffix(suffix))[: MOST_NAME_BYTES - len(mark)]
+    return name.with_name(beginning.decode(errors="ignore") + mark)  # a letter that was cut through goes too
+
+
+def _sharing(names: dict[Path, Path]) -> list[Path]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for source, name in names.items():
+        groups[_folded(name)].append(source)
+    return [source for group in groups.values() if len(group) > 1 for source in group]
+
+
+def _folded(name: Path) -> str:
+    # Some file systems hold A.png and a.png for one.
+    return str(name).casefold()

@@ -1,0 +1,158 @@
+"""Pictures and videos through a network: read ahead of it, written behind it, in batches of mixed sizes."""
+
+import errno
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fcn.data.image_files import Picture, read_picture
+from fcn.errors import InputError
+from fcn.prediction.inputs import Job
+from fcn.prediction.predictor import Pixels, Predictor
+
+# Decoding and writing PNGs costs more than a slim network does.
+THREADS = 4
+BATCHES_AHEAD = 2
+# An eighth larger than at zlib's usual level, and written in a third of the time.
+PNG_LEVEL = 1
+
+FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next file would meet them too
+
+Done = Callable[[], None]  # called for each image that was written
+Failed = Callable[[str], None]  # called with a sentence that names the file
+Remarked = Callable[[Path, str], None]  # called with a picture and what a person should know of it
+
+
+def predict_pictures(
+    jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed, remarked: Remarked
+) -> None:
+    """Writes a PNG for each picture; one that can't be read or written is named and skipped.
+
+    Pictures are read ahead of the network and written behind it; memory does not grow with their number.
+    Raises InputError if no file can be written.
+    """
+    writing: deque[Future[str | None]] = deque()
+
+    def finish_first() -> None:
+        problem = writing.popleft().result()
+        if problem is None:
+            done()
+        else:
+            failed(problem)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for batch in _read_ahead(pool, jobs, batch_size, failed, remarked):
+            logits_NCHW = predictor.logits([frame for _, frame in batch])
+            for (job, frame), logits_CHW in zip(batch, logits_NCHW, strict=True):
+                writing.append(pool.submit(_write, predictor, frame, logits_CHW, job.target))
+            while len(writing) > BATCHES_AHEAD * batch_size:
+                finish_first()
+        while writing:
+            finish_first()
+
+
+def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, failed: Failed) -> bool:
+    """Writes a video's overlays as MP4, or its masks or probabilities as a folder of PNGs; all or nothing.
+
+    A video that can't be read to its end or written is named and skipped: False.
+    Raises InputError if no file can be written.
+    """
+    try:
+        if job.target.is_dir() and any(job.target.iterdir()):
+            failed(f"{job.target}: is taken, and its pictures could be of another video: remove it")
+            return False
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".fcn-", dir=job.target.parent) as scratch:
+            partial = Path(scratch) / job.target.name
+            _write_video(job, predictor, batch_size, partial, done)
+            partial.replace(job.target)
+    except InputError as error:
+        failed(str(error))
+        return False
+    except OSError as error:
+        failed(_cannot_write(job.target, error))
+        return False
+    return True
+
+
+def _write_video(job: Job, predictor: Predictor, batch_size: int, target: Path, done: Done) -> None:
+    # Late: pictures need no PyAV.
+    from fcn.prediction.video import VideoReader, VideoWriter
+
+    with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
+        pictures = _pictures_of(reader, predictor, batch_size, pool)
+        if target.suffix:
+            with VideoWriter(target, reader.rate) as writer:
+                for picture in pictures:
+                    writer.write(np.asarray(picture))
+                    done()
+        else:
+            target.mkdir()
+            for number, picture in enumerate(pictures, 1):
+                picture.save(target / f"{number:06d}.png", compress_level=PNG_LEVEL)
+                done()
+
+
+def _pictures_of(
+    frames: Iterable[Pixels], predictor: Predictor, batch_size: int, pool: Executor
+) -> Iterator[Image.Image]:
+    remaining = iter(frames)
+    while batch := list(islice(remaining, batch_size)):
+        yield from pool.map(predictor.picture, batch, predictor.logits(batch))
+
+
+def _read_ahead(
+    pool: Executor, jobs: Iterable[Job], batch_size: int, failed: Failed, remarked: Remarked
+) -> Iterator[list[tuple[Job, Pixels]]]:
+    """Batches of what can be read; the next ones are being decoded while one is out."""
+    remaining = iter(jobs)
+    ahead: deque[list[tuple[Job, Future[Picture]]]] = deque()
+    while True:
+        while len(ahead) < BATCHES_AHEAD and (batch := list(islice(remaining, batch_size))):
+            ahead.append([(job, pool.submit(read_picture, job.source)) for job in batch])
+        if not ahead:
+            return
+        readable = []
+        for job, reading in ahead.popleft():
+            try:
+                picture = reading.result()
+            except InputError as error:
+                failed(str(error))
+                continue
+            readable.append((job, picture.pixels))
+            for remark in picture.remarks:
+                remarked(job.source, remark)
+        if readable:
+            yield readable
+
+
+def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float32], target: Path) -> str | None:
+    """A sentence if the picture can't be written. Raises InputError if none can."""
+    # A reader never sees half a picture, and a full disk leaves none. Its name is short whatever the target's is.
+    partial = target.with_name(f".fcn-{uuid4().hex}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        predictor.picture(frame, logits_CHW).save(partial, format="PNG", compress_level=PNG_LEVEL)
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return _cannot_write(target, error)
+    return None
+
+
+def _cannot_write(target: Path, error: OSError) -> str:
+    """What is wrong with one file. Raises InputError where it is wrong with the whole output."""
+    sentence = f"{target}: can't be written ({error.strerror or error}): choose another --output"
+    if error.errno in FAULTS_OF_A_DISK:
+        raise InputError(sentence) from error
+    return sentence

@@ -1,0 +1,187 @@
+"""One pass over the training split.
+
+Legend of tensor names: N images of this rank's share, C channels, H W pixels.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fcn.config import Config
+from fcn.data.cache import Cache
+from fcn.data.dataset import VOID
+from fcn.distributed import agree, rank, sum_over_ranks, together, world
+from fcn.errors import TrainingError
+from fcn.inputs.batches import Batches
+from fcn.training.optimizer import bytes_to_come, learning_rate, set_learning_rate
+from fcn.training.state import RunState
+from fcn.training.step import BatchGradient
+
+# An epoch, and the loss of each of its batches so far, over all ranks; called once an epoch, of a failed one too.
+BatchLosses = Callable[[int, list[float]], None]
+
+
+class EpochTrainer:
+    """Takes a run's state from one epoch to the next."""
+
+    def __init__(
+        self,
+        state: RunState,
+        cache: Cache,
+        config: Config,
+        device: torch.device,
+        batch_losses: BatchLosses | None = None,
+    ) -> None:
+        self._state, self._config, self._device = state, config, device
+        self._batch_losses = batch_losses
+        frames = cache.dataset.splits["train"]
+        self._frame_count = len(frames)
+        self._batches = Batches(cache, frames, config, device, rank=rank(), world=world())
+        weights = balanced_weights(cache) if config.class_weights == "balanced" else None
+        self._gradient = BatchGradient(
+            state.model,
+            _compiled(state.model) if config.compile else state.model,
+            config,
+            device,
+            None if weights is None else weights.to(device),
+            state.micro_batch,
+        )
+        self._compile_seconds = 0.0
+        if config.compile:
+            self._compile_seconds = self._rehearse()
+        else:
+            # A compiled network would be compiled for the two passes as well.
+            self._gradient.fit(*config.image_size, to_come=bytes_to_come(state.optimizer))
+
+    def _rehearse(self) -> float:
+        """Have the network compiled for each size of batch that an epoch has. Returns the seconds that it took."""
+        started = time.perf_counter()
+        size, last = self._config.batch_size, self._frame_count % self._config.batch_size
+        shares = {len(range(rank(), count, world())) for count in {min(size, self._frame_count), last}}
+        for share in sorted(shares - {0}):
+            self._gradient.rehearse(share, *self._config.image_size)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - started
+
+    def run(self) -> dict[str, float]:
+        """The next epoch. Returns its measures. Raises TrainingError where the run can't go on."""
+        state = self._state
+        epoch = state.epoch + 1
+        # Read once an epoch: reading it at each step would wait for a GPU.
+        losses = torch.zeros(len(self._batches), dtype=torch.float64, device=self._device)
+        data_seconds, started = 0.0, time.perf_counter()
+        batches = self._batches.epoch(epoch, train=True)
+        for step in range(len(self._batches)):
+            asked = time.perf_counter()
+            images_NCHW, target_NHW = self._share(batches)
+            data_seconds += time.perf_counter() - asked
+            losses[step] = self._step(epoch, step, images_NCHW, target_NHW)
+            if self._device.type == "cpu" and world() == 1 and not math.isfinite(losses[step]):
+                # Looking costs nothing here, and the rest of the epoch is spared.
+                losses = losses[: step + 1]
+                break
+        sum_over_ranks(losses)
+        found: list[float] = losses.tolist()
+        with together():
+            if self._batch_losses is not None:
+                self._batch_losses(epoch, found)
+        for step, loss in enumerate(found):
+            self._check_finite(loss, epoch, step)
+        seconds = time.perf_counter() - started
+        state.epoch, state.micro_batch = epoch, self._gradient.micro_batch
+        compiling, self._compile_seconds = self._compile_seconds, 0.0
+        return {
+            "epoch": float(epoch),
+            "train/loss": float(losses.mean()),
+            "train/learning_rate": self._rate(epoch, len(self._batches) - 1),
+            "train/micro_batch": float(state.micro_batch),
+            "time/images_per_second": self._frame_count / seconds,
+            "time/data_seconds": data_seconds,
+            "time/compute_seconds": seconds - data_seconds,
+            **({"time/compile_seconds": compiling} if self._config.compile else {}),
+        }
+
+    def _share(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """This rank's part of the next batch: no images on a rank that failed."""
+        alone = self._gradient.alone
+        if alone.failure is None:
+            with alone.keep():
+                return next(batches)
+        size = self._config.image_size
+        return (
+            torch.empty(0, 3, *size, device=self._device),
+            torch.empty(0, *size, dtype=torch.int64, device=self._device),
+        )
+
+    def _step(self, epoch: int, step: int, images_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
+        """One update. Returns this rank's part of the loss before it, on the device."""
+        alone = self._gradient.alone
+        if self._device.type == "cuda":
+            images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        try:
+            loss = self._gradient.take(images_NCHW, target_NHW, self._seeds(epoch, step, len(images_NCHW)))
+            if alone.failure is None:
+                with alone.keep():
+                    self._update(epoch, step)
+            # In each step a GPU would be waited for.
+            if self._device.type == "cpu" or step in (0, len(self._batches) - 1):
+                agree(alone.failure)
+        except TrainingError as error:
+            raise TrainingError(f"epoch {epoch}, step {step + 1}: {error}") from None
+        return loss
+
+    def _update(self, epoch: int, step: int) -> None:
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._state.model.parameters(), self._config.clip_norm)
+        set_learning_rate(self._state.optimizer, self._rate(epoch, step))
+        self._state.optimizer.step()
+
+    def _rate(self, epoch: int, step: int) -> float:
+        steps = len(self._batches)
+        return learning_rate(self._config, (epoch - 1) * steps + step, steps)
+
+    def _seeds(self, epoch: int, step: int, count: int) -> list[int]:
+        """One an image, from its position in the epoch: no matter on which rank, or what ran before."""
+        first = step * self._config.batch_size + rank()
+        return [image_seed(self._config.seed, epoch, first + place * world()) for place in range(count)]
+
+    def _check_finite(self, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {epoch}, step {step + 1}: loss is {loss} "
+                f"(learning_rate={self._rate(epoch, step):g}); try a lower learning_rate"
+            )
+
+
+def image_seed(seed: int, epoch: int, position: int) -> int:
+    """63 bits, unrelated for neighbouring arguments."""
+    digest = hashlib.blake2b(f"dropout {seed} {epoch} {position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def balanced_weights(cache: Cache) -> Tensor:
+    """float32 (C,): the inverse of each class's share of the training split's valid pixels, over C.
+
+    The mean weight of a pixel is 1. A class without a pixel there gets 0: it is in no loss.
+    """
+    count = len(cache.dataset.classes)
+    pixels = np.zeros(VOID + 1, np.int64)
+    for index in cache.dataset.splits["train"]:
+        pixels += np.bincount(cache.labels[index].ravel(), minlength=VOID + 1)
+    shares = torch.from_numpy(pixels[:count]).double()
+    present = shares > 0
+    weights = torch.where(present, shares.sum() / (present.sum() * shares.clamp_min(1)), 0.0)
+    return weights.float()
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    # What an earlier run in this process compiled counts against a limit, and would end in the plain network.
+    torch.compiler.reset()
+    compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+    return compiled

@@ -1,0 +1,150 @@
+"""Training: one run from its settings to its last epoch, on one device or on all ranks of torch.distributed.
+
+`python -m fcn train` is train.py; a tuner calls prepare() and train() here.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcn.config import Config
+from fcn.data.cache import Cache, open_cache
+from fcn.device import default_device
+from fcn.distributed import copy_from_rank, rank, together, world
+from fcn.errors import TrainingError
+from fcn.evaluation.scoring import evaluate, measure_names
+from fcn.model.fcn8s import check_weights
+from fcn.model.precision import autocast, log_untold, precision_of, told
+from fcn.model.pretrained import fetch_weights, unfilled
+from fcn.training.epoch import BatchLosses, EpochTrainer
+from fcn.training.snapshot import Snapshot
+from fcn.training.state import RunState
+
+# Measures of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
+# It may raise SystemExit to end the run.
+Report = Callable[[dict[str, float], Snapshot | None], None]
+
+_EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
+# Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
+# epoch_seconds: of the wall clock, since the measures of the epoch before were there, or since train() began.
+_TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    summary: str  # one line: frames, size, classes, split
+    metrics: tuple[str, ...]  # what train will report
+    warnings: tuple[str, ...] = ()  # what a person should know of data, weights and this machine's arithmetic
+
+
+def prepare(
+    config: Config, progress: Callable[[int, int], None] | None = None, *, device: torch.device | None = None
+) -> Prepared:
+    """Everything that can go wrong before training goes wrong here: reads every file, fetches the weights.
+
+    progress: called with (frames done, frames in all) while pixels are decoded. device: what train() will get; on a CPU
+    that computes in bfloat16 the layers are tried in it, so that trials find the result. Raises InputError.
+    """
+    fetch_weights(config)
+    dataset = open_cache(config, progress).dataset
+    warnings = dataset.warnings + unfilled(config, check_weights(config, len(dataset.classes)))
+    precision = precision_of(config, device or default_device())
+    height, width = config.image_size
+    splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
+    if not dataset.splits["val"]:
+        splits = splits.replace("0 val", "0 val (val_fraction = 0)")
+    summary = (
+        f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
+        f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
+    )
+    measures = [*_EPOCH_MEASURES, *(f"time/{name}" for name in _TIMES)]
+    if dataset.splits["val"]:
+        measures += [*(f"val/{name}" for name in measure_names(dataset)), "time/evaluation_seconds"]
+    if config.compile:
+        measures.append("time/compile_seconds")
+    return Prepared(summary, tuple(measures), warnings + told(precision))
+
+
+def train(
+    config: Config,
+    *,
+    report: Report,
+    resume_from: Path | None = None,
+    device: torch.device | None = None,
+    batch_losses: BatchLosses | None = None,
+) -> None:
+    """Trains to config.epochs, or until early_stop_epochs bring no better val/mean_iou, or report ends it.
+
+    resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
+    batch_losses: called before report with the epoch and the loss of each of its batches.
+    Leaves nothing behind in the process: no random state, no setting of torch.
+    Raises InputError before the first step; then TrainingError: loss not finite, out of memory.
+    """
+    epoch_started = time.perf_counter()
+    device = device or default_device()
+    with together():
+        cache = open_cache(config)
+        classes = cache.dataset.classes
+        log_untold(precision_of(config, device))
+        if resume_from is None:
+            state = RunState.start(config, classes, device)
+        else:
+            state = RunState.resume(config, classes, device, resume_from)
+        trainer = EpochTrainer(state, cache, config, device, batch_losses)
+    copy_from_rank(0, *state.model.parameters())
+    report_seconds = 0.0
+    with torch.enable_grad():
+        while state.epoch < config.epochs:
+            metrics = trainer.run()
+            masks: dict[int, Tensor] = {}
+            if cache.dataset.splits["val"]:
+                scores, masks = _validate(state, cache, config, device)
+                metrics |= scores
+            started = time.perf_counter()
+            metrics |= {"time/checkpoint_seconds": report_seconds, "time/epoch_seconds": started - epoch_started}
+            epoch_started = started
+            with together():
+                report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
+            report_seconds = time.perf_counter() - started
+            if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:
+                break
+
+
+def _validate(
+    state: RunState, cache: Cache, config: Config, device: torch.device
+) -> tuple[dict[str, float], dict[int, Tensor]]:
+    """Measures of the validation split; and what is predicted for its fixed frames, by their index."""
+    started = time.perf_counter()
+    frames, shown = cache.dataset.splits["val"], _shown(cache, config)
+    masks: dict[int, Tensor] = {}
+
+    def seen(position: int, predicted_HW: Tensor) -> None:
+        if position in shown:
+            masks[frames[position]] = predicted_HW.to(torch.uint8)
+
+    state.model.eval()
+    try:
+        with autocast(config, device):
+            metrics = evaluate(
+                state.model, cache, "val", config, device, "val/", micro_batch=state.micro_batch, seen=seen
+            )
+    except TrainingError as error:
+        raise TrainingError(f"epoch {state.epoch}: {error}") from None
+    finally:
+        state.model.train()
+    # Best so far, not last: road IoU dips for an epoch and recovers.
+    state.note_score(metrics.get("val/mean_iou", -math.inf))
+    return metrics | {"time/evaluation_seconds": time.perf_counter() - started}, masks
+
+
+def _shown(cache: Cache, config: Config) -> set[int]:
+    """Positions in the validation split that are shown with each checkpoint: spread evenly, and of rank 0's share."""
+    count = len(cache.dataset.splits["val"])
+    masks = min(config.masks, count)
+    middles = [(2 * place + 1) * count // (2 * masks) for place in range(masks)]
+    return {middle - middle % config.batch_size % world() for middle in middles}

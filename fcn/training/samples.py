@@ -1,0 +1,82 @@
+"""What a run makes of the same pictures as it learns: overlays of them after chosen epochs.
+
+FOLDER/epoch-0010/NAME.png    after epoch 10, at the pictures' own size
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fcn.errors import InputError
+from fcn.prediction.inputs import plan
+from fcn.prediction.pipeline import predict_pictures
+from fcn.training.snapshot import Snapshot
+
+_EPOCH = re.compile(r"epoch-(\d+)")
+_PICTURES_AT_ONCE = 8
+
+
+class Samples:
+    """Of one run. They never change or end it: a picture that can't be read or written is told and left out."""
+
+    def __init__(
+        self, paths: Sequence[Path], epochs: frozenset[int] | None, folder: Path, say: Callable[[str], None]
+    ) -> None:
+        """paths: pictures, and folders of them at any depth. epochs: None is the last one, whichever that will be.
+
+        say: gets a sentence for what is left out. Raises InputError for a path that has no pictures.
+        """
+        self._folder, self._epochs, self._say = folder, epochs, say
+        self._jobs, problems, left_out = plan(paths, folder, frames_as_pictures=True)
+        problems += [f"{job.source}: samples are of pictures, and this is a video" for job in self._jobs if job.video]
+        if problems:
+            raise InputError("\n".join(f"--samples {problem}" for problem in problems))
+        for note in left_out:
+            say(note)
+
+    def after(self, snapshot: Snapshot) -> None:
+        """Writes those of the epoch that has just ended, if it is one of the chosen."""
+        if self._epochs is not None and snapshot.epoch in self._epochs:
+            self._take(snapshot)
+
+    def at_the_end(self, snapshot: Snapshot) -> None:
+        """Writes those of the run's last epoch, if no epochs were chosen."""
+        if self._epochs is None:
+            self._take(snapshot)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        if not self._jobs:
+            return
+        folder = self._folder / f"epoch-{snapshot.epoch:04d}"
+        jobs = [replace(job, target=folder / job.target.relative_to(self._folder)) for job in self._jobs]
+        at_once = min(_PICTURES_AT_ONCE, snapshot.micro_batch)
+        try:
+            with snapshot.predictor() as predictor:
+                predict_pictures(jobs, predictor, at_once, _nothing, self._say, _no_remark)
+        except InputError as error:
+            self._say(str(error))
+
+
+def drop_samples_after(epoch: int, folder: Path) -> None:
+    """Removes the samples of later epochs, and nothing else that lies in the folder."""
+    for path in folder.glob("epoch-*"):
+        match = _EPOCH.fullmatch(path.name)
+        if match and int(match[1]) > epoch:
+            shutil.rmtree(path)
+
+
+def chosen_epochs(text: str, last: int) -> frozenset[int]:
+    """ "1,10,50" as numbers. Raises InputError for what is no epoch of a run that has so many."""
+    epochs = [part.strip() for part in text.split(",")]
+    for part in epochs:
+        if not part.isdecimal() or not 1 <= int(part) <= last:
+            raise InputError(f"--sample-epochs {text}: must be epochs from 1 to {last}, as in 1,{last}; got {part!r}")
+    return frozenset(map(int, epochs))
+
+
+def _nothing() -> None: ...
+
+
+def _no_remark(picture: Path, remark: str) -> None: ...

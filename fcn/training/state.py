@@ -1,0 +1,105 @@
+"""All that a run carries from one epoch to the next, and how it goes into a checkpoint and out of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch.optim import Optimizer
+
+from fcn.config import Config
+from fcn.errors import InputError
+from fcn.memory import first_micro_batch
+from fcn.model import checkpoint
+from fcn.model.fcn8s import FCN8s, build_model
+from fcn.model.precision import set_precision
+from fcn.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
+
+
+@dataclass
+class RunState:
+    """Nothing random is kept: order, augmentation and dropout follow from (seed, epoch, position)."""
+
+    model: FCN8s
+    optimizer: Optimizer
+    epoch: int  # finished epochs
+    micro_batch: int  # images at once
+    best_score: float  # of validation so far
+    epochs_without_better: int
+
+    @classmethod
+    def start(cls, config: Config, classes: tuple[str, ...], device: torch.device) -> Self:
+        """Raises InputError where the first weights can't be had or don't fit."""
+        model = _on_device(build_model(config, len(classes)), config, device)
+        return cls(
+            model=model,
+            optimizer=build_optimizer(model, config),
+            epoch=0,
+            micro_batch=first_micro_batch(config, device),
+            best_score=float("-inf"),
+            epochs_without_better=0,
+        )
+
+    @classmethod
+    def resume(cls, config: Config, classes: tuple[str, ...], device: torch.device, directory: Path) -> Self:
+        """Settings may differ from the checkpoint's, but not the network and not the optimizer.
+
+        Raises InputError where they do, or where the checkpoint has lost what going on needs.
+        """
+        loaded = checkpoint.load(directory)
+        _check_same_network(loaded, config, classes)
+        model = checkpoint.build(replace(loaded, config=config))
+        model.freeze(config.freeze)
+        model = _on_device(model, config, device).train()
+        saved = checkpoint.load_trainer_state(directory, device)
+        if saved["rule"] != config.optimizer:
+            raise InputError(
+                f"resume: {directory} was trained with optimizer = {saved['rule']}, got {config.optimizer}: "
+                "keep it, or start a new run with weights set to this directory"
+            )
+        optimizer = build_optimizer(model, config)
+        restore_optimizer(optimizer, model, saved["optimizer"])
+        return cls(
+            model=model,
+            optimizer=optimizer,
+            epoch=loaded.epoch,
+            micro_batch=min(saved["micro_batch"], first_micro_batch(config, device)),
+            best_score=saved["best_score"],
+            epochs_without_better=saved["epochs_without_better"],
+        )
+
+    def trainer_state(self, config: Config) -> dict[str, Any]:
+        return {
+            "rule": config.optimizer,
+            "optimizer": optimizer_state(self.optimizer, self.model),
+            "micro_batch": self.micro_batch,
+            "best_score": self.best_score,
+            "epochs_without_better": self.epochs_without_better,
+        }
+
+    def note_score(self, score: float) -> None:
+        if score > self.best_score:
+            self.best_score, self.epochs_without_better = score, 0
+        else:
+            self.epochs_without_better += 1
+
+
+def _on_device(model: FCN8s, config: Config, device: torch.device) -> FCN8s:
+    set_precision(model, config, device)
+    # Faster on GPUs' tensor cores, slower on CPUs.
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    moved: FCN8s = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return moved
+
+
+def _check_same_network(loaded: checkpoint.Checkpoint, config: Config, classes: tuple[str, ...]) -> None:
+    pairs: dict[str, tuple[object, object]] = {
+        "classes": (loaded.classes, classes),
+        "width": (loaded.config.width, config.width),
+        "fc_width": (loaded.config.fc_width, config.fc_width),
+    }
+    for name, (was, wanted) in pairs.items():
+        if was != wanted:
+            raise InputError(
+                f"resume: {loaded.directory} has {name} = {was}, got {wanted}: keep it, or start a new run"
+            )
