@@ -568,7 +568,7 @@ def test_the_command_trains_into_a_folder_and_refuses_to_train_over_it(
     invoke: Invoke, config: Config, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    arguments = command(output, changed(config, epochs=1))[3:]
+    arguments = command(output, changed(config, epochs=1))[4:]
     status, text = invoke(arguments)
     assert status == 0, text
     assert "epoch 1/1" in text
