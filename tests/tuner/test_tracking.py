@@ -158,8 +158,8 @@ def test_the_end_is_soon_when_nobody_waits_for_it_any_more(
     began = time.monotonic()
     tracker.finish(60, abandoned=lambda: True)
     assert time.monotonic() - began < 10
-    monkeypatch.undo()  # the thread ends with its next step
     tracker.join(60)
+    assert not tracker.is_alive()
 
 
 def test_a_password_in_the_address_is_never_written(study: TrackedStudy) -> None:
@@ -167,6 +167,8 @@ def test_a_password_in_the_address_is_never_written(study: TrackedStudy) -> None
     tracker = Tracker(study.spec, study.study, study.events, "http://me:s3cret@127.0.0.1:9/")
     tracker.start()
     tracker.finish(3)
+    tracker.join(60)
+    assert not tracker.is_alive(), "what is given up is tried no more"
     assert tracker.trouble is not None
     assert "s3cret" not in tracker.trouble
     assert not any(b"s3cret" in path.read_bytes() for path in study.events.parent.rglob("*") if path.is_file())

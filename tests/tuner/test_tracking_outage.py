@@ -230,5 +230,5 @@ def test_an_experiment_that_was_deleted_is_said_with_what_brings_it_back(tmp_pat
     assert study.tracker.trouble is not None
     assert f"mlflow experiments restore --experiment-id {number}" in study.tracker.trouble
     client.restore_experiment(number)
-    assert study.tracker.finish(60) == 0
+    assert study.track() == 0
     assert study.seen() == EXPECTED

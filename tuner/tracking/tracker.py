@@ -54,6 +54,7 @@ class Tracker(threading.Thread):
         self._looks = 3
         """How often doubles are still looked for in the end: it must come, whatever MLflow does."""
         self._ending = threading.Event()
+        self._given_up = False
         self._woken = threading.Event()
         self.trouble: str | None = None
         """Why MLflow takes nothing at the moment, or None."""
@@ -70,7 +71,7 @@ class Tracker(threading.Thread):
 
     def run(self) -> None:
         patience = _LEAST_REST_SECONDS
-        while True:
+        while not self._given_up:
             began = time.monotonic()
             try:
                 busy = self._step()
@@ -111,6 +112,7 @@ class Tracker(threading.Thread):
             if last == math.inf and abandoned():
                 last = now + ABANDONED_SECONDS
             if now > min(last, patient_until):
+                self._given_up = True
                 break
             self.join(0.1)
         return self.left() if self.is_alive() or self.trouble else 0

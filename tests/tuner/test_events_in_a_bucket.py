@@ -52,7 +52,7 @@ START = event("start", trial=1, params={"x": 0.5})
 
 RUNNER = """
 import sys, time
-from tests.tuner.test_bucket import START, report
+from tests.tuner.test_events_in_a_bucket import START, report
 from tests.tuner.test_record import RUN
 from tuner.events import bucket
 from tuner.errors import StorageError
