@@ -49,6 +49,7 @@ def test_a_group_of_two_serves_trial_after_trial_until_something_breaks_it(tmp_p
         first_trials=[{"fail": fail, "x": x} for fail, x in settings],
         fixed={"epochs": 3, "step_seconds": 0.2, "fail_rank": 1, "fail_epoch": 1},
         failures={"max_retries": 1},
+        scheduler={"grace_epochs": 1},
     )
     folder = storage / "broken"
     with running("run", file, "--storage", storage) as study:

@@ -117,6 +117,17 @@ def test_no_trial_stops_in_its_grace_epochs() -> None:
     assert not any(scheduler.decide(trial, epoch, 1 / trial) for trial in range(1, 8) for epoch in range(1, 4))
 
 
+def test_a_slow_starter_is_not_stopped_for_its_first_two_epochs_by_default() -> None:
+    scheduler = early_stopping(Objective(metric="score"), Scheduler())
+    slow, fast = (0.1, 0.2, 0.8), (0.5, 0.6, 0.7)
+    stops = [
+        scheduler.decide(trial, epoch, curve[epoch - 1])
+        for trial, curve in ((1, fast), (2, slow))
+        for epoch in (1, 2, 3)
+    ]
+    assert not any(stops)
+
+
 def test_a_study_without_a_scheduler_stops_nothing() -> None:
     scheduler = early_stopping(Objective(metric="score"), Scheduler(name="none"))
     assert isinstance(scheduler, NoEarlyStopping)

@@ -54,7 +54,7 @@ class Search(_Table):
 
 class Scheduler(_Table):
     name: Literal["asha", "none"] = "asha"
-    grace_epochs: int = Field(default=1, ge=1)
+    grace_epochs: int = Field(default=3, ge=1)
     reduction_factor: float = Field(default=3.0, gt=1)
 
 
