@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.power_cut import PowerCut
-from tests.tuner.test_record import RUN, spec, trial
-from tests.tuner.trial_runner import TrialRunner
+from tests.tuner.events.test_log import RUN, spec, trial
+from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.events.log import Journal
 from tuner.events.state import load_record

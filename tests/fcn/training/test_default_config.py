@@ -66,6 +66,6 @@ print("sound")
 @pytest.mark.timeout(600)
 def test_the_default_configuration_makes_a_sound_step_where_trials_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", AS_A_TRIAL, "-c", STEP, str(tmp_path / "cache")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
     assert done.stdout.endswith("sound\n")

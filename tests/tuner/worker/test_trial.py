@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.tuner.trial_runner import TrialRunner
+from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads import replay
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage

@@ -18,7 +18,7 @@ from tuner.cli.options import run_app
 from tuner.events.state import load_record
 from tuner.storage.storage import Storage
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 STUDY = """
 workload = "tests.workloads.replay"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuner.trial_runner import TrialRunner
+from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads import replay
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage

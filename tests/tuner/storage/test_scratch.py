@@ -37,7 +37,7 @@ class Holder:
     """A process that holds a folder."""
 
     def __init__(self) -> None:
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
         )

@@ -174,7 +174,7 @@ with Journal(Storage(sys.argv[1])):
 
 def test_a_second_process_cannot_run_the_same_study(study: Storage) -> None:
     command = [sys.executable, "-c", HOLD, str(folder(study))]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "ready\n"
         assert is_running(study)
@@ -331,7 +331,7 @@ with Journal(Storage(sys.argv[1])) as journal:
 
 def test_a_limit_to_a_files_size_is_told_as_a_full_disk_is(study: Storage) -> None:
     command = [sys.executable, "-c", LIMITED, str(folder(study))]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert f"StorageError: {folder(study)}/events.jsonl: the disk is full" in done.stderr
     data = (folder(study) / EVENTS).read_bytes()
     assert 800 < len(data) <= 1000

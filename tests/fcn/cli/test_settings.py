@@ -5,7 +5,7 @@ from pathlib import Path
 from fcn.cli.settings import page
 from fcn.config import Config
 
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

@@ -117,7 +117,7 @@ def test_a_ray_that_wants_a_token_is_told_in_a_sentence(tmp_path: Path) -> None:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         command = [sys.executable, "-m", "tuner", "check", str(study), "--address", address]
         done = subprocess.run(
-            command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
+            command, cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, check=False
         )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: --address {address}: a running Ray is needed there, got: Token")

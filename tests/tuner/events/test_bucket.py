@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.tuner.test_record import RUN, event, spec
+from tests.tuner.events.test_log import RUN, event, spec
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tuner.errors import StorageError, StudyError
 from tuner.events import bucket as buckets
@@ -52,8 +52,8 @@ START = event("start", trial=1, params={"x": 0.5})
 
 RUNNER = """
 import sys, time
-from tests.tuner.test_events_in_a_bucket import START, report
-from tests.tuner.test_record import RUN
+from tests.tuner.events.test_bucket import START, report
+from tests.tuner.events.test_log import RUN
 from tuner.events import bucket
 from tuner.errors import StorageError
 from tuner.events.log import Journal
@@ -76,7 +76,7 @@ except StorageError as error:
 def runner(study: Storage) -> Iterator[subprocess.Popen[str]]:
     """Another process that runs the study."""
     command = [sys.executable, "-c", RUNNER, study._uri]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

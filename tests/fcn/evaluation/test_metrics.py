@@ -204,7 +204,7 @@ def test_what_a_bilinear_resize_does_to_real_kitti_labels_is_what_the_docs_say(t
     from fcn import Config
     from fcn.data.cache import open_cache
 
-    docs = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8").replace("\n", " ")
+    docs = (Path(__file__).parents[3] / "docs" / "data.md").read_text("utf-8").replace("\n", " ")
     config = Config(data_dir=Path(folder) / "kitti_road_tiny", weights="none", cache_dir=tmp_path)
     cache = open_cache(config)
     for frame, labels in zip(cache.dataset.frames, cache.labels, strict=True):

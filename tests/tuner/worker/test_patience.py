@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuner.trial_runner import TrialRunner
+from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads import replay
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.small_disk import fill, small_disk

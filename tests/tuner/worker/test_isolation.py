@@ -135,4 +135,4 @@ assert [report.epoch for report in sent[:-1]] == [1, 2, 3]
 assert isinstance(sent[-1], End)
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
