@@ -1,6 +1,6 @@
 """Ray Tune, as a study uses it: it places trials, keeps their processes, restarts what died, and sees when one is done.
 
-What a study needs of Tune's private parts stands here and nowhere else (tests/tuner/driver/test_tune_adapter.py names each):
+What a study needs of Tune's private parts stands here and nowhere else; its test names each of them.
 Tune keeps every trial to the study's end, and gives a free process to whichever trial asks first.
 """
 
