@@ -10,24 +10,10 @@ from typing import Any
 from mlflow import MlflowClient
 from PIL import Image
 
-from tuner.spec.study import StudySpec
+from tests.studies import study_spec
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
 from tuner.tracking.tracker import Tracker
-
-
-def spec(name: str = "roads", study_id: str | None = None) -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "id": study_id,
-            "name": name,
-            "workload": "tests.workloads.replay",
-            "objective": {"metric": "score"},
-            "budget": {"trials": 4},
-            "fixed": {"epochs": 3},
-            "space": {"x": {"type": "float", "low": 0, "high": 1}},
-        }
-    )
 
 
 def lines() -> list[dict[str, Any]]:
@@ -62,7 +48,7 @@ class TrackedStudy:
 
     def __init__(self, folder: Path, uri: str | None = None, name: str = "roads", study_id: str | None = None):
         self.storage = Storage(str(folder))
-        self.spec = spec(name, study_id)
+        self.spec = study_spec(name=name, id=study_id, fixed={"epochs": 3})
         self.study = self.storage / name
         self.events = folder / name / "events.jsonl"
         self.uri = uri or default_tracking_uri(self.storage)

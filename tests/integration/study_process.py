@@ -19,36 +19,6 @@ import psutil
 ROOT = Path(__file__).parents[2]
 
 
-def write_study(path: Path, **tables: Any) -> Path:
-    """A study file on tests/workloads/replay.py; tables: what differs from the defaults here."""
-    study: dict[str, Any] = {
-        "workload": "tests.workloads.replay",
-        "objective": {"metric": "score"},
-        "budget": {"trials": 4},
-        "space": {"x": {"type": "float", "low": 0, "high": 1}},
-    }
-    for key, value in tables.items():
-        study[key] = {**study.get(key, {}), **value} if isinstance(value, dict) else value
-    path.write_text(
-        "\n".join(f"{key} = {_toml(value)}" for key, value in study.items() if not isinstance(value, dict))
-        + "\n"
-        + "\n".join(
-            f"[{key}]\n" + "\n".join(f"{k} = {_toml(v)}" for k, v in value.items())
-            for key, value in study.items()
-            if isinstance(value, dict)
-        )
-    )
-    return path
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
-    return json.dumps(value if not isinstance(value, Path) else str(value))
-
-
 class StudyProcess:
     """`python -m tuner ...`, and all processes that it started."""
 

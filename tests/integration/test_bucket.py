@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import ROOT, running, wait_for, write_study
+from tests.integration.study_process import ROOT, running, wait_for
+from tests.studies import write_study
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, score
 from tuner.events.state import StudyRecord, load_record

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.study_process import curves, events, ray_cluster, running, show, wait_for, write_study
+from tests.integration.study_process import curves, events, ray_cluster, running, show, wait_for
+from tests.studies import write_study
 from tests.workloads.replay import Config, score
 
 pytestmark = [

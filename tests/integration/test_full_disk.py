@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import curves, events, running, show, write_study
+from tests.integration.study_process import curves, events, running, show
+from tests.studies import write_study
 from tests.workloads.replay import Config, score
 from tests.workloads.small_disk import fill, small_disk
 

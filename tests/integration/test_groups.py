@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.study_process import curves, events, running, show, wait_for, write_study
+from tests.integration.study_process import curves, events, running, show, wait_for
+from tests.studies import write_study
 from tests.workloads.replay import Config, score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

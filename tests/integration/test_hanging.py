@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import curves, events, show, tuner, write_study
+from tests.integration.study_process import curves, events, show, tuner
+from tests.studies import write_study
 from tests.workloads.replay import Config, score
 
 pytestmark = [

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.integration.study_process import events, show, tuner, write_study
+from tests.integration.study_process import events, show, tuner
+from tests.studies import write_study
 from tests.workloads import replay
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage

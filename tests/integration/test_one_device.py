@@ -13,7 +13,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.integration.study_process import curves, events, running, show, tuner, wait_for, write_study
+from tests.integration.study_process import curves, events, running, show, tuner, wait_for
+from tests.studies import write_study
 from tests.workloads.replay import Config, score
 
 pytestmark = [

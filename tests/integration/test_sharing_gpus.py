@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import events, ray_cluster, running, show, write_study
+from tests.integration.study_process import events, ray_cluster, running, show
+from tests.studies import write_study
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,27 +9,19 @@ from typing import Any
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads import replay
 from tuner.best import export_best
 from tuner.errors import StudyError
 from tuner.events.log import Journal
-from tuner.spec.study import StudySpec, to_json
+from tuner.spec.study import to_json
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
 
 def run_study(storage: Storage, name: str = "a", direction: str = "maximize", **fixed: Any) -> None:
     """A study of three trials by hand, with the checkpoints that retention leaves."""
-    spec = StudySpec.model_validate(
-        {
-            "name": name,
-            "workload": "tests.workloads.replay",
-            "objective": {"metric": "score", "direction": direction},
-            "budget": {"trials": 3},
-            "fixed": fixed,
-            "space": {"x": {"type": "float", "low": 0, "high": 1}},
-        }
-    )
+    spec = study_spec(name=name, objective={"direction": direction}, budget={"trials": 3}, fixed=fixed)
     study = storage / name
     study.write_text("study.json", to_json(spec))
     with Journal(study) as journal:

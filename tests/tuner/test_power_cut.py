@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.power_cut import PowerCut
-from tests.tuner.events.test_log import RUN, spec, trial
+from tests.studies import study_spec
+from tests.tuner.events.test_log import RUN, trial
 from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.events.log import Journal
@@ -79,14 +80,14 @@ def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: 
     study = Storage(str(tmp_path / "disk")) / "s"
     events: list[dict[str, Any]] = [RUN, *trial(1, *(0.01 * epoch for epoch in range(1, 6)))]
     with cut.watching():
-        study.write_text("study.json", to_json(spec()))
+        study.write_text("study.json", to_json(study_spec()))
         with Journal(study) as journal:
             for number, event in enumerate(events, start=1):
                 journal.append(event)
                 if event["event"] == "report":
                     journal.sync()
                 cut.promised = number
-        study.write_text("study.json", to_json(spec("minimize")))
+        study.write_text("study.json", to_json(study_spec(objective={"direction": "minimize"})))
     disks = cut.disks()
     assert len(disks) > 10
     for disk in disks:

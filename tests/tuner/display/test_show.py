@@ -9,25 +9,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.studies import study_spec
 from tuner.display.live import Progress
 from tuner.display.show import best_line, find, print_record, print_studies, record_json, studies, study_json
 from tuner.errors import StudyError
 from tuner.events.log import EVENTS, Journal
 from tuner.events.state import StudyRecord, load_record
-from tuner.spec.study import Objective, StudySpec, to_json
+from tuner.spec.study import Objective, to_json
 from tuner.storage.storage import Storage
 from tuner.tracking.state import TrackingState, skipped_note
 
 
 def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) -> StudyRecord:
-    spec = {
-        "name": name,
-        "objective": {"metric": "score"},
-        "budget": {"trials": 4},
-        "space": {"x": {"type": "float", "low": 0, "high": 1}},
-    }
     study = storage / name
-    study.write_text("study.json", to_json(StudySpec.model_validate(spec)))
+    study.write_text("study.json", to_json(study_spec(name=name, budget={"trials": 4})))
     run = {"event": "run", "number": 1, "host": "h", "pid": 1, "versions": {}, "overrides": [], "tracking_uri": "x"}
     with Journal(study) as journal:
         for event in (run, *events):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.studies import write_study
 from tuner.driver.cluster import connected, plan
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
@@ -106,11 +107,7 @@ def test_an_address_without_a_ray_is_told() -> None:
 
 def test_a_ray_that_wants_a_token_is_told_in_a_sentence(tmp_path: Path) -> None:
     """In a process of its own: Ray reads these settings when it is imported."""
-    study = tmp_path / "roads.toml"
-    study.write_text(
-        'workload = "tests.workloads.replay"\n[objective]\nmetric = "score"\n[budget]\ntrials = 1\n'
-        '[space]\nx = {type = "float", low = 0, high = 1}\n'
-    )
+    study = write_study(tmp_path / "roads.toml")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as listening:

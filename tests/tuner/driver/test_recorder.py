@@ -11,27 +11,19 @@ from typing import Any
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Outcome, Recorder
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord
-from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Action, Decision, End, Interruption, Report, StorageWait
 
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    spec = StudySpec.model_validate(
-        {
-            "name": "s",
-            "objective": {"metric": "score"},
-            "scheduler": {"name": "asha", "grace_epochs": 2, "reduction_factor": 3},
-            "budget": {"trials": 9},
-            "space": {"x": {"type": "float", "low": 0, "high": 1}},
-        }
-    )
+    spec = study_spec(budget={"trials": 9}, scheduler={"name": "asha", "grace_epochs": 2, "reduction_factor": 3})
     with Journal(Storage(str(tmp_path)) / "s") as journal:
         recorder = Recorder(StudyRecord(spec), journal, StudyControl(), [])
         recorder.trial_started(1, {"x": 0.5})

@@ -7,26 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.driver.retention import Retention
 from tuner.events.state import StudyRecord
-from tuner.spec.study import StudySpec
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
 
 def record(keep: int, direction: str = "maximize") -> StudyRecord:
-    return StudyRecord(
-        StudySpec.model_validate(
-            {
-                "name": "s",
-                "objective": {"metric": "score", "direction": direction},
-                "budget": {"trials": 9},
-                "checkpoints": {"keep": keep},
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
-    )
+    spec = study_spec(objective={"direction": direction}, budget={"trials": 9}, checkpoints={"keep": keep})
+    return StudyRecord(spec)
 
 
 def report(record: StudyRecord, study: Storage, trial: int, value: float) -> None:

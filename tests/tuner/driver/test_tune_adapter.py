@@ -13,6 +13,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.utils.object_cache import _ObjectCache
 
+from tests.studies import study_spec
 from tuner.driver.cluster import Plan
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
@@ -20,7 +21,6 @@ from tuner.driver.slots import SlotPool
 from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo, process_cache, share, slim
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
-from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Interruption
 
@@ -29,15 +29,7 @@ class Study:
     """A study without Ray: its slots are processes that nobody starts."""
 
     def __init__(self, journal: Journal, trials: int = 10, slots: int = 1):
-        spec = StudySpec.model_validate(
-            {
-                "name": "s",
-                "workload": "tests.workloads.replay",
-                "objective": {"metric": "score"},
-                "budget": {"trials": trials},
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
+        spec = study_spec(budget={"trials": trials})
         record = StudyRecord(spec)
         self.control = StudyControl()
         self.recorder = Recorder(record, journal, self.control, [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads import replay
 from tuner.driver import watchdog
 from tuner.driver.control import StudyControl
@@ -16,7 +17,6 @@ from tuner.driver.recorder import Outcome, Recorder
 from tuner.driver.watchdog import Watchdog
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
-from tuner.spec.study import StudySpec
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Begun, Report, StorageWait
@@ -26,16 +26,7 @@ class Study:
     """A study whose time is what the test says. Tune is done with a trial as soon as it is asked to be."""
 
     def __init__(self, folder: Path, journal: Journal, workers: int = 1, **failures: Any):
-        spec = StudySpec.model_validate(
-            {
-                "name": "s",
-                "objective": {"metric": "score"},
-                "budget": {"trials": 9},
-                "failures": failures,
-                "resources": {"workers": workers},
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
+        spec = study_spec(budget={"trials": 9}, failures=failures, resources={"workers": workers})
         self.storage = Storage(str(folder)) / "s"
         self.control = StudyControl()
         self.recorder = Recorder(StudyRecord(spec), journal, self.control, [])

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.tuner.events.test_log import RUN, event, spec
+from tests.studies import study_spec
+from tests.tuner.events.test_log import RUN, event
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tuner.errors import StorageError, StudyError
 from tuner.events import bucket as buckets
@@ -40,7 +41,7 @@ def study(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stora
     monkeypatch.setattr(buckets, "LIFE_SECONDS", 2.0)
     monkeypatch.setattr(buckets, "UPLOAD_SECONDS", 0.1)
     study = Storage(bucket_uri(server, tmp_path.name)) / "s"
-    study.write_text("study.json", to_json(spec()))
+    study.write_text("study.json", to_json(study_spec()))
     return study
 
 

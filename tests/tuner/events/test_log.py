@@ -11,23 +11,13 @@ from typing import Any
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
 from tuner.errors import StorageError, StudyError
 from tuner.events.log import EVENTS, Journal, is_running, read_events
 from tuner.events.state import StudyRecord, load_record
-from tuner.spec.study import StudySpec, to_json
+from tuner.spec.study import to_json
 from tuner.storage.storage import Storage
-
-
-def spec(direction: str = "maximize") -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "s",
-            "objective": {"metric": "score", "direction": direction},
-            "budget": {"trials": 9},
-            "space": {"x": {"type": "float", "low": 0, "high": 1}},
-        }
-    )
 
 
 def event(kind: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
@@ -38,7 +28,7 @@ RUN = event("run", 1.0, number=1, host="h", pid=1, versions={}, overrides=[], tr
 
 
 def record_of(*events: dict[str, Any], direction: str = "maximize") -> StudyRecord:
-    record = StudyRecord(spec(direction))
+    record = StudyRecord(study_spec(objective={"direction": direction}))
     for line in events:
         record.apply(line)
     return record
@@ -56,7 +46,7 @@ def trial(number: int, *values: float, end: str | None = "finished") -> list[dic
 def study(tmp_path: Path) -> Storage:
     """A study's folder, with its study.json."""
     storage = Storage(str(tmp_path)) / "s"
-    storage.write_text("study.json", to_json(spec()))
+    storage.write_text("study.json", to_json(study_spec()))
     return storage
 
 

@@ -8,21 +8,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from tests.studies import study_spec
 from tuner.events.state import StudyRecord
 from tuner.search import sampler
 from tuner.search.sampler import Sampler, value_for_sampler
-from tuner.spec.study import StudySpec, override_study
-
-
-def spec(**tables: Any) -> StudySpec:
-    raw: dict[str, Any] = {
-        "name": "s",
-        "workload": "tests.workloads.replay",
-        "objective": {"metric": "score"},
-        "budget": {"trials": 10},
-        "space": {"x": {"type": "float", "low": 0, "high": 1}},
-    }
-    return StudySpec.model_validate(raw | tables)
+from tuner.spec.study import override_study
 
 
 class Study:
@@ -60,7 +50,7 @@ class Study:
 
 
 def test_a_study_proposes_as_many_trials_as_its_budget_has() -> None:
-    study = Study(StudyRecord(spec(budget={"trials": 3})))
+    study = Study(StudyRecord(study_spec(budget={"trials": 3})))
     for _ in range(3):
         assert not study.sampler.exhausted
         study.run(0.5)
@@ -68,26 +58,26 @@ def test_a_study_proposes_as_many_trials_as_its_budget_has() -> None:
 
 
 def test_first_trials_come_first_as_they_are() -> None:
-    study = Study(StudyRecord(spec(first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    study = Study(StudyRecord(study_spec(first_trials=[{"x": 0.25}, {"x": 0.75}])))
     assert [study.run(0.5)["x"] for _ in range(2)] == [0.25, 0.75]
     assert study.run(0.5)["x"] not in (0.25, 0.75)
 
 
 def test_a_first_trial_that_leaves_hyperparameters_out_has_them_sampled() -> None:
-    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 8}}
-    params = Study(StudyRecord(spec(space=space, first_trials=[{"x": 0.25}]))).run(0.5)
+    space = {"batch_size": {"type": "int", "low": 1, "high": 8}}
+    params = Study(StudyRecord(study_spec(space=space, first_trials=[{"x": 0.25}]))).run(0.5)
     assert params["x"] == 0.25
     assert params["batch_size"] in range(1, 9)
 
 
 def test_a_budget_below_the_number_of_first_trials_is_kept() -> None:
-    study = Study(StudyRecord(spec(budget={"trials": 1}, first_trials=[{"x": 0.25}, {"x": 0.75}])))
+    study = Study(StudyRecord(study_spec(budget={"trials": 1}, first_trials=[{"x": 0.25}, {"x": 0.75}])))
     study.run(0.5)
     assert study.sampler.exhausted
 
 
 def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
-    runs = [[Study(StudyRecord(spec(search={"seed": seed}))) for _ in range(2)] for seed in (1, 2)]
+    runs = [[Study(StudyRecord(study_spec(search={"seed": seed}))) for _ in range(2)] for seed in (1, 2)]
     drawn = [[[study.run(0.1 * n)["x"] for n in range(10)] for study in same] for same in runs]
     assert drawn[0][0] == drawn[0][1]
     assert drawn[0][0] != drawn[1][0]
@@ -95,7 +85,7 @@ def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
 def test_a_resumed_sampler_draws_nothing_again(name: str) -> None:
-    study = Study(StudyRecord(spec(search={"sampler": name}, budget={"trials": 8})))
+    study = Study(StudyRecord(study_spec(search={"sampler": name}, budget={"trials": 8})))
     before = [study.run(0.5)["x"] for _ in range(4)]
     again = Study(study.record)
     assert not set(before) & {again.run(0.5)["x"] for _ in range(4)}
@@ -103,7 +93,7 @@ def test_a_resumed_sampler_draws_nothing_again(name: str) -> None:
 
 
 def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameters() -> None:
-    study = Study(StudyRecord(spec()))
+    study = Study(StudyRecord(study_spec()))
     study.run(0.5)
     began = study.begin()
     study.event("stop", state="interrupted", reason=None)
@@ -111,7 +101,7 @@ def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameter
 
 
 def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
-    record = StudyRecord(spec(budget={"trials": 3}))
+    record = StudyRecord(study_spec(budget={"trials": 3}))
     # The second trial's process was up first; then the driver died.
     record.apply({"event": "start", "time": 1.0, "trial": 2, "params": {"x": 0.2}})
     record.apply({"event": "stop", "time": 2.0, "state": "interrupted", "reason": None})
@@ -125,7 +115,7 @@ def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
 
 
 def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() -> None:
-    study = Study(StudyRecord(spec(budget={"trials": 1})))
+    study = Study(StudyRecord(study_spec(budget={"trials": 1})))
     number, params = study.begin()
     study.sampler.put_back(number)
     assert not study.sampler.exhausted
@@ -133,8 +123,8 @@ def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() ->
 
 
 def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothing_else() -> None:
-    space = {"x": {"type": "float", "low": 0, "high": 1}, "batch_size": {"type": "int", "low": 1, "high": 9}}
-    study = Study(StudyRecord(spec(space=space)))
+    space = {"batch_size": {"type": "int", "low": 1, "high": 9}}
+    study = Study(StudyRecord(study_spec(space=space)))
     began = [study.begin(), study.begin()]
     study.event("stop", state="interrupted", reason=None)
     changed = override_study(study.record.spec, [f"space.x.low={max(params['x'] for _, params in began) + 1e-6}"])
@@ -151,12 +141,11 @@ def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothi
 
 def test_a_study_may_be_resumed_in_another_space() -> None:
     space = {
-        "x": {"type": "float", "low": 0, "high": 1},
         "optimizer": {"type": "choice", "choices": ["adam", "sgd"]},
         "batch_size": {"type": "int", "low": 1, "high": 9, "step": 4},
     }
     firsts = [{"x": 0.9, "optimizer": "sgd", "batch_size": 9}] * 2
-    study = Study(StudyRecord(spec(space=space, first_trials=firsts)))
+    study = Study(StudyRecord(study_spec(space=space, first_trials=firsts)))
     study.run(0.5)
     began = study.begin()
     study.event("stop", state="interrupted", reason=None)
@@ -178,8 +167,8 @@ def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
 
 def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
     """How often a failing batch size is proposed. told False: a failure is Optuna's FAIL, as OptunaSearch has it."""
-    space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}, "x": {"type": "float", "low": 0, "high": 1}}
-    study = Study(StudyRecord(spec(space=space, budget={"trials": trials}, search={"seed": seed})))
+    space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}}
+    study = Study(StudyRecord(study_spec(space=space, budget={"trials": trials}, search={"seed": seed})))
     failed = 0
     for _ in range(trials):
         trial, params = study.begin()
@@ -197,7 +186,7 @@ def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
 
 @pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.1), ("minimize", 0.8)])
 def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str, worst: float) -> None:
-    study = Study(StudyRecord(spec(objective={"metric": "score", "direction": direction})))
+    study = Study(StudyRecord(study_spec(objective={"direction": direction})))
     number, _ = study.begin()
     for epoch, value in enumerate((0.1, 0.8, 0.5), start=1):
         study.report(number, epoch, value)
@@ -210,21 +199,21 @@ def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str,
 
 
 def test_a_failure_before_any_value_was_seen_is_told_as_failed() -> None:
-    study = Study(StudyRecord(spec()))
+    study = Study(StudyRecord(study_spec()))
     study.run(None, state="failed")
     (trial,) = study.sampler._study.trials
     assert trial.state.name == "FAIL"
 
 
 def test_a_trial_that_was_stopped_before_it_reported_teaches_nothing() -> None:
-    study = Study(StudyRecord(spec()))
+    study = Study(StudyRecord(study_spec()))
     study.run(0.5)
     study.run(None, state="stopped")
     assert [trial.value for trial in study.sampler._study.get_trials(states=[TrialState.COMPLETE])] == [0.5]
 
 
 def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
-    study = Study(StudyRecord(spec()))
+    study = Study(StudyRecord(study_spec()))
     number, _ = study.begin()
     for epoch, value in enumerate((0.3, 0.9, 0.2), start=1):
         study.report(number, epoch, value)
@@ -237,7 +226,7 @@ def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_t
 ) -> None:
     for name, count in {"_BEST_KNOWN": 10, "_NEWEST_KNOWN": 20, "_MOST_KNOWN": 50}.items():
         monkeypatch.setattr(sampler, name, count)
-    record = StudyRecord(spec(budget={"trials": 200}))
+    record = StudyRecord(study_spec(budget={"trials": 200}))
     study = Study(record)
     number, params = study.begin()
     for n in range(110):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies import study_spec
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.display.show import studies
@@ -18,7 +19,7 @@ from tuner.errors import StudyError
 from tuner.events import bucket as buckets
 from tuner.events.log import Journal, is_running, read_events
 from tuner.events.state import load_record
-from tuner.spec.study import StudySpec, to_json
+from tuner.spec.study import to_json
 from tuner.storage.checkpoints import Progress, TrialCheckpoints
 from tuner.storage.storage import Storage
 
@@ -45,13 +46,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def study_of(storage: Storage) -> Storage:
     """A study's folder, with its study.json."""
     study = storage / "s"
-    spec = {
-        "name": "s",
-        "objective": {"metric": "score"},
-        "budget": {"trials": 1},
-        "space": {"x": {"type": "float", "low": 0, "high": 1}},
-    }
-    study.write_text("study.json", to_json(StudySpec.model_validate(spec)))
+    study.write_text("study.json", to_json(study_spec()))
     return study
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tuner.spec.study import StudySpec
+from tests.studies import study_spec
 from tuner.storage.storage import Storage
 from tuner.worker import group
 from tuner.worker.group import GroupSlot
@@ -24,14 +24,8 @@ class Slot(GroupSlot):
     """A slot whose group is a thread that ends when told: what Ray does beside it isn't looked at here."""
 
     def __init__(self, tmp_path: Path, workers: int = 2):
-        spec = {
-            "name": "s",
-            "objective": {"metric": "score"},
-            "budget": {"trials": 1},
-            "resources": {"workers": workers},
-            "space": {"x": {"type": "float", "low": 0, "high": 1}},
-        }
-        super().__init__(StudySpec.model_validate(spec), Storage(str(tmp_path)), {"CPU": 1, "GPU": 0}, "slot")
+        spec = study_spec(resources={"workers": workers})
+        super().__init__(spec, Storage(str(tmp_path)), {"CPU": 1, "GPU": 0}, "slot")
         self.lives: list[threading.Event] = []
         self.over = False
 

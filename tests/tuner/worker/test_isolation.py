@@ -112,16 +112,10 @@ import sys
 from tests.workloads import replay
 from tuner.worker.messages import Action, Assignment, Decision, End
 from tuner.storage.storage import Storage
-from tuner.spec.study import StudySpec
+from tests.studies import study_spec
 from tuner.worker.trial import run_trial
 from tuner.spec.workload import uses_torch
-spec = StudySpec.model_validate({{
-    "name": "s",
-    "workload": "tests.workloads.replay",
-    "objective": {{"metric": "score"}},
-    "budget": {{"trials": 1}},
-    "space": {{"x": {{"type": "float", "low": 0, "high": 1}}}},
-}})
+spec = study_spec()
 assert not uses_torch(spec.workload)
 sent = []
 def send(message):

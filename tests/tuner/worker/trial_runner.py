@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tuner.spec.study import StudySpec
+from tests.studies import study_spec
 from tuner.storage.checkpoints import trial_folder
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, StorageWait
@@ -47,16 +47,7 @@ class TrialRunner:
         return Decision(Action.STOP, "told to", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
 
     def run(self, *, rank: int = 0, direction: str = "maximize", **fixed: Any) -> None:
-        spec = StudySpec.model_validate(
-            {
-                "name": "s",
-                "workload": "tests.workloads.replay",
-                "objective": {"metric": "score", "direction": direction},
-                "budget": {"trials": 1},
-                "fixed": fixed,
-                "space": {"x": {"type": "float", "low": 0, "high": 1}},
-            }
-        )
+        spec = study_spec(objective={"direction": direction}, fixed=fixed)
         assignment = Assignment(1, {"x": 0.5}, time.time())
         run_trial(assignment, spec, self.study, device=None, rank=rank, send=self.send, send_alone=self.send)
 
