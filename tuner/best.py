@@ -20,7 +20,7 @@ from rich.text import Text
 
 from tuner.cli.options import DEFAULT_STORAGE, JsonOption, Name, StorageOption, run_app
 from tuner.display import show as shows
-from tuner.display.live import measure
+from tuner.display.live import format_metric
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.spec import workload as workloads
@@ -82,7 +82,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
             f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
             f"go on with `python -m tuner resume {study}`"
         )
-    _must_be_free(output)
+    _check_output_is_free(output)
     winner = ranking[0]
     assert winner.value is not None
     assert winner.best_epoch is not None
@@ -97,13 +97,13 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
         with _draft(record, output) as draft:
             exported = _export(record, directory, draft, output)
             best = Best(record, winner, output, exported)
-            _must_score_as_logged(best)
+            _check_score(best)
             (draft / "study.json").write_text(json.dumps(best.to_json(), indent=2) + "\n", encoding="utf-8")
-            _give_place(draft, output)
+            _move_into_place(draft, output)
     return best
 
 
-def _must_be_free(output: Path) -> None:
+def _check_output_is_free(output: Path) -> None:
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise StudyError(f"--output {output}: must be a folder that is new or empty; give another, or delete it")
 
@@ -136,24 +136,24 @@ def _failed(record: StudyRecord, why: object) -> StudyError:
     return StudyError(f"study {record.spec.name}: the export failed: {why}")
 
 
-def _must_score_as_logged(best: Best) -> None:
+def _check_score(best: Best) -> None:
     logged = best.trial.value
     assert logged is not None
     # An export that can't be scored, NaN too, is no better than one that scores something else.
     if not abs(best.rescored - logged) <= _TOLERANCE * max(1.0, abs(logged)):
         raise StudyError(
             f"study {best.record.spec.name}: the export must score what trial {best.trial.id} logged, got "
-            f"{best.record.spec.objective.metric} {measure(best.rescored)} for {measure(logged)}; nothing was "
-            "exported: have the data or the library versions changed since?"
+            f"{best.record.spec.objective.metric} {format_metric(best.rescored)} for {format_metric(logged)}; "
+            "nothing was exported: have the data or the library versions changed since?"
         )
 
 
-def _give_place(draft: Path, output: Path) -> None:
+def _move_into_place(draft: Path, output: Path) -> None:
     try:
         # A rename takes the place of an empty folder, and of nothing else: of two exports at once the second is told.
         files.publish(draft, output.absolute())
     except OSError as error:
-        _must_be_free(output)
+        _check_output_is_free(output)
         raise StudyError(f"--output {output}: can't be made ({error.strerror}); give another folder") from error
 
 
@@ -176,7 +176,7 @@ def best(
 
 def _print(best: Best, console: Console) -> None:
     metric = best.record.spec.objective.metric
-    scores = f"{metric} {measure(best.trial.value or 0.0)} logged, {measure(best.rescored)} scored again"
+    scores = f"{metric} {format_metric(best.trial.value or 0.0)} logged, {format_metric(best.rescored)} scored again"
     console.print(
         Text.assemble(
             (best.record.spec.name, "bold"), f"  trial {best.trial.id}, epoch {best.trial.best_epoch}: {scores}"
@@ -194,7 +194,7 @@ def _print(best: Best, console: Console) -> None:
     console.print(table)
     test_metric = metric.replace("val/", "test/", 1)
     if test_metric in best.exported.test_metrics:
-        console.print(f"{test_metric} {measure(best.exported.test_metrics[test_metric])}", highlight=False)
+        console.print(f"{test_metric} {format_metric(best.exported.test_metrics[test_metric])}", highlight=False)
     usage: str | None = getattr(best.exported, "usage", None)
     if usage:
         console.print(f"  {usage.format(output=shlex.quote(str(best.output)))}", highlight=False, soft_wrap=True)

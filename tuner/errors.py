@@ -1,10 +1,10 @@
 """What can go wrong, as a tree:
 
 TunerError
-├── StudyError        the study can't start or go on, and a person can mend it: one sentence, exit status 2
-│   └── StorageError  the storage takes no events, or is another process's: the study ends as interrupted
-├── TrialError        one trial ends as failed; the study goes on
-└── RefusedError      the storage refuses a trial something that it may take later: no trial's fault, the study waits
+├── StudyError               the study can't start or continue, and a person can fix it: one sentence, exit status 2
+│   └── StorageError         the events can't be written, or another process runs the study: it ends as interrupted
+├── TrialError               one trial ends as failed; the study continues
+└── StorageUnavailableError  the storage fails for now, which is no trial's fault: the trial waits and tries again
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ class TunerError(Exception):
 
 
 class StudyError(TunerError):
-    """A mistake that a person can mend; the message names the place, the rule, the value and the fix."""
+    """A mistake that a person can fix; the message names the place, the rule, the value and the fix."""
 
 
 class StorageError(StudyError):
-    """The study's storage takes no events, or another process has taken the study over: it ends as interrupted."""
+    """The study's events can't be written, or another process has taken the study over: it ends as interrupted."""
 
 
 class TrialError(TunerError):
-    """A trial can't go on; trying the same setting again would end the same way."""
+    """A trial can't continue, and the same hyperparameters would fail again."""
 
 
-class RefusedError(TunerError):
-    """The storage takes or gives a trial nothing now; the message names the place and what is needed."""
+class StorageUnavailableError(TunerError):
+    """A trial's storage can't be read or written at the moment; the message names the place and what is needed."""

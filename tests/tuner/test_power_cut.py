@@ -42,7 +42,7 @@ def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path:
     for disk in disks:
         left = TrialCheckpoints(trial_folder(Storage(str(disk.path)) / "s", 1))
         if disk.promised < 100:
-            found = left.newest_whole(tmp_path)
+            found = left.newest_intact(tmp_path)
             epoch = found[0].epoch if found else 0
             assert disk.promised <= epoch <= disk.promised + 1, disk
             if found:
@@ -57,7 +57,7 @@ def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path:
 @pytest.mark.parametrize("by_snapshot", [True, False])
 def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
     def run(folder: Path) -> TrialRunner:
-        snapshots._experience.seconds = 0.0
+        snapshots._last_write.seconds = 0.0
         runner = TrialRunner(Storage(str(folder)) / "s", keep=True)
         runner.run(epochs=3, snapshots=by_snapshot)
         return runner
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_n
             path = checkpoints_of(folder) / name
             path.write_bytes(b"\0" * path.stat().st_size)
         runner = TrialRunner(Storage(str(folder)) / "s")
-        snapshots._experience.seconds = time.monotonic()
+        snapshots._last_write.seconds = time.monotonic()
         runner.run(epochs=4)
         assert runner.end == ("finished", None)
         return runner

@@ -40,14 +40,14 @@ app = typer.Typer(
 
 @app.command()
 def check(
-    study_file: StudyFile, sets: SetOption = None, name: NameOption = None, address: AddressOption = None
+    study_file: StudyFile, overrides: SetOption = None, name: NameOption = None, address: AddressOption = None
 ) -> None:
     """Say what would run and what it needs, and every mistake in the file at once. Starts no trial."""
     from tuner.driver import cluster
     from tuner.driver.run import prepare
     from tuner.spec.study import read_study
 
-    spec = read_study(study_file, sets or [], name)
+    spec = read_study(study_file, overrides or [], name)
     problems = []
     console = _console()
     try:
@@ -81,7 +81,7 @@ def check(
 @app.command()
 def run(
     study_file: StudyFile,
-    sets: SetOption = None,
+    overrides: SetOption = None,
     name: NameOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = None,
@@ -91,17 +91,17 @@ def run(
     from tuner.driver import run as runs
     from tuner.spec.study import read_study
 
-    spec = read_study(study_file, sets or [], name)
+    spec = read_study(study_file, overrides or [], name)
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
-    record = runs.run(spec, options, list(sets or []), console)
-    _say_what_next(record, storage, console)
+    record = runs.run(spec, options, list(overrides or []), console)
+    _print_next_steps(record, storage, console)
 
 
 @app.command()
 def resume(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The study to go on with.")],
-    sets: SetOption = None,
+    overrides: SetOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = None,
     address: AddressOption = None,
@@ -111,8 +111,8 @@ def resume(
 
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
-    record = runs.resume(name, options, list(sets or []), console)
-    _say_what_next(record, storage, console)
+    record = runs.resume(name, options, list(overrides or []), console)
+    _print_next_steps(record, storage, console)
 
 
 @app.command("list")
@@ -191,7 +191,7 @@ def _console() -> Console:
     return _PatientConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _say_what_next(record: object, storage: str, console: Console) -> None:
+def _print_next_steps(record: object, storage: str, console: Console) -> None:
     """The ranking and the commands to look closer; the exit status says how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord

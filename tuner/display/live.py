@@ -36,7 +36,7 @@ class Progress:
     ):
         """trouble: why MLflow takes nothing at the moment, or None. skipped: what it will never take, or None."""
         self._record, self._console, self._trouble, self._skipped = record, console, trouble, skipped
-        self._said_skipped = False
+        self._skipped_printed = False
         self._started = time.time()
         self._note = ""
         self._live = (
@@ -67,8 +67,8 @@ class Progress:
         if line:
             self._line(line)
         # Once: how many there are in the end is said in the end.
-        if not self._said_skipped and (skipped := self._skipped()):
-            self._said_skipped = True
+        if not self._skipped_printed and (skipped := self._skipped()):
+            self._skipped_printed = True
             self._line(skipped)
 
     def _line(self, text: str) -> None:
@@ -84,14 +84,14 @@ class Progress:
         name = f"trial {trial.id:<3}"
         if event["event"] == "start":
             again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
-            return f"{name} starts{again}  {setting(trial.params)}"
+            return f"{name} starts{again}  {format_params(trial.params)}"
         if event["event"] == "back":
             there = f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
             return f"{name} {there}"
         if event["event"] == "report":
             star = "  best so far of the study" if self._leads(trial) else ""
-            return f"{name} epoch {trial.epoch:<3} {metric} {measure(event['metrics'][metric])}{star}"
-        best = f"  best {measure(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
+            return f"{name} epoch {trial.epoch:<3} {metric} {format_metric(event['metrics'][metric])}{star}"
+        best = f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
         reason = f": {trial.reason}" if trial.reason else ""
         done = len(self._record.ended)
         return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
@@ -132,13 +132,13 @@ class Progress:
         leaders = record.ranking()
         if leaders and leaders[0].value is not None:
             text.append(f"  best {record.spec.objective.metric} ")
-            text.append(measure(leaders[0].value), style="bold green")
+            text.append(format_metric(leaders[0].value), style="bold green")
             text.append(f" (trial {leaders[0].id})")
         return text
 
 
 def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
-    """One row a trial: how far it is, its best value, its curve, its setting."""
+    """One row a trial: how far it is, its best value, its curve, its hyperparameters."""
     table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
     for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
@@ -150,7 +150,7 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             str(trial.id),
             Text(trial.state, style=_STATE_STYLE[trial.state]),
             str(trial.epoch),
-            "" if trial.value is None else measure(trial.value),
+            "" if trial.value is None else format_metric(trial.value),
             sparkline([value for _, value in trial.curve]),
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
@@ -176,11 +176,11 @@ def sparkline(values: list[float], width: int = 12) -> str:
     return "".join(_BARS[round((value - low) * scale)] for value in values)
 
 
-def setting(params: dict[str, Any]) -> str:
+def format_params(params: dict[str, Any]) -> str:
     return "  ".join(f"{name} {number(value)}" for name, value in params.items())
 
 
-def measure(value: float) -> str:
+def format_metric(value: float) -> str:
     """Four places where they say something, else scientific."""
     return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3e}"
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tuner.display.live import measure, number, trial_table
+from tuner.display.live import format_metric, number, trial_table
 from tuner.errors import StudyError
 from tuner.events.log import EVENTS
 from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
@@ -94,7 +94,7 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
         created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
         done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
         ranking = record.ranking()
-        best = f"  best {record.spec.objective.metric} {measure(ranking[0].value or 0.0)}" if ranking else ""
+        best = f"  best {record.spec.objective.metric} {format_metric(ranking[0].value or 0.0)}" if ranking else ""
         console.print(
             f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}",
             highlight=False,
@@ -141,5 +141,5 @@ def best_line(record: StudyRecord) -> str | None:
         return None
     best = ranking[0]
     params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
-    value = f"{record.spec.objective.metric} {measure(best.value or 0.0)}"
+    value = f"{record.spec.objective.metric} {format_metric(best.value or 0.0)}"
     return f"best: trial {best.id}, {value} at epoch {best.best_epoch}, with {params}"

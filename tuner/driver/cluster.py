@@ -169,7 +169,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             cpus, gpus = machine_capacity()
             ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
         else:
-            _knock(address)
+            _check_reachable(address)
             ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
     except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
         raise StudyError(
@@ -213,7 +213,7 @@ def _capacity() -> tuple[float, float]:
     return cpus, gpus
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Raises OSError at once where nobody listens: Ray would try for more than a minute."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if port.isdigit():

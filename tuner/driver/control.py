@@ -17,10 +17,10 @@ class StudyControl:
         """time_seconds: after so long the study drains; None: never."""
         self._time_seconds = time_seconds
         self._deadline = time.monotonic() + (time_seconds if time_seconds is not None else float("inf"))
-        self._draining: str | None = None
+        self._drain_reason: str | None = None
         self.outcome: Literal["interrupted", "failed"] | None = None
         """How the study ends that stops; None while it doesn't."""
-        self._why_stopping: str | None = None
+        self._stop_reason: str | None = None
 
     @property
     def stopping(self) -> bool:
@@ -29,16 +29,16 @@ class StudyControl:
     @property
     def ending(self) -> bool:
         """Whether the study drains or stops."""
-        if self._draining is None and time.monotonic() > self._deadline:
-            self._draining = f"the study's time budget of {self._time_seconds:g} s is used up"
-        return self.stopping or self._draining is not None
+        if self._drain_reason is None and time.monotonic() > self._deadline:
+            self._drain_reason = f"the study's time budget of {self._time_seconds:g} s is used up"
+        return self.stopping or self._drain_reason is not None
 
     @property
     def reason(self) -> str | None:
         """Why the study drains or stops."""
-        return self._why_stopping if self.stopping else self._draining
+        return self._stop_reason if self.stopping else self._drain_reason
 
     def stop(self, outcome: Literal["interrupted", "failed"], reason: str) -> None:
         """The first call counts."""
         if self.outcome is None:
-            self._why_stopping, self.outcome = reason, outcome
+            self._stop_reason, self.outcome = reason, outcome

@@ -13,7 +13,7 @@ from tuner.events.state import StudyRecord
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
-_AT_ONCE = 16  # a bucket takes a tenth of a second to say that a trial's folder has nothing superfluous
+_THREADS = 16  # a bucket takes a tenth of a second to say that a trial's folder has nothing superfluous
 
 
 class Retention:
@@ -22,12 +22,12 @@ class Retention:
     def __init__(self, record: StudyRecord, study: Storage):
         self._record, self._study = record, study
         self._kept = set(self._best())
-        self._refused: set[int] = set()
+        self._not_deleted: set[int] = set()
 
     def tidy(self) -> None:
         """Strip every trial that has ended: a kill may have come between a trial's end and its tidying."""
         best = self._best()
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_THREADS) as threads:
             list(threads.map(lambda trial: self._strip(trial.id, best), self._record.ended))
 
     def trial_ended(self, trial: int) -> None:
@@ -40,7 +40,7 @@ class Retention:
     def study_ended(self) -> None:
         """Strip what the storage refused to."""
         best = self._best()
-        for trial in list(self._refused):
+        for trial in list(self._not_deleted):
             self._strip(trial, best)
 
     def _best(self) -> dict[int, int | None]:
@@ -50,7 +50,7 @@ class Retention:
     def _strip(self, trial: int, best: dict[int, int | None]) -> None:
         try:
             TrialCheckpoints(trial_folder(self._study, trial)).strip(best.get(trial))
-            self._refused.discard(trial)
+            self._not_deleted.discard(trial)
         except (OSError, StudyError):
             # Too many checkpoints for a while are no reason to end a study.
-            self._refused.add(trial)
+            self._not_deleted.add(trial)

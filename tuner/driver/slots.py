@@ -29,11 +29,11 @@ from tuner.driver.cluster import Plan, remove_orphaned_groups
 from tuner.spec.study import StudySpec
 from tuner.spec.workload import uses_torch
 from tuner.storage.storage import Storage
-from tuner.worker.group import CLOSING_SECONDS, GroupSlot, SlotGoneError, group_slot, quiet_run, ray_get
+from tuner.worker.group import SHUTDOWN_SECONDS, GroupSlot, SlotDiedError, group_slot, quiet_run, ray_get
 from tuner.worker.messages import Assignment, Interruption
 from tuner.worker.report_queue import sender
 
-_LOOK_SECONDS = 2.0  # between two looks at what dead groups hold
+_CLEANUP_SECONDS = 2.0  # between two looks at what dead groups hold
 
 
 @dataclass
@@ -73,7 +73,7 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     send = sender(assignment)
 
     def loop(device: Any = None) -> None:
-        _process.tainted = run_trial(assignment, spec, study, device=device, rank=0, send=send, send_alone=send)
+        _process.tainted = run_trial(assignment, spec, study, device=device, rank=0, send=send, send_from_rank=send)
 
     if not uses_torch(spec.workload):
         loop()
@@ -93,7 +93,7 @@ def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     """The training loop runs on a worker group, whose slot sends the trial's messages."""
     try:
         ray_get(group_slot(slot_name).run.remote(assignment))
-    except (ray.exceptions.RayActorError, SlotGoneError):
+    except (ray.exceptions.RayActorError, SlotDiedError):
         # Were it raised, Tune would try again with the slot that is gone.
         sender(assignment)(Interruption("the process that holds its worker group died"))
 
@@ -130,18 +130,18 @@ class SlotPool:
         self._taken = 0
         self._groups: dict[Slot, Any] = {}
         self._made = 0
-        self._new: list[Slot] = []
+        self._uncached: list[Slot] = []
         self._tune_processes: Any = None
-        self._looked_at = 0.0
+        self._last_cleanup = 0.0
 
-    def take(self) -> Slot | None:
+    def acquire(self) -> Slot | None:
         """A slot that has been used before if one is free, else a new one, or None if there is no room."""
         if not self._free and self._taken >= self._size:
             return None
         self._taken += 1
         return self._free.pop() if self._free else self._make()
 
-    def give(self, slot: Slot) -> None:
+    def release(self, slot: Slot) -> None:
         """Give a slot back; it stays warm if there is still room for it."""
         self._taken -= 1
         if slot.gpus == self._plan.gpus:
@@ -150,7 +150,7 @@ class SlotPool:
             self._end(slot)
         self._shrink()
 
-    def drop(self, slot: Slot) -> None:
+    def discard(self, slot: Slot) -> None:
         """Give back a slot whose group is lost: another is made in its place."""
         self._taken -= 1
         group = self._groups.get(slot)
@@ -161,9 +161,9 @@ class SlotPool:
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
         self._plan, self._size = plan, plan.slots
-        self.rest()
+        self.end_idle()
 
-    def rest(self) -> None:
+    def end_idle(self) -> None:
         """End the slots that are free, until one is taken again: what they hold is wanted elsewhere."""
         for slot in self._free:
             self._end(slot)
@@ -175,11 +175,11 @@ class SlotPool:
         tune_processes: its store of processes whose trial has ended.
         """
         self._tune_processes = tune_processes
-        for slot in self._new:
+        for slot in self._uncached:
             self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
-        self._new.clear()
-        if self._plan.workers > 1 and time.monotonic() - self._looked_at > _LOOK_SECONDS:
-            self._looked_at = time.monotonic()
+        self._uncached.clear()
+        if self._plan.workers > 1 and time.monotonic() - self._last_cleanup > _CLEANUP_SECONDS:
+            self._last_cleanup = time.monotonic()
             remove_orphaned_groups()
 
     def resize(self, size: int) -> None:
@@ -192,7 +192,7 @@ class SlotPool:
         groups = list(self._groups.values())
         closing = [group.close.remote() for group in groups]
         # Waited for, not asked how it went: one whose process is gone must not end the others at once.
-        ray.wait(closing, num_returns=len(closing), timeout=CLOSING_SECONDS + 5)
+        ray.wait(closing, num_returns=len(closing), timeout=SHUTDOWN_SECONDS + 5)
         for group in groups:
             ray.kill(group)
 
@@ -200,7 +200,7 @@ class SlotPool:
         self._made += 1
         group = None if self._plan.workers == 1 else f"{self._spec.name}-{uuid.uuid4().hex[:12]}"
         slot = Slot(self._made, self._plan.gpus, group)
-        self._new.append(slot)
+        self._uncached.append(slot)
         if group is None:
             return slot
         # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
@@ -215,8 +215,8 @@ class SlotPool:
             self._end(self._free.pop())
 
     def _end(self, slot: Slot) -> None:
-        if slot in self._new:
-            self._new.remove(slot)
+        if slot in self._uncached:
+            self._uncached.remove(slot)
         else:
             self._tune_processes.decrease_max(self._plan.trial_request(slot.gpus, slot.place))
         group = self._groups.pop(slot, None)

@@ -48,15 +48,15 @@ class TrialSource(_NotPickled, Searcher):
         """Tune's, from its first turn on."""
         self._started: dict[int, Any] = {}
         """Tune's trials that have a process, by their number in the study."""
-        self._deaths: collections.defaultdict[int, list[str]] = collections.defaultdict(list)
+        self._causes_of_death: collections.defaultdict[int, list[str]] = collections.defaultdict(list)
 
     def suggest(self, trial_id: str) -> Any:
         """One trial's configuration, None while no slot is free, or FINISHED when there is nothing left to run."""
         if self._control.ending or self._sampler.exhausted:
-            self._slots.rest()
+            self._slots.end_idle()
             # A trial that runs may be put back, and a searcher that has finished is never asked again.
             return None if self._placed else str(Searcher.FINISHED)
-        slot = self._slots.take()
+        slot = self._slots.acquire()
         if slot is None:
             return None
         suggested_at = time.time()
@@ -78,34 +78,36 @@ class TrialSource(_NotPickled, Searcher):
             return
         number, slot = self._placed.pop(trial_id)
         tune_trial = self._started.pop(number, None)
-        given_up = self._why_given_up(number, tune_trial) if error else None
+        given_up = self._failure_reason(number, tune_trial) if error else None
         outcome = self._recorder.trial_done(number, given_up)
         if outcome.slot_is_lost:
-            self._slots.drop(slot)
+            self._slots.discard(slot)
         else:
-            self._slots.give(slot)
+            self._slots.release(slot)
         if outcome.ended:
             self._sampler.tell(number, value_for_sampler(self._record, self._record.trials.get(number)))
         else:
-            self._sampler.put_back(number)
+            self._sampler.requeue(number)
 
-    def began(self, tune_trial: Any) -> None:
+    def on_process_started(self, tune_trial: Any) -> None:
         """A trial has a process."""
         self._started[tune_trial.config["trial"]] = tune_trial
 
-    def died(self, tune_trial: Any) -> None:
+    def on_process_died(self, tune_trial: Any) -> None:
         """A trial's process died, and Tune begins it again."""
-        self._deaths[tune_trial.config["trial"]].append(cause_of_death(tune_trial))
+        self._causes_of_death[tune_trial.config["trial"]].append(cause_of_death(tune_trial))
 
-    def _why_given_up(self, number: int, tune_trial: Any) -> str:
-        causes = self._deaths.pop(number, [])
-        return death.sentence([*causes, cause_of_death(tune_trial)]) if tune_trial else "its process didn't start"
+    def _failure_reason(self, number: int, tune_trial: Any) -> str:
+        causes = self._causes_of_death.pop(number, [])
+        return (
+            death.failure_message([*causes, cause_of_death(tune_trial)]) if tune_trial else "its process didn't start"
+        )
 
-    def under_way(self) -> list[int]:
+    def running(self) -> list[int]:
         """The trials that have a process."""
         return [number for number, tune_trial in self._started.items() if tune_trial.status == "RUNNING"]
 
-    def end_from_outside(self, number: int) -> None:
+    def kill(self, number: int) -> None:
         """Have Tune be done with a trial that doesn't answer, and end its process."""
         tune_trial = self._started[number]
         process = tune_trial.temporary_state.ray_actor
@@ -122,11 +124,11 @@ class TrialSource(_NotPickled, Searcher):
         """Whether this trial's end has not come yet."""
         return trial_id in self._placed
 
-    def put_back(self, trial_id: str) -> None:
+    def requeue(self, trial_id: str) -> None:
         """Tune gave up on a trial before it began, because its slot couldn't be used: run it on another."""
         number, slot = self._placed.pop(trial_id)
-        self._slots.give(slot)
-        self._sampler.put_back(number)
+        self._slots.release(slot)
+        self._sampler.requeue(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save beside the study's events."""
@@ -145,19 +147,19 @@ class TuneEvents(_NotPickled, Callback):
         self._first_complete: Any = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._source.began(trial)
+        self._source.on_process_started(trial)
         self._recorder.trial_started(trial.config["trial"], trial.config["params"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        slim(trial)
+        drop_statistics(trial)
         self._first_complete = self._first_complete or trial
-        share(trial, self._first_complete)
+        share_metadata(trial, self._first_complete)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._source.died(trial)
+        self._source.on_process_died(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        slim(trial)
+        drop_statistics(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune drops a trial without a word if the slot that should take it doesn't answer."""
@@ -170,7 +172,7 @@ class TuneEvents(_NotPickled, Callback):
             if not self._source.is_placed(trial_id):
                 del self._expected[trial_id]
             elif trial.status == "ERROR":
-                self._source.put_back(trial_id)
+                self._source.requeue(trial_id)
 
 
 class WarmFifo(_NotPickled, FIFOScheduler):
@@ -204,7 +206,7 @@ def process_cache(tune_controller: Any) -> Any:
     return tune_controller._actor_cache
 
 
-def slim(tune_trial: Any) -> None:
+def drop_statistics(tune_trial: Any) -> None:
     """Tune keeps every trial to the study's end, with 40 KB of statistics and configuration that nobody reads again."""
     kept = tune_trial.run_metadata
     kept.metric_analysis, kept.metric_n_steps = {}, {}
@@ -215,7 +217,7 @@ def slim(tune_trial: Any) -> None:
         setattr(tune_trial, configuration, number)
 
 
-def share(tune_trial: Any, other: Any) -> None:
+def share_metadata(tune_trial: Any, other: Any) -> None:
     """Of what Tune keeps of trials that are complete, one will do for all."""
     for part in ("storage", "run_metadata", "experiment_tag", "relative_logdir"):
         setattr(tune_trial, part, getattr(other, part))

@@ -13,8 +13,8 @@ from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 from tuner.worker.messages import End
 
-_LOOK_SECONDS = 1.0
-_LEAST_GRACE_SECONDS = 60.0
+_CHECK_SECONDS = 1.0
+_MIN_GRACE_SECONDS = 60.0
 
 
 class Watchdog:
@@ -31,8 +31,8 @@ class Watchdog:
         """note: shows a person a sentence."""
         self._recorder, self._source, self._control = recorder, source, control
         self._study, self._note = study, note
-        self._hung: set[int] = set()
-        self._looked_at = 0.0
+        self._hung_once: set[int] = set()
+        self._checked_at = 0.0
         self._time_over_at: float | None = None
 
     def look(self) -> None:
@@ -42,12 +42,12 @@ class Watchdog:
         each counts as stopped, as those do that report.
         """
         now = time.time()
-        if now - self._looked_at < _LOOK_SECONDS:
+        if now - self._checked_at < _CHECK_SECONDS:
             return
-        self._looked_at = now
+        self._checked_at = now
         if self._control.ending:
             self._time_over_at = self._time_over_at or now
-        for number in self._source.under_way():
+        for number in self._source.running():
             heard_of = self._recorder.heard_of(number)
             if heard_of is None:
                 continue
@@ -56,16 +56,16 @@ class Watchdog:
                 if now - max(self._time_over_at, heard_of) > _grace_seconds(trial):
                     self._stop(trial)
                 continue
-            patience = self._recorder.record.spec.failures.no_report_seconds
-            if patience is not None and now - heard_of > patience:
-                self._end_hung(trial, patience)
+            timeout = self._recorder.record.spec.failures.no_report_seconds
+            if timeout is not None and now - heard_of > timeout:
+                self._end_hung(trial, timeout)
 
-    def _end_hung(self, trial: TrialRecord, patience: float) -> None:
-        reported = f"reported nothing for {patience:g} s (failures.no_report_seconds)"
-        if trial.id in self._hung:
+    def _end_hung(self, trial: TrialRecord, timeout: float) -> None:
+        reported = f"reported nothing for {timeout:g} s (failures.no_report_seconds)"
+        if trial.id in self._hung_once:
             end = End("failed", f"it {reported}, for the second time")
         else:
-            self._hung.add(trial.id)
+            self._hung_once.add(trial.id)
             end = None
             self._note(f"trial {trial.id} {reported}: its process is ended, and it goes on from its newest checkpoint")
         self._end(trial, end)
@@ -80,10 +80,10 @@ class Watchdog:
 
     def _end(self, trial: TrialRecord, end: End | None) -> None:
         self._recorder.take_off(trial.id, end)
-        self._source.end_from_outside(trial.id)
+        self._source.kill(trial.id)
 
 
 def _grace_seconds(trial: TrialRecord) -> float:
     """How long a trial may take until its next report, by which it would be stopped in order."""
     epochs = max(len(trial.curve), 1)
-    return max(_LEAST_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)
+    return max(_MIN_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)

@@ -14,7 +14,7 @@ from tuner.spec.study import StudySpec
 
 # TPE looks at every trial that it knows for every proposal. It models the best quarter hundred against the rest, for
 # which the newest stand: so a study of ten thousand trials proposes as fast as one of a thousand.
-_BEST_KNOWN, _NEWEST_KNOWN, _MOST_KNOWN = 100, 400, 1000
+_BEST_KEPT, _NEWEST_KEPT, _MAX_KNOWN = 100, 400, 1000
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class Sampler:
 
     def __init__(self, record: StudyRecord):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._record, self._space, self._firsts = record, record.spec.space, record.spec.first_trials
-        self._waiting = [Proposal(trial.id, trial.params) for trial in record.trials.values() if trial.open]
+        self._record, self._space, self._first_trials = record, record.spec.space, record.spec.first_trials
+        self._requeued = [Proposal(trial.id, trial.params) for trial in record.trials.values() if trial.open]
         # A kill can leave a gap: a later trial's process may have been up before an earlier one's.
-        self._fresh = [number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials]
+        self._new_numbers = [
+            number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials
+        ]
         self._proposed: dict[int, Proposal] = {}
         """Those whose end hasn't been told."""
         self._asked: dict[int, optuna.Trial] = {}
@@ -47,15 +49,15 @@ class Sampler:
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to propose, unless a trial is put back."""
-        return not (self._waiting or self._fresh)
+        return not (self._requeued or self._new_numbers)
 
     def ask(self) -> Proposal:
         """The next trial. The sampler must not be exhausted."""
-        if self._waiting:
-            proposal = self._waiting.pop(0)
-            self._ask_for(proposal)
+        if self._requeued:
+            proposal = self._requeued.pop(0)
+            self._enqueue(proposal)
         else:
-            proposal = self._new(self._fresh.pop(0))
+            proposal = self._new(self._new_numbers.pop(0))
         self._proposed[proposal.trial] = proposal
         return proposal
 
@@ -67,22 +69,22 @@ class Sampler:
         del self._proposed[trial]
         if asked := self._asked.pop(trial, None):
             self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
-            if asked.number >= _MOST_KNOWN:
-                self._forget()
+            if asked.number >= _MAX_KNOWN:
+                self._trim_history()
 
-    def put_back(self, trial: int) -> None:
+    def requeue(self, trial: int) -> None:
         """A trial that is to be run again: propose it once more."""
         if asked := self._asked.pop(trial, None):
             self._study.tell(asked, state=TrialState.FAIL)
-        self._waiting.append(self._proposed.pop(trial))
+        self._requeued.append(self._proposed.pop(trial))
 
     def _new(self, number: int) -> Proposal:
-        if number <= len(self._firsts):
-            self._study.enqueue_trial(self._firsts[number - 1])
+        if number <= len(self._first_trials):
+            self._study.enqueue_trial(self._first_trials[number - 1])
         self._asked[number] = self._study.ask()
         return Proposal(number, sample(self._space, self._asked[number]))
 
-    def _ask_for(self, proposal: Proposal) -> None:
+    def _enqueue(self, proposal: Proposal) -> None:
         """Have Optuna know that this trial runs. One that the space doesn't hold it could only know by another."""
         params = proposal.params
         active = {name: d for name, d in self._space.items() if is_active(d, params)}
@@ -91,12 +93,12 @@ class Sampler:
             self._asked[proposal.trial] = self._study.ask()
             sample(self._space, self._asked[proposal.trial])
 
-    def _forget(self) -> None:
+    def _trim_history(self) -> None:
         """Continue with a study that knows fewer trials; those that run are asked for again."""
         self._study = _optuna_study(self._record, self._sampler)
         self._asked.clear()
         for proposal in self._proposed.values():
-            self._ask_for(proposal)
+            self._enqueue(proposal)
 
 
 def value_for_sampler(record: StudyRecord, trial: TrialRecord | None) -> float | None:
@@ -130,11 +132,11 @@ def _optuna_study(record: StudyRecord, sampler: optuna.samplers.BaseSampler) -> 
 def _known(record: StudyRecord) -> list[TrialRecord]:
     """Ended trials, in the order of their ends."""
     ended = record.ended
-    if len(ended) <= _BEST_KNOWN + _NEWEST_KNOWN:
+    if len(ended) <= _BEST_KEPT + _NEWEST_KEPT:
         return ended
-    best = {trial.id for trial in record.ranking()[:_BEST_KNOWN]}
-    older = [trial for trial in ended[:-_NEWEST_KNOWN] if trial.id in best]
-    return older + ended[-_NEWEST_KNOWN:]
+    best = {trial.id for trial in record.ranking()[:_BEST_KEPT]}
+    older = [trial for trial in ended[:-_NEWEST_KEPT] if trial.id in best]
+    return older + ended[-_NEWEST_KEPT:]
 
 
 def _optuna_sampler(spec: StudySpec, known: int) -> optuna.samplers.BaseSampler:

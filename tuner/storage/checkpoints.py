@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tuner.errors import RefusedError, StudyError
+from tuner.errors import StorageUnavailableError, StudyError
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import STAGING, Storage
 
@@ -56,14 +56,14 @@ class TrialCheckpoints:
         """The newest checkpoint that can be gone on from, by its names: its progress and folder's name, or None."""
         return next(self._resumable(), None)
 
-    def newest_whole(self, folder: Path) -> tuple[Progress, Path] | None:
+    def newest_intact(self, folder: Path) -> tuple[Progress, Path] | None:
         """The newest checkpoint to go on from that is as it was written, and a local directory with it, or None.
 
         folder: where a copy may be made, an empty one.
         """
         for progress, name in self._resumable():
             directory = self._storage.get(name, folder / name)
-            if is_whole(directory) and self._has_best_of(progress):
+            if is_intact(directory) and self._best_is_intact(progress):
                 return progress, directory
         return None
 
@@ -75,12 +75,12 @@ class TrialCheckpoints:
             with contextlib.suppress(ValueError, TypeError):  # a report that can't be read is none
                 yield Progress(**json.loads(text)), name
 
-    def _has_best_of(self, progress: Progress) -> bool:
+    def _best_is_intact(self, progress: Progress) -> bool:
         """Whether the best that a trial would go on with, and not train again, is as it was written if it is there."""
         if self._storage.local is None or progress.best_epoch is None:
             return True
         directory = self._storage.local / folder_of(progress.best_epoch)
-        return not directory.exists() or is_whole(directory)
+        return not directory.exists() or is_intact(directory)
 
     def publish(self, directory: Path, progress: Progress) -> list[str]:
         """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
@@ -88,7 +88,7 @@ class TrialCheckpoints:
         Of a running trial the newest checkpoint with resume/ stays, the best one's weights, and those of the best that
         the newest knows.
         Returns the paths of its images, under the trial's folder, if this epoch is the best so far.
-        Disk full raises RefusedError and leaves the checkpoints before it, and `directory`, as they were.
+        Disk full raises StorageUnavailableError and leaves the checkpoints before it, and `directory`, as they were.
         """
         name = folder_of(progress.epoch)
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -101,16 +101,16 @@ class TrialCheckpoints:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise RefusedError(
+            raise StorageUnavailableError(
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error
         # It has arrived: what can't be dropped now is dropped after the next.
         with contextlib.suppress(OSError, StudyError):
-            self._drop_superfluous(name, progress)
+            self._delete_superseded(name, progress)
         return images
 
-    def _drop_superfluous(self, name: str, progress: Progress) -> None:
+    def _delete_superseded(self, name: str, progress: Progress) -> None:
         needed_weights, whole = {progress.best_epoch}, {name}
         if newest := self.newest():
             # Whoever goes on from there has the best of then, until a better one comes.
@@ -170,7 +170,7 @@ class TrialCheckpoints:
         if self._storage.read_text(f"{name}/{_REPORT}") is None:
             return None
         directory = self._storage.get(name, folder)
-        return directory if is_whole(directory) else None
+        return directory if is_intact(directory) else None
 
     def has(self, epoch: int) -> bool:
         """Whether the checkpoint of this epoch is kept."""
@@ -183,7 +183,7 @@ class TrialCheckpoints:
         self._storage.delete(f"{name}/{_RESUME}" if keep_weights else name)
 
 
-def is_whole(directory: Path) -> bool:
+def is_intact(directory: Path) -> bool:
     """Whether each file of a checkpoint is as it was written; resume/ may have been dropped.
 
     One without files.json, which an older version wrote, is taken as it is.

@@ -16,7 +16,7 @@ from pathlib import Path
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def write_atomically(target: Path, data: bytes) -> None:
     """Replace a file; its folder is made if it isn't there. Raises OSError, and leaves what was there."""
     make_folder(target.parent)
     draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")

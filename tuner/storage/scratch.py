@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "tuner-scratch-"
-_YOUNG_SECONDS = 60.0  # a folder that was just made may not be locked yet
+_MIN_AGE_SECONDS = 60.0  # a folder that was just made may not be locked yet
 
 
 @contextlib.contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
     """An empty folder for as long as the block takes. purpose: a part of its name."""
     parent = Path(tempfile.gettempdir())
-    _remove_left(parent)
+    _remove_orphans(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -38,16 +38,16 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 
 @functools.cache
-def _remove_left(parent: Path) -> None:
+def _remove_orphans(parent: Path) -> None:
     """Remove what processes of this user that are gone left there; looked for once a process."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_ctime > _YOUNG_SECONDS:
-                _remove_if_nobodys(folder)
+            if status.st_uid == os.geteuid() and time.time() - status.st_ctime > _MIN_AGE_SECONDS:
+                _remove_if_unlocked(folder)
 
 
-def _remove_if_nobodys(folder: Path) -> None:
+def _remove_if_unlocked(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,7 +24,7 @@ from tuner.errors import StudyError
 from tuner.storage import files
 from tuner.storage.address import redacted, without_secrets
 
-_MISTYPED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 STAGING = ".incoming-"
 """How the name of a folder begins that is still being written; what a kill left of it may be deleted."""
 
@@ -34,18 +34,18 @@ class Storage:
 
     def __init__(self, uri: str):
         """uri: a path, or a URI that pyarrow knows (file, s3, gs, hdfs). Raises StudyError if it is neither."""
-        if _MISTYPED.match(uri):
-            raise StudyError(_no_address(uri, "a URI has two slashes after its first colon"))
+        if _ONE_SLASH.match(uri):
+            raise StudyError(_invalid_uri(uri, "a URI has two slashes after its first colon"))
         self._uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         self.uri = without_secrets(self._uri)
         """As it may be written down."""
         if "://" in uri and ("#" in uri or (uri.startswith("file:") and "?" in uri)):
             # What follows would be dropped without a word, and the studies lie elsewhere.
-            raise StudyError(_no_address(uri, "write %23 for # and %3F for ?, or give the plain path of a folder"))
+            raise StudyError(_invalid_uri(uri, "write %23 for # and %3F for ?, or give the plain path of a folder"))
         try:
             self._fs, root = pyarrow.fs.FileSystem.from_uri(self._uri)
         except (pyarrow.ArrowInvalid, OSError) as error:
-            raise StudyError(_no_address(uri, f"{error}{_keys_hint(uri)}")) from None
+            raise StudyError(_invalid_uri(uri, f"{error}{_credentials_hint(uri)}")) from None
         self._root = root.rstrip("/")
         if not self._root:
             raise StudyError(f"--storage: a folder or bucket must be named, got {self.uri!r}; add its name")
@@ -58,7 +58,7 @@ class Storage:
 
     def __truediv__(self, path: str) -> Storage:
         child = object.__new__(Storage)
-        child._uri, child._fs = _below(self._uri, path), self._fs
+        child._uri, child._fs = _child_uri(self._uri, path), self._fs
         child.uri = without_secrets(child._uri)
         child._root = f"{self._root}/{path}"
         child.local = self.local / path if self.local else None
@@ -100,7 +100,7 @@ class Storage:
         """As `write_text`."""
         try:
             if self.local:
-                files.write_whole(self.local / path, data)
+                files.write_atomically(self.local / path, data)
             else:
                 with self._fs.open_output_stream(self._path(path)) as stream:
                     stream.write(data)
@@ -209,12 +209,12 @@ class Storage:
         return folder
 
 
-def _no_address(uri: str, why: str) -> str:
+def _invalid_uri(uri: str, why: str) -> str:
     text = f"--storage: a path or a URI such as s3://bucket/folder is needed, got {uri!r}: {why}"
     return redacted(text, uri)
 
 
-def _keys_hint(uri: str) -> str:
+def _credentials_hint(uri: str) -> str:
     if without_secrets(uri) == uri:
         return ""
     return (
@@ -223,7 +223,7 @@ def _keys_hint(uri: str) -> str:
     )
 
 
-def _below(uri: str, path: str) -> str:
+def _child_uri(uri: str, path: str) -> str:
     """The address of what lies at `path` in `uri`, whose query (an endpoint, a region) stays at the end."""
     folder, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{folder.rstrip('/')}/{path}{mark}{query}"

@@ -37,7 +37,7 @@ _REFUSALS = {
     "MAX_BLOCK_SIZE_EXCEEDED",
 }
 # Of the statuses that say that the request was wrong, these may pass: who asks, where, when, how often.
-_PASSING = {401, 403, 404, 407, 408, 409, 425, 429}
+_TRANSIENT = {401, 403, 404, 407, 408, 409, 425, 429}
 
 Answer = TypeVar("Answer")
 
@@ -63,7 +63,7 @@ def repeated(call: Callable[[], Answer]) -> Answer:
     raise AssertionError("the last attempt returns or raises")
 
 
-def made_once(make: Callable[[], Answer], look: Callable[[], Answer | None]) -> tuple[Answer, bool]:
+def create_once(make: Callable[[], Answer], look: Callable[[], Answer | None]) -> tuple[Answer, bool]:
     """Make what must not be there twice. Returns it, and whether nobody can have made it but this very call.
 
     make: makes one. look: what is there already, or None.
@@ -113,6 +113,6 @@ def _is_refusal(error: Exception) -> bool:
         return error.error_code in _REFUSALS or "failed with error code 413" in str(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
-        return 400 <= status < 500 and status not in _PASSING
+        return 400 <= status < 500 and status not in _TRANSIENT
     # The client's own checks; a connection that fails raises an OSError, which some of those are too.
     return isinstance(error, ValueError | TypeError | LookupError | AttributeError) and not isinstance(error, OSError)

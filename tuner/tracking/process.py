@@ -28,7 +28,7 @@ class TrackingProcess:
         self._arguments = (spec, study, events, uri)
         self._process: Any = None
         self._connection: Any = None
-        self._said: tuple[str | None, str | None] = (None, None)
+        self._status: tuple[str | None, str | None] = (None, None)
         self._reading = threading.Lock()  # the live table is drawn in a thread of its own
 
     def start(self) -> None:
@@ -43,30 +43,30 @@ class TrackingProcess:
     @property
     def trouble(self) -> str | None:
         """Why MLflow takes nothing at the moment, or None."""
-        return self._listen()[0]
+        return self._receive()[0]
 
     @property
     def skipped(self) -> str | None:
         """What a person is told of what MLflow will never take, or None."""
-        return self._listen()[1]
+        return self._receive()[1]
 
-    def _listen(self) -> tuple[str | None, str | None]:
+    def _receive(self) -> tuple[str | None, str | None]:
         with self._reading:
             try:
                 while self._connection is not None and self._connection.poll():
-                    self._said = self._connection.recv()
+                    self._status = self._connection.recv()
             except (EOFError, OSError):
-                trouble, skipped = self._said
-                self._said = trouble or f"its process ended with {self._process.exitcode}", skipped
-            return self._said
+                trouble, skipped = self._status
+                self._status = trouble or f"its process ended with {self._process.exitcode}", skipped
+            return self._status
 
-    def finish(self, patience_seconds: float) -> int:
+    def finish(self, timeout_seconds: float) -> int:
         """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
         with contextlib.suppress(OSError):
-            self._connection.send(patience_seconds)
+            self._connection.send(timeout_seconds)
         while self._process.is_alive():
             # A pipe that nobody reads is full some time, and holds the process.
-            self._listen()
+            self._receive()
             self._process.join(_LOOK_SECONDS)
         return Tracker(*self._arguments).left()
 
@@ -75,21 +75,21 @@ def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection:
     """The process: says what goes wrong, and waits to be told how long it may take to finish."""
     # A terminal's Ctrl-C goes to all processes; how the study ends is still to be tracked.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What is tried again is no news; what stays is said as trouble.
+    # What is tried again is no news; what stays is reported as trouble.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     tracker = Tracker(spec, study, events, uri)
     tracker.start()
-    said: tuple[str | None, str | None] = (None, None)
+    status: tuple[str | None, str | None] = (None, None)
     while not connection.poll(_LOOK_SECONDS):
-        if (tracker.trouble, tracker.skipped) != said:
-            said = tracker.trouble, tracker.skipped
-            connection.send(said)
+        if (tracker.trouble, tracker.skipped) != status:
+            status = tracker.trouble, tracker.skipped
+            connection.send(status)
     try:
-        patience = connection.recv()
+        timeout = connection.recv()
     except EOFError:
-        patience = ABANDONED_SECONDS
+        timeout = ABANDONED_SECONDS
     # Nothing more is sent: what comes now is the end of the process that runs the study. Another may run it at once.
-    tracker.finish(patience, abandoned=connection.poll)
+    tracker.finish(timeout, abandoned=connection.poll)
     with contextlib.suppress(OSError):
         connection.send((tracker.trouble, tracker.skipped))
     # A call to MLflow that hangs must not hold the process.

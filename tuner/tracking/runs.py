@@ -11,7 +11,7 @@ from tuner.errors import StudyError
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.tracking.address import artifact_location
-from tuner.tracking.calls import made_once, repeated
+from tuner.tracking.calls import create_once, repeated
 
 PARENT = "study"
 """In the tag tuner.trial, of the parent run."""
@@ -53,7 +53,7 @@ class Runs:
                     client.create_experiment(name, artifact_location=artifacts, tags=_TRAINING)
                 )
 
-            found, _ = made_once(make, look)
+            found, _ = create_once(make, look)
         if found.lifecycle_stage == "deleted":
             raise StudyError(
                 f"its experiment {name} was deleted; "
@@ -73,11 +73,11 @@ class Runs:
         self.known &= set(self.ids.values())
         self.doubtful = self.doubtful or bool(found)
         stay = set(self.ids.values())
-        doubles = [run.info.run_id for runs in found.values() for run in runs if run.info.run_id not in stay]
+        duplicates = [run.info.run_id for runs in found.values() for run in runs if run.info.run_id not in stay]
         for run in chosen.values():
-            if run.data.tags.get("mlflow.parentRunId") in doubles:
+            if run.data.tags.get("mlflow.parentRunId") in duplicates:
                 repeated(partial(self.client.set_tag, run.info.run_id, "mlflow.parentRunId", self.ids[PARENT]))
-        deleted = [self._delete(double) for double in doubles]
+        deleted = [self._delete(duplicate) for duplicate in duplicates]
         return any(deleted)
 
     def _delete(self, run: str) -> bool:
@@ -127,7 +127,7 @@ class Runs:
         def look() -> str | None:
             return min((run.info.run_id for run in self._search(f" and tags.`tuner.trial` = '{key}'")), default=None)
 
-        run, certain = made_once(make, look)
+        run, certain = create_once(make, look)
         if certain:
             self.known.add(run)
         else:

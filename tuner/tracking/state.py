@@ -8,7 +8,7 @@ from tuner.storage.address import redacted, without_secrets
 from tuner.storage.storage import Storage
 
 _FILE = "tracking.json"
-_SENTENCES, _LETTERS = 100, 300  # more than that nobody reads
+_MAX_SENTENCES, _MAX_CHARACTERS = 100, 300  # more than that nobody reads
 
 
 class TrackingState(BaseModel):
@@ -45,15 +45,15 @@ class TrackingState(BaseModel):
     def skip(self, sentence: str) -> None:
         """Saying the same twice counts once: a step that broke off is done again."""
         # A file's name need not be text that can be written.
-        sentence = redacted(sentence, self._address)[:_LETTERS].encode("utf-8", "replace").decode()
+        sentence = redacted(sentence, self._address)[:_MAX_CHARACTERS].encode("utf-8", "replace").decode()
         if sentence in self.skipped:
             return
-        if len(self.skipped) < _SENTENCES:
+        if len(self.skipped) < _MAX_SENTENCES:
             self.skipped.append(sentence)
         else:
             self.more_skipped += 1
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """MLflow is to get everything again."""
         self.offset, self.parent = 0, None
         self.skipped, self.more_skipped = [], 0

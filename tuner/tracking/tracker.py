@@ -29,9 +29,9 @@ from tuner.tracking.state import TrackingState
 
 ABANDONED_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
 _BYTES_A_STEP = 1 << 20
-# Between two steps: _REST times as long as the step took. What comes meanwhile goes in one call a run, which takes a
-# quarter of the time that one a report would.
-_REST, _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 3, 0.5, 10.0
+# The pause after a step is _IDLE_FACTOR times as long as the step took. All events of a run that arrive meanwhile go in
+# one call, which takes a quarter of the time of one call for each report.
+_IDLE_FACTOR, _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 3, 0.5, 10.0
 
 
 class Tracker(threading.Thread):
@@ -47,14 +47,14 @@ class Tracker(threading.Thread):
         self._writer: EventWriter | None = None
         """None until MLflow is connected to, and after each trouble."""
         self._bytes = _BYTES_A_STEP
-        self._taken = 0
-        """What MLflow has taken so far: runs, calls and steps, but nothing twice."""
-        self._calls = self._most_calls = 0
+        self._accepted = 0
+        """What MLflow has accepted so far: runs, calls and steps, but nothing twice."""
+        self._calls = self._max_calls = 0
         """Calls of this step, and of the best attempt at it."""
-        self._looks = 3
-        """How often doubles are still looked for in the end: it must come, whatever MLflow does."""
+        self._duplicate_searches_left = 3
+        """How often duplicates are still looked for in the end: it must come, whatever MLflow does."""
         self._ending = threading.Event()
-        self._given_up = False
+        self._cancelled = False
         self._woken = threading.Event()
         self.trouble: str | None = None
         """Why MLflow takes nothing at the moment, or None."""
@@ -70,14 +70,14 @@ class Tracker(threading.Thread):
         return self._runs.ids if self._runs else {}
 
     def run(self) -> None:
-        patience = _LEAST_REST_SECONDS
-        while not self._given_up:
+        delay = _MIN_IDLE_SECONDS
+        while not self._cancelled:
             began = time.monotonic()
             try:
                 busy = self._step()
-                self.trouble, patience = None, _LEAST_REST_SECONDS
+                self.trouble, delay = None, _MIN_IDLE_SECONDS
                 self._bytes = min(2 * self._bytes, _BYTES_A_STEP)
-                if self._ending.is_set() and not busy and not self._found_doubles():
+                if self._ending.is_set() and not busy and not self._removed_duplicates():
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.trouble = self._sentence(error)
@@ -86,33 +86,33 @@ class Tracker(threading.Thread):
                 self._writer = None
                 self._bytes = max(self._bytes // 16, 1)
                 busy = False
-                patience = min(patience * 2, 1.0 if self._ending.is_set() else 30.0)
+                delay = min(delay * 2, 1.0 if self._ending.is_set() else 30.0)
             if busy and self._ending.is_set():
                 continue
-            rest = min(max(_LEAST_REST_SECONDS, _REST * (time.monotonic() - began)), _MOST_REST_SECONDS)
-            self._woken.wait(patience if self.trouble else rest)
+            idle_seconds = min(max(_MIN_IDLE_SECONDS, _IDLE_FACTOR * (time.monotonic() - began)), _MAX_IDLE_SECONDS)
+            self._woken.wait(delay if self.trouble else idle_seconds)
             self._woken.clear()
 
     def _sentence(self, error: Exception) -> str:
         """The error's first line; MLflow's may hold the whole address."""
         return redacted(first_line(error), self._uri)[:200]
 
-    def finish(self, patience_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
+    def finish(self, timeout_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
         """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then.
 
         abandoned: whether nobody waits for it any more; then it ends soon.
         """
         self._ending.set()
         self._woken.set()
-        last, taken, patient_until = math.inf, -1, 0.0
+        last, accepted, deadline = math.inf, -1, 0.0
         while self.is_alive():
             now = time.monotonic()
-            if self._taken != taken:
-                taken, patient_until = self._taken, now + patience_seconds
+            if self._accepted != accepted:
+                accepted, deadline = self._accepted, now + timeout_seconds
             if last == math.inf and abandoned():
                 last = now + ABANDONED_SECONDS
-            if now > min(last, patient_until):
-                self._given_up = True
+            if now > min(last, deadline):
+                self._cancelled = True
                 break
             self.join(0.1)
         return self.left() if self.is_alive() or self.trouble else 0
@@ -144,8 +144,8 @@ class Tracker(threading.Thread):
             return False
         self._calls = 0
         writer.write(event for line in lines if (event := self._event(line)) is not None)
-        self._most_calls = 0
-        self._taken += 1
+        self._max_calls = 0
+        self._accepted += 1
         self._state.offset, self._state.parent = offset, self.runs.get(PARENT)
         # Without it the next run of the study says everything again, which does no harm.
         with contextlib.suppress(TunerError):
@@ -164,27 +164,27 @@ class Tracker(threading.Thread):
 
     def _connect(self) -> EventWriter:
         self._runs = Runs(self._spec, self._study, self._uri, self._made)
-        doubles = self._runs.find()
+        duplicates = self._runs.find()
         parent = self._runs.ids.get(PARENT)
-        if doubles or parent is None or self._state.parent not in (None, parent):
+        if duplicates or parent is None or self._state.parent not in (None, parent):
             # Of two runs that were one, each may lack what the other got; a database that was lost lacks everything.
-            self._state.begin_anew()
+            self._state.reset()
         self._writer = EventWriter(self._spec, self._runs, self._pictures, self._state, self._took)
         return self._writer
 
-    def _found_doubles(self) -> bool:
+    def _removed_duplicates(self) -> bool:
         """Whether a trial had two runs after all; then all is said again."""
-        if self._runs is None or not self._runs.doubtful or self._looks == 0 or not self._runs.find():
+        if self._runs is None or not self._runs.doubtful or self._duplicate_searches_left == 0 or not self._runs.find():
             return False
-        self._looks -= 1
-        self._state.begin_anew()
+        self._duplicate_searches_left -= 1
+        self._state.reset()
         return True
 
     def _made(self) -> None:
-        self._taken += 1
+        self._accepted += 1
 
     def _took(self) -> None:
         self._calls += 1
-        if self._calls > self._most_calls:
-            self._most_calls = self._calls
-            self._taken += 1
+        if self._calls > self._max_calls:
+            self._max_calls = self._calls
+            self._accepted += 1

@@ -10,10 +10,10 @@ from typing import Any
 import ray
 import ray.exceptions
 
-KILLED = "SIGKILL, or an end of its own without a word"
+SIGKILL_OR_EXIT = "SIGKILL, or an exit without a message"
 NO_MEMORY = "the machine's memory ran out"
-_MACHINE = "its machine went"
-_LOOK_SECONDS = 20.0
+_NODE_DIED = "its node died"
+_LOG_TIMEOUT_SECONDS = 20.0
 _PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
 _HOST = re.compile(r"^\s*ip: (\S+)$", re.MULTILINE)
 _IN_LOG = re.compile(rb"\*\*\* (SIG[A-Z]+) received")
@@ -28,9 +28,10 @@ _ADVICE = {
     "SIGILL": "a library is built for another kind of CPU; install one for this machine",
     "SIGBUS": "memory that a file backs went away: make room in /dev/shm and on the disk, and leave data files alone",
     "SIGTERM": "something on its machine ended it: a person, a batch system, a shutdown",
-    KILLED: "most often the machine's memory ran out (`dmesg` says so): set resources.max_concurrent_trials lower",
+    SIGKILL_OR_EXIT: "most often the machine's memory ran out (`dmesg` says so): "
+    "set resources.max_concurrent_trials lower",
     NO_MEMORY: "set resources.max_concurrent_trials lower",
-    _MACHINE: "the trials that it took along go on elsewhere; look after the machine",
+    _NODE_DIED: "its trials are restarted on other nodes; check that machine",
 }
 
 
@@ -38,13 +39,13 @@ def cause_of(error: Any) -> str:
     """Of what the process died that an exception of Ray's, or its text, tells of: a signal, or what else is known."""
     text = str(error)
     if "node" in text and "died" in text and "worker process has died" not in text:
-        return _MACHINE
+        return _NODE_DIED
     if "SIGTERM" in text.partition("Worker exit detail:")[2]:
         return "SIGTERM"
     process, host = _PROCESS.search(text), _HOST.search(text)
     if process is None:
-        return KILLED
-    return _signal(int(process[1]), host[1] if host else None) or KILLED
+        return SIGKILL_OR_EXIT
+    return _signal(int(process[1]), host[1] if host else None) or SIGKILL_OR_EXIT
 
 
 def cause_of_group(error: Any) -> str:
@@ -58,7 +59,7 @@ def cause_of_group(error: Any) -> str:
     return ", ".join(f"the process of rank {rank} died ({cause_of(failure)})" for rank, failure in deaths)
 
 
-def sentence(causes: list[str]) -> str:
+def failure_message(causes: list[str]) -> str:
     """Why a trial is given up on whose process died of these causes, one after the other."""
     counts = collections.Counter(causes)
     most, _ = counts.most_common(1)[0]
@@ -74,7 +75,7 @@ def _signal(pid: int, host: str | None) -> str | None:
         return _signal_in_log(pid)
     look = ray.remote(_signal_in_log).options(num_cpus=0, resources={f"node:{host}": 0.001})
     try:
-        found: str | None = ray.get(look.remote(pid), timeout=_LOOK_SECONDS)
+        found: str | None = ray.get(look.remote(pid), timeout=_LOG_TIMEOUT_SECONDS)
     except ray.exceptions.RayError:
         return None
     return found

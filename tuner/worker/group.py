@@ -25,7 +25,7 @@ from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Inte
 from tuner.worker.report_queue import sender
 
 NAMESPACE = "tuner"
-CLOSING_SECONDS = 15.0
+SHUTDOWN_SECONDS = 15.0
 _GRACE_SECONDS = 15.0
 
 _STOP = Decision(Action.STOP)
@@ -39,9 +39,9 @@ class GroupSlot:
         self._changed = asyncio.Condition()
         self._thread: threading.Thread | None = None
         self._groups = 0
-        self._serial = 0
+        self._attempt = 0
         """Of the trial that is on the group: each attempt has one."""
-        self._begun = 0
+        self._started_attempt = 0
         self._ready: set[int] = set()
         """Ranks that wait for a trial."""
         self._assignment: Assignment | None = None
@@ -60,11 +60,11 @@ class GroupSlot:
         Starts the group, or starts it again if it died. A trial that is still on it is one whose caller died: its ranks
         are told to stop.
         """
-        serial = await self._submit(assignment)
-        while (message := await self._next_message(serial)) is not None:
+        attempt = await self._submit(assignment)
+        while (message := await self._next_message(attempt)) is not None:
             decision: Decision = await assignment.queue.send.remote(assignment.trial, message)
             over = _is_last(message)
-            if self._past(serial):
+            if self._is_superseded(attempt):
                 return
             await self._answer(_STOP if over else decision, over)
             if over:
@@ -75,33 +75,32 @@ class GroupSlot:
             await asyncio.to_thread(self._thread.join)
         async with self._changed:
             await self._changed.wait_for(lambda: self._decision is None or self._death)
-            self._serial += 1
+            self._attempt += 1
             self._assignment, self._decision, self._death = assignment, None, None
             self._sent.clear()
             if self._thread is None or not self._thread.is_alive():
                 self._broken = False
                 self._groups += 1
-                self._thread = threading.Thread(
-                    target=self._hold_group, args=(asyncio.get_running_loop(),), daemon=True
-                )
+                self._thread = threading.Thread(target=self._run_group, args=(asyncio.get_running_loop(),), daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-            return self._serial
+            return self._attempt
 
-    async def _next_message(self, serial: int) -> Message | None:
+    async def _next_message(self, attempt: int) -> Message | None:
         """The trial's next message, when every rank has sent it; None if nobody waits for it any more.
 
         Raises RuntimeError if the group died.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._over(serial) or self._all_sent() or self._failed())
+            await self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent() or self._failed())
             if self._failed() and not self._all_sent():
                 # The other ranks may wait for the failed one in a collective, for ever: give them a moment.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
-                        self._changed.wait_for(lambda: self._over(serial) or self._all_sent()), _GRACE_SECONDS
+                        self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent()),
+                        _GRACE_SECONDS,
                     )
-            if self._past(serial):
+            if self._is_superseded(attempt):
                 return None
             if self._death:
                 # What the ranks that are left sent is how a rank's death looks from their side of the connection.
@@ -125,7 +124,7 @@ class GroupSlot:
             self._changed.notify_all()
 
     async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
-        """A rank asks for the trial after the one with serial number `done`; None: the group is to end.
+        """A rank asks for the trial after the one with attempt number `done`; None: the group is to end.
 
         It begins when all ranks have asked: until then one of them may still write a checkpoint, and the others would
         not resume from the same.
@@ -133,27 +132,27 @@ class GroupSlot:
         async with self._changed:
             self._ready.add(rank)
             self._changed.notify_all()
-            await self._changed.wait_for(lambda: self._closing or (self._serial > done and self._all_ready()))
+            await self._changed.wait_for(lambda: self._closing or (self._attempt > done and self._all_ready()))
             self._ready.discard(rank)
-            return None if self._closing or self._assignment is None else (self._serial, self._assignment)
+            return None if self._closing or self._assignment is None else (self._attempt, self._assignment)
 
     def _all_ready(self) -> bool:
         if self._assignment is not None and len(self._ready) == self._spec.resources.workers:
-            self._begun = self._serial
-        return self._begun == self._serial
+            self._started_attempt = self._attempt
+        return self._started_attempt == self._attempt
 
-    async def send(self, rank: int, serial: int, message: Message) -> Decision | None:
-        """A rank's message on the trial of this serial number: the decision for all ranks, when all have sent.
+    async def send(self, rank: int, attempt: int, message: Message) -> Decision | None:
+        """A rank's message on the trial of this attempt number: the decision for all ranks, when all have sent.
 
         None: the rank is to end, and its group with it.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._decision is None or self._past(serial))
-            if not self._past(serial):
+            await self._changed.wait_for(lambda: self._decision is None or self._is_superseded(attempt))
+            if not self._is_superseded(attempt):
                 self._sent[rank] = message
                 self._changed.notify_all()
-                await self._changed.wait_for(lambda: self._decision is not None or self._past(serial))
-            if self._past(serial):
+                await self._changed.wait_for(lambda: self._decision is not None or self._is_superseded(attempt))
+            if self._is_superseded(attempt):
                 return None if self._closing else _STOP
             decision = self._decision
             self._sent.pop(rank, None)
@@ -166,7 +165,7 @@ class GroupSlot:
             self._closing = True
             self._changed.notify_all()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, CLOSING_SECONDS)
+            await asyncio.to_thread(self._thread.join, SHUTDOWN_SECONDS)
 
     def _all_sent(self) -> bool:
         return len(self._sent) == self._spec.resources.workers
@@ -175,14 +174,14 @@ class GroupSlot:
         """Ranks that have sent a failure, the first of them first."""
         return [rank for rank, message in self._sent.items() if _is_failure(message)]
 
-    def _over(self, serial: int) -> bool:
-        return self._past(serial) or self._death is not None
+    def _is_over(self, attempt: int) -> bool:
+        return self._is_superseded(attempt) or self._death is not None
 
-    def _past(self, serial: int) -> bool:
+    def _is_superseded(self, attempt: int) -> bool:
         """Whether nobody waits any more for what this trial's ranks send."""
-        return self._closing or serial != self._serial
+        return self._closing or attempt != self._attempt
 
-    def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run one worker group to its end, and keep how it ended."""
         import ray.train.torch
 
@@ -230,22 +229,22 @@ def _serve(config: dict[str, Any]) -> None:
     slot = group_slot(config["slot"])
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
-    done, leaving = 0, False
+    done, shutting_down = 0, False
 
     def send(message: Message) -> Decision:
-        nonlocal leaving
+        nonlocal shutting_down
         decision: Decision | None = ray_get(slot.send.remote(rank, done, message))
         if decision is None:
-            leaving = True
+            shutting_down = True
             raise SystemExit
         return decision
 
     while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
         done, assignment = task
-        send_alone = sender(assignment)
+        send_from_rank = sender(assignment)
         if rank == 0:
             # A group may have waited long for its machines: from here on silence means something.
-            send_alone(Begun())
+            send_from_rank(Begun())
         with contextlib.suppress(SystemExit):
             run_trial(
                 assignment,
@@ -254,23 +253,23 @@ def _serve(config: dict[str, Any]) -> None:
                 device=device,
                 rank=rank,
                 send=send,
-                send_alone=send_alone,
+                send_from_rank=send_from_rank,
             )
-        if leaving:
+        if shutting_down:
             raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
 
 
-class SlotGoneError(Exception):
+class SlotDiedError(Exception):
     """Its process is gone."""
 
 
 @functools.lru_cache
 def group_slot(name: str) -> Any:
-    """A GroupSlot's handle; asking Ray for it takes a message. Raises SlotGoneError."""
+    """A GroupSlot's handle; asking Ray for it takes a message. Raises SlotDiedError."""
     try:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
-        raise SlotGoneError(name) from None
+        raise SlotDiedError(name) from None
 
 
 def ray_get(reference: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def as_found(seed: int, gpus: float = 0.0) -> Iterator[None]:
+def isolated(seed: int, gpus: float = 0.0) -> Iterator[None]:
     """A block that starts from this seed and leaves no trace: random numbers, environment, current folder, torch's
     settings and global hooks (if there is torch) are put back, and what nobody holds any more is freed.
 
@@ -23,7 +23,7 @@ def as_found(seed: int, gpus: float = 0.0) -> Iterator[None]:
     gpus: a share of a GPU, if less than 1, is also all that the block may take of its memory.
     """
     torch = _torch()
-    put_back = [*(torch.state() if torch else ()), _environment()]
+    restorers = [*(torch.state() if torch else ()), _environment()]
     folder = Path.cwd()
     random_state = random.getstate()
     if gc.get_freeze_count() == 0:
@@ -39,9 +39,9 @@ def as_found(seed: int, gpus: float = 0.0) -> Iterator[None]:
     finally:
         os.chdir(folder)
         random.setstate(random_state)
-        for restore in put_back:
+        for restore in restorers:
             restore()
-        _free()
+        _collect_garbage()
         if torch:
             torch.end()
 
@@ -56,7 +56,7 @@ def is_tainted_by(error: BaseException | None) -> bool:
     """Whether an exception, or what caused it, leaves the process in doubt: memory ran out, or the device failed."""
     torch = _torch()
     while error is not None:
-        if isinstance(error, MemoryError) or (torch and torch.failed(error)):
+        if isinstance(error, MemoryError) or (torch and torch.is_device_failure(error)):
             return True
         if isinstance(error, RuntimeError) and ("CUDA error" in str(error) or "can't allocate memory" in str(error)):
             return True
@@ -73,7 +73,7 @@ def _torch() -> Any:
     return torch_isolation
 
 
-def _free() -> None:
+def _collect_garbage() -> None:
     """Free what a trial left in circles. The next trial waits for it, so what stays is looked at only once."""
     gc.collect()
     # Imported modules are half a million objects; a collection that passes over them takes a hundredth of the time.

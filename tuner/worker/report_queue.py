@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.worker.messages import Action, Assignment, Decision, Message, Send
 
-_MOST_AT_ONCE = 10_000  # messages that wait; Ray queues those beyond
+_MAX_PENDING = 10_000  # messages that wait; Ray queues those beyond
 
 _STUDY_ENDS = Decision(Action.STOP, "the study ends", keep=True)
 
@@ -76,7 +76,7 @@ class QueueReader(threading.Thread):
         super().__init__(name="reports", daemon=True)
         self._receive, self._sync = receive, sync
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _MOST_AT_ONCE, "scheduling_strategy": here}
+        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _MAX_PENDING, "scheduling_strategy": here}
         self.queue: Any = ray.remote(ReportQueue).options(**options).remote()
         """The actor's handle, for the trials."""
         self._closed = False

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from tuner.spec.workload import Snapshot, SnapshotCopy
 from tuner.storage.checkpoints import Progress, TrialCheckpoints
 from tuner.storage.scratch import scratch
-from tuner.worker.patience import Patience
+from tuner.worker.storage_retry import StorageRetry
 
-_SELDOM = 50  # times as long as the last checkpoint took, until the next is begun
+_INTERVAL_FACTOR = 50  # times as long as the last checkpoint took, until the next is begun
 
 
 @dataclass
-class _Experience:
+class _LastWrite:
     """What a process knows from its trials before: one that is over sooner writes nothing."""
 
     seconds: float = 0.0
     """What the last checkpoint took."""
 
 
-_experience = _Experience()
+_last_write = _LastWrite()
 
 
 @dataclass
@@ -40,18 +40,18 @@ class _Best:
 
     progress: Progress
     copy: SnapshotCopy
-    imaged: bool = False
+    images_written: bool = False
 
 
 class SnapshotWriter:
     """For one trial, on its rank 0. Its methods raise what writing raised that waiting doesn't mend."""
 
-    def __init__(self, checkpoints: TrialCheckpoints, patience: Patience):
-        self._checkpoints, self._patience = checkpoints, patience
+    def __init__(self, checkpoints: TrialCheckpoints, retry: StorageRetry):
+        self._checkpoints, self._retry = checkpoints, retry
         self._best: _Best | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future[list[str]] | None = None
-        self._next = time.monotonic() + _SELDOM * _experience.seconds
+        self._next = time.monotonic() + _INTERVAL_FACTOR * _last_write.seconds
         self._images: list[str] = []
 
     def add_images(self, paths: list[str]) -> None:
@@ -65,12 +65,12 @@ class SnapshotWriter:
         found, self._images = self._images, []
         return found
 
-    def hold(self, progress: Progress, snapshot: Snapshot) -> None:
+    def copy_if_best(self, progress: Progress, snapshot: Snapshot) -> None:
         """Copy an epoch that is the best so far."""
         if progress.best_epoch == progress.epoch:
             self._best = _Best(progress, snapshot.copy(resume=False))
 
-    def settle(self, keep: bool) -> None:
+    def flush(self, keep: bool) -> None:
         """Before the trial may end: bring the best epoch's images, and to keep them its weights, into the storage.
 
         Afterwards nothing is being written: whoever tidies up after the trial meets nobody.
@@ -82,10 +82,10 @@ class SnapshotWriter:
         if keep:
             self._images += self._publish(best.progress, best.copy)
             self._best = None
-        elif not best.imaged:
-            best.imaged = True
+        elif not best.images_written:
+            best.images_written = True
             epoch = best.progress.epoch
-            self._images += self._patience.attempt(
+            self._images += self._retry.call(
                 f"the images of epoch {epoch}", lambda: self._publish_images(epoch, best.copy)
             )
 
@@ -109,19 +109,19 @@ class SnapshotWriter:
 
     def close(self) -> None:
         """End the thread, whatever it does or did, and hold nothing any more."""
-        self._patience.give_up()
+        self._retry.cancel()
         self._thread.shutdown(wait=True)
         self._best = self._writing = None
 
     def _write(self, copies: list[tuple[Progress, SnapshotCopy]], began: float) -> list[str]:
         images = [path for progress, copy in copies for path in self._publish(progress, copy)]
         now = time.monotonic()
-        _experience.seconds = now - began
-        self._next = now + _SELDOM * _experience.seconds
+        _last_write.seconds = now - began
+        self._next = now + _INTERVAL_FACTOR * _last_write.seconds
         return images
 
     def _publish(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
-        return self._patience.attempt(f"the checkpoint of epoch {progress.epoch}", lambda: self._put(progress, copy))
+        return self._retry.call(f"the checkpoint of epoch {progress.epoch}", lambda: self._put(progress, copy))
 
     def _put(self, progress: Progress, copy: SnapshotCopy) -> list[str]:
         with self._checkpoints.staging() as folder:

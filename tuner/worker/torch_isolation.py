@@ -16,7 +16,7 @@ _CONTEXT_BYTES = 600e6
 
 def state() -> Iterator[Callable[[], Any]]:
     """For each thing that torch keeps for the whole process, a call that puts its present value back."""
-    yield from _settings()
+    yield from _global_options()
     yield _hooks()
 
 
@@ -52,12 +52,12 @@ def _limit_memory(gpus: float) -> None:
     torch.cuda.reset_peak_memory_stats()
 
 
-def failed(error: BaseException) -> bool:
+def is_device_failure(error: BaseException) -> bool:
     """Whether this is torch's way to say that memory ran out or that a device failed."""
     return isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
 
 
-def _settings() -> Iterator[Callable[[], Any]]:
+def _global_options() -> Iterator[Callable[[], Any]]:
     cudnn = torch.backends.cudnn
     for place, name in [
         (cudnn, "enabled"),

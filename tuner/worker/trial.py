@@ -12,17 +12,17 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tuner.errors import RefusedError, StudyError, TrialError
+from tuner.errors import StorageUnavailableError, StudyError, TrialError
 from tuner.spec import workload as workloads
 from tuner.spec.study import Objective, StudySpec
 from tuner.spec.workload import Snapshot
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
-from tuner.worker.isolation import as_found, gpu_share, is_tainted_by
+from tuner.worker.isolation import gpu_share, is_tainted_by, isolated
 from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, Send, StorageWait
-from tuner.worker.patience import Patience, is_refusal
 from tuner.worker.snapshot_writer import SnapshotWriter
+from tuner.worker.storage_retry import StorageRetry, is_storage_failure
 
 
 class TrialStopped(SystemExit):
@@ -30,18 +30,18 @@ class TrialStopped(SystemExit):
 
 
 def run_trial(
-    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, send: Send, send_alone: Send
+    assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, send: Send, send_from_rank: Send
 ) -> bool:
     """Train with one set of hyperparameters, from the newest checkpoint if there is one, and send the trial's end.
 
-    send: sends what every rank sends at the same point. send_alone: sends what this rank alone has to say.
+    send: sends what every rank sends at the same point. send_from_rank: sends what this rank alone has to say.
     Returns whether the process is tainted by it (tuner/worker/isolation.py) and must not run another trial.
     Raises what sending raises. A failure of the workload doesn't raise: it is sent as the trial's end, with its reason.
     """
     folder = trial_folder(study, assignment.trial)
     seed = spec.search.seed + assignment.trial
-    with as_found(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec.objective, folder, rank, send, send_alone)
+    with isolated(seed, assignment.gpus), contextlib.ExitStack() as stack:
+        reporter = _Reporter(assignment, spec.objective, folder, rank, send, send_from_rank)
         stack.callback(reporter.close)
         try:
             try:
@@ -52,11 +52,11 @@ def run_trial(
         except (Exception, SystemExit) as error:
             if reporter.sending_failed:
                 raise
-            if is_refusal(error):
-                reporter.refused(error)
+            if is_storage_failure(error):
+                reporter.storage_failed(error)
                 return False
             _write_traceback(folder)
-            reporter.end("failed", _sentence(error), tainted=is_tainted_by(error))
+            reporter.end("failed", _failure_message(error), tainted=is_tainted_by(error))
             return is_tainted_by(error)
     return False
 
@@ -73,9 +73,9 @@ def _train(
     config = workload.Config(**{**spec.fixed, **assignment.params})
     checkpoints = TrialCheckpoints(folder)
     newest, resume_from = None, None
-    if reporter.patience.attempt("its newest checkpoint", checkpoints.newest):
+    if reporter.retry.call("its newest checkpoint", checkpoints.newest):
         copy = stack.enter_context(scratch("resume"))
-        newest = reporter.patience.attempt("its newest checkpoint", lambda: checkpoints.newest_whole(copy))
+        newest = reporter.retry.call("its newest checkpoint", lambda: checkpoints.newest_intact(copy))
     if newest:
         progress, resume_from = newest
         reporter.resume(progress)
@@ -102,13 +102,13 @@ class _Reporter:
         folder: Storage,
         rank: int,
         send: Send,
-        send_alone: Send,
+        send_from_rank: Send,
     ):
         self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
-        self._send_in_step, self._send_alone = send, send_alone
+        self._send_from_all, self._send_from_rank = send, send_from_rank
         self._progress = Progress()
-        self.patience = Patience(folder, self._wait_on)
-        self._snapshots = SnapshotWriter(self._checkpoints, self.patience)
+        self.retry = StorageRetry(folder, self._wait_on)
+        self._snapshots = SnapshotWriter(self._checkpoints, self.retry)
         self._keep = False
         self._startup_seconds = time.time() - assignment.suggested_at
         self.sending_failed = False
@@ -126,12 +126,12 @@ class _Reporter:
             self._rewind(progress.epoch)
             best = progress.best_epoch or 0
             self._snapshots.add_images(
-                self.patience.attempt(f"the images of epoch {best}", lambda: self._checkpoints.images(best))
+                self.retry.call(f"the images of epoch {best}", lambda: self._checkpoints.images(best))
             )
         self._report(resumed=True)
 
     def _rewind(self, epoch: int) -> None:
-        self.patience.attempt(f"what came after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
+        self.retry.call(f"what came after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
         value = self._value(metrics)
@@ -140,7 +140,7 @@ class _Reporter:
         is_best = self._objective.better(value, before.best_value)
         progress = self._progress = Progress(
             epoch=epoch,
-            metrics=_plain(metrics),
+            metrics=_finite_floats(metrics),
             best_value=value if is_best else before.best_value,
             best_epoch=epoch if is_best else before.best_epoch,
         )
@@ -150,7 +150,7 @@ class _Reporter:
             self._publish(checkpoint, progress)
             self._report()
         else:
-            self._snapshots.hold(progress, checkpoint)
+            self._snapshots.copy_if_best(progress, checkpoint)
             self._report()
             self._snapshots.write_if_due(progress, checkpoint)
 
@@ -160,7 +160,7 @@ class _Reporter:
                 f"epoch {progress.epoch}: the checkpoint must be a directory that is there, got {checkpoint}"
             )
         self._snapshots.add_images(
-            self.patience.attempt(
+            self.retry.call(
                 f"the checkpoint of epoch {progress.epoch}", lambda: self._checkpoints.publish(checkpoint, progress)
             )
         )
@@ -192,14 +192,14 @@ class _Reporter:
         """Bring into the storage what must outlive the trial, and send its end."""
         failed = state == "failed"
         if failed:
-            self.patience.give_up()
+            self.retry.cancel()
         with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
-            self._snapshots.settle(self._keep and not failed)
+            self._snapshots.flush(self._keep and not failed)
         self._send(End(state, reason, tuple(self._snapshots.images()), tainted))
 
-    def refused(self, error: BaseException) -> None:
+    def storage_failed(self, error: BaseException) -> None:
         """This attempt is over, and the trial is not: the storage or this machine's disk refused something."""
-        reason = error if isinstance(error, RefusedError) else self.patience.pause(error)
+        reason = error if isinstance(error, StorageUnavailableError) else self.retry.pause(error)
         self._send(Interruption(str(reason), storage=True))
 
     def close(self) -> None:
@@ -208,11 +208,11 @@ class _Reporter:
     def _wait_on(self, sentence: str | None) -> bool:
         """Returns whether to give up."""
         with self._sending():
-            return self._send_alone(StorageWait(sentence)).action is Action.STOP
+            return self._send_from_rank(StorageWait(sentence)).action is Action.STOP
 
     def _send(self, message: Message) -> Decision:
         with self._sending():
-            return self._send_in_step(message)
+            return self._send_from_all(message)
 
     @contextlib.contextmanager
     def _sending(self) -> Iterator[None]:
@@ -234,13 +234,13 @@ class _Reporter:
         return value
 
 
-def _plain(metrics: dict[str, float]) -> dict[str, float]:
+def _finite_floats(metrics: dict[str, float]) -> dict[str, float]:
     """Python floats, whatever kind of number the workload has; a measure that is undefined (NaN) is left out."""
     numbers = {name: float(value) for name, value in metrics.items()}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _sentence(error: BaseException) -> str:
+def _failure_message(error: BaseException) -> str:
     """One line for a person; the traceback lies in error.txt."""
     if isinstance(error, ValidationError):
         return "; ".join(

@@ -18,7 +18,15 @@ from tuner.driver.cluster import Plan
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.slots import SlotPool
-from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo, process_cache, share, slim
+from tuner.driver.tune_adapter import (
+    EachTurn,
+    TrialSource,
+    TuneEvents,
+    WarmFifo,
+    drop_statistics,
+    process_cache,
+    share_metadata,
+)
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
@@ -157,21 +165,21 @@ def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run(journal: J
 
 def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journal: Journal) -> None:
     slots = SlotPool(Study(journal).recorder.record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
-    alone = slots.take()
+    alone = slots.acquire()
     assert alone is not None
     assert alone.config() == {"slot": None, "gpus": 1, "place": 1}
     processes = _ObjectCache()
     slots.keep_warm(processes)
     assert processes.total_max_objects == 1
-    assert slots.take() is None
+    assert slots.acquire() is None
     slots.follow(Plan(4, 1, 0.25, 1, 8, 1))
-    shared = [slots.take() for _ in range(3)]
+    shared = [slots.acquire() for _ in range(3)]
     assert [slot and slot.gpus for slot in shared] == [0.25] * 3
-    assert slots.take() is None, "the trial that began alone still runs"
+    assert slots.acquire() is None, "the trial that began alone still runs"
     slots.keep_warm(processes)
-    slots.give(alone)
+    slots.release(alone)
     assert not processes.cache_object(slots._plan.trial_request(1, 1), "the process of the one that was alone")
-    last = slots.take()
+    last = slots.acquire()
     assert last is not None
     assert last.gpus == 0.25
 
@@ -212,8 +220,8 @@ def test_each_part_of_a_trial_that_is_slimmed_is_one_that_tune_has(tmp_path: Pat
     for part in ("metric_analysis", "metric_n_steps", "last_result"):
         assert hasattr(trial.run_metadata, part), part
     assert hasattr(trial.temporary_state, "ray_actor")
-    slim(trial)
-    share(trial, other)
+    drop_statistics(trial)
+    share_metadata(trial, other)
     assert trial.config == {"trial": 1}
     assert trial.storage is other.storage
     assert trial.run_metadata is other.run_metadata

@@ -33,10 +33,10 @@ class Study:
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.running: list[int] = []
-        source: Any = SimpleNamespace(under_way=lambda: list(self.running), end_from_outside=self.end_from_outside)
+        source: Any = SimpleNamespace(running=lambda: list(self.running), kill=self.kill)
         self.watchdog = Watchdog(self.recorder, source, self.control, self.storage, self.notes.append)
 
-    def end_from_outside(self, number: int) -> None:
+    def kill(self, number: int) -> None:
         self.running.remove(number)
         self.outcomes.append(self.recorder.trial_done(number))
 

@@ -117,7 +117,7 @@ def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
 def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() -> None:
     study = Study(StudyRecord(study_spec(budget={"trials": 1})))
     number, params = study.begin()
-    study.sampler.put_back(number)
+    study.sampler.requeue(number)
     assert not study.sampler.exhausted
     assert study.begin() == (number, params)
 
@@ -131,7 +131,7 @@ def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothi
     study.record.spec = changed
     again = Study(study.record)
     assert [again.begin(), again.begin()] == began
-    again.sampler.put_back(began[0][0])
+    again.sampler.requeue(began[0][0])
     assert again.begin() == began[0]
     for number, _ in began:
         again.report(number, 1, 0.9)
@@ -224,7 +224,7 @@ def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
 def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, count in {"_BEST_KNOWN": 10, "_NEWEST_KNOWN": 20, "_MOST_KNOWN": 50}.items():
+    for name, count in {"_BEST_KEPT": 10, "_NEWEST_KEPT": 20, "_MAX_KNOWN": 50}.items():
         monkeypatch.setattr(sampler, name, count)
     record = StudyRecord(study_spec(budget={"trials": 200}))
     study = Study(record)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.replay import Config, write_checkpoint
-from tuner.errors import RefusedError
+from tuner.errors import StorageUnavailableError
 from tuner.storage.checkpoints import Progress, TrialCheckpoints
 from tuner.storage.storage import Storage
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_told_with_path_and_need_and_keeps_the_checkpoints_before
 
     monkeypatch.setattr(shutil, "move", full)
     with pytest.raises(
-        RefusedError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"
+        StorageUnavailableError, match=rf"{folder}: the checkpoint of epoch 2 needs 0\.\d MB, and the disk is full"
     ):
         publish(checkpoints, 2, 1)
     found = checkpoints.newest()
@@ -148,7 +148,7 @@ def test_a_disk_that_fails_at_the_last_step_leaves_the_checkpoint_to_be_tried_ag
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(RefusedError, match="the disk is full"):
+        with pytest.raises(StorageUnavailableError, match="the disk is full"):
             checkpoints.publish(directory, progress)
     kept = checkpoints.fetch(1, folder)
     assert kept is not None

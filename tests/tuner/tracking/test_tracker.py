@@ -124,7 +124,7 @@ def test_the_end_waits_as_long_as_mlflow_takes_something(study: TrackedStudy, mo
             file.seek(tracker._state.offset)
             line = file.readline()
         tracker._state.offset += len(line)
-        tracker._taken += 1
+        tracker._accepted += 1
         return bool(line)
 
     monkeypatch.setattr(Tracker, "_step", slow)
@@ -148,7 +148,7 @@ def test_the_end_is_soon_when_nobody_waits_for_it_any_more(
 
     def endless(tracker: Tracker) -> bool:
         time.sleep(0.01)
-        tracker._taken += 1
+        tracker._accepted += 1
         return True
 
     monkeypatch.setattr(Tracker, "_step", endless)

@@ -59,19 +59,21 @@ def test_the_signal_that_a_process_died_of_is_named(local_ray: None, how: str, c
     with pytest.raises(ray.exceptions.RayActorError) as died:
         ray.get(actor.die.remote(how))
     assert death.cause_of(died.value) == cause, str(died.value)
-    assert advice in death.sentence([cause])
+    assert advice in death.failure_message([cause])
 
 
 def test_how_often_a_process_died_and_of_what_is_told() -> None:
-    assert death.sentence(["SIGSEGV"] * 4).startswith("its process died 4 times (SIGSEGV): a native library crashed")
-    mixed = death.sentence(["SIGBUS", "SIGSEGV", "SIGSEGV"])
+    assert death.failure_message(["SIGSEGV"] * 4).startswith(
+        "its process died 4 times (SIGSEGV): a native library crashed"
+    )
+    mixed = death.failure_message(["SIGBUS", "SIGSEGV", "SIGSEGV"])
     assert mixed.startswith("its process died 3 times (SIGSEGV × 2, SIGBUS × 1): a native library crashed")
-    assert death.sentence(["no idea"]) == "its process died once (no idea): the logs of Ray say more"
+    assert death.failure_message(["no idea"]) == "its process died once (no idea): the logs of Ray say more"
 
 
 def test_a_group_says_which_rank_died() -> None:
     error: Any = RuntimeError("two lines\nof it")
     met = WorkerHealthCheckFailedError("A worker health check failed.", ray.exceptions.RayActorError())
     error.worker_failures = {0: ValueError("reset"), 1: met}
-    assert death.cause_of_group(error) == f"the process of rank 1 died ({death.KILLED})"
+    assert death.cause_of_group(error) == f"the process of rank 1 died ({death.SIGKILL_OR_EXIT})"
     assert death.cause_of_group(RuntimeError("first\nlast")) == "last"

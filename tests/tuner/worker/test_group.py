@@ -34,7 +34,7 @@ class Slot(GroupSlot):
         """How many groups there have been."""
         return len(self.lives)
 
-    def _hold_group(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
         death = threading.Event()
         self.lives.append(death)
         while not death.wait(0.01) and not self.over:

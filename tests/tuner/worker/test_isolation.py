@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from tuner.worker.isolation import as_found, is_tainted_by
+from tuner.worker.isolation import is_tainted_by, isolated
 
 
 def _nothing(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -57,17 +57,17 @@ def _measured() -> dict[str, object]:
 
 
 def test_a_trial_after_one_that_left_a_mess_sees_what_it_sees_alone(tmp_path: Path) -> None:
-    with as_found(seed=7):
+    with isolated(seed=7):
         alone = _measured()
-    with as_found(seed=3):
+    with isolated(seed=3):
         _leave_a_mess(tmp_path)
-    with as_found(seed=7):
+    with isolated(seed=7):
         after = _measured()
     assert after == alone
 
 
 def _stopped_in_a_mess(folder: Path) -> None:
-    with as_found(seed=1):
+    with isolated(seed=1):
         _leave_a_mess(folder)
         raise SystemExit
 
@@ -98,8 +98,8 @@ def test_a_slot_does_not_import_torchs_compiler() -> None:
     """It takes two seconds, which the first trial of every slot would wait for."""
     code = """
 import sys
-from tuner.worker.isolation import as_found
-with as_found(0):
+from tuner.worker.isolation import isolated
+with isolated(0):
     pass
 assert "sympy" not in sys.modules
 """
@@ -123,7 +123,7 @@ def send(message):
     return Decision(Action.CONTINUE, keep=True)
 run_trial(
     Assignment(1, {{"x": 0.5}}, 0.0), spec, Storage({str(tmp_path)!r}), device=None, rank=0,
-    send=send, send_alone=send,
+    send=send, send_from_rank=send,
 )
 assert [report.epoch for report in sent[:-1]] == [1, 2, 3]
 assert isinstance(sent[-1], End)

@@ -20,7 +20,7 @@ from tuner.worker.messages import Interruption
 
 @pytest.fixture(autouse=True)
 def no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_experience", snapshots._Experience())
+    monkeypatch.setattr(snapshots, "_last_write", snapshots._LastWrite())
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_full_disk_holds_a_trial_until_there_is_room(disk: Path, as_snapshots:
 def test_a_trial_that_waits_ends_without_blame_when_the_study_stops(disk: Path) -> None:
     fill(disk, left=500_000)
     for as_snapshots in (True, False):
-        runner = TrialRunner(Storage(str(disk)) / "s", keep=True, give_up=True)
+        runner = TrialRunner(Storage(str(disk)) / "s", keep=True, cancel=True)
         runner.run(epochs=2, checkpoint_bytes=1_000_000, snapshots=as_snapshots)
         assert runner.interruption is not None
         assert runner.interruption.storage
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_where_the_workload_writes_costs_an_attempt_and_no_b
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     fill(disk, left=500_000)
-    runner = TrialRunner(Storage(str(tmp_path)) / "s", keep=True, give_up=True)
+    runner = TrialRunner(Storage(str(tmp_path)) / "s", keep=True, cancel=True)
     runner.run(epochs=2, checkpoint_bytes=1_000_000)
     assert runner.waits, "it says so before the attempt ends"
     assert runner.messages[-1:] == [Interruption(str(runner.waits[0]), storage=True)]

@@ -14,13 +14,13 @@ from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 from tuner.worker import snapshot_writer as snapshots
 from tuner.worker.messages import Decision, End, Message
-from tuner.worker.patience import Patience
 from tuner.worker.snapshot_writer import SnapshotWriter
+from tuner.worker.storage_retry import StorageRetry
 
 
 @pytest.fixture(autouse=True)
 def no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_experience", snapshots._Experience())
+    monkeypatch.setattr(snapshots, "_last_write", snapshots._LastWrite())
 
 
 def runner_in(folder: Path, *, stop_after: int | None = None, keep: bool = False) -> TrialRunner:
@@ -82,11 +82,11 @@ def test_checkpoints_are_written_in_a_fiftieth_of_the_time(tmp_path: Path) -> No
     # A write takes 0.01 s and a little; two seconds have room for the first and at most three more.
     assert written[0] == 1
     assert 1 <= len(written) <= 4, written
-    assert snapshots._experience.seconds >= 0.01
+    assert snapshots._last_write.seconds >= 0.01
 
 
 def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writes_none(tmp_path: Path) -> None:
-    snapshots._experience.seconds = 10.0
+    snapshots._last_write.seconds = 10.0
     runner = runner_in(tmp_path)
     runner.run(snapshots=True, epochs=5)
     assert runner.checkpoints() == {}
@@ -97,7 +97,7 @@ def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writ
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[SnapshotWriter]:
     folder = trial_folder(Storage(str(tmp_path)) / "s", 1)
-    writer = SnapshotWriter(TrialCheckpoints(folder), Patience(folder, lambda _: False))
+    writer = SnapshotWriter(TrialCheckpoints(folder), StorageRetry(folder, lambda _: False))
     yield writer
     writer.close()
 
@@ -107,10 +107,10 @@ def test_who_goes_on_from_a_checkpoint_finds_the_best_before_it(tmp_path: Path, 
     config = replay.Config(snapshots=True)
     best = Progress(epoch=7, metrics={}, best_value=0.9, best_epoch=7)
     newest = Progress(epoch=9, metrics={}, best_value=0.9, best_epoch=7)
-    writer.hold(best, replay.Snapshot(config, 7))
-    writer.hold(newest, replay.Snapshot(config, 9))
+    writer.copy_if_best(best, replay.Snapshot(config, 7))
+    writer.copy_if_best(newest, replay.Snapshot(config, 9))
     writer.write_if_due(newest, replay.Snapshot(config, 9))
-    writer.settle(keep=True)
+    writer.flush(keep=True)
     assert runner_in(tmp_path).checkpoints() == {"epoch-000007": False, "epoch-000009": True}
 
 
@@ -121,11 +121,11 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
     config = replay.Config(snapshots=True)
     for epoch, best_epoch in ((3, 3), (5, 3), (8, 8)):
         progress = Progress(epoch=epoch, metrics={}, best_value=0.1 * best_epoch, best_epoch=best_epoch)
-        writer.hold(progress, replay.Snapshot(config, epoch))
+        writer.copy_if_best(progress, replay.Snapshot(config, epoch))
         if epoch == 5:
             writer.write_if_due(progress, replay.Snapshot(config, epoch))
         else:
-            writer.settle(keep=True)
+            writer.flush(keep=True)
     assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True, "epoch-000008": False}
     checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path)) / "s", 1))
     found = checkpoints.newest()
@@ -137,7 +137,7 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
 def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     (runner.folder / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
-    snapshots._experience.seconds = 10.0
+    snapshots._last_write.seconds = 10.0
     runner.run(snapshots=True)
     assert runner.checkpoints() == {}
 
@@ -148,8 +148,8 @@ def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
     config = replay.Config(snapshots=True)
     for epoch in (1, 2, 3):
         progress = Progress(epoch=epoch, metrics={}, best_value=0.1 * epoch, best_epoch=epoch)
-        writer.hold(progress, replay.Snapshot(config, epoch))
-        writer.settle(keep=True)
+        writer.copy_if_best(progress, replay.Snapshot(config, epoch))
+        writer.flush(keep=True)
         if epoch == 1:
             writer.write_if_due(progress, replay.Snapshot(config, epoch))
     assert runner_in(tmp_path).checkpoints() == {"epoch-000001": True, "epoch-000003": False}
@@ -159,7 +159,7 @@ def test_a_trial_that_goes_on_tells_where_from_and_drops_what_it_will_train_agai
     first = runner_in(tmp_path, stop_after=4, keep=True)
     first.run(snapshots=True, epochs=6, write_seconds=0.02)
     assert first.checkpoints() == {"epoch-000001": True, "epoch-000004": False}
-    snapshots._experience.seconds = 10.0
+    snapshots._last_write.seconds = 10.0
     second = runner_in(tmp_path)
     second.run(snapshots=True, epochs=6)
     assert [(report.epoch, report.resumed) for report in second.reports] == [

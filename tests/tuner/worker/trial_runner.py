@@ -17,7 +17,7 @@ from tuner.worker.trial import run_trial
 class TrialRunner:
     """Receives what a trial sends, and decides on it.
 
-    stop_after: the trial is stopped at this report. keep: whether its weights would stay. give_up: whether a trial that
+    stop_after: the trial is stopped at this report. keep: whether its weights would stay. cancel: whether a trial that
     waits for the storage is to end. at_wait: called with how often it has said that it waits.
     """
 
@@ -27,11 +27,11 @@ class TrialRunner:
         *,
         stop_after: int | None = None,
         keep: bool = False,
-        give_up: bool = False,
+        cancel: bool = False,
         at_wait: Callable[[int], None] = lambda _: None,
     ):
         self.study, self.stop_after, self.keep = study, stop_after, keep
-        self.give_up, self.at_wait = give_up, at_wait
+        self.cancel, self.at_wait = cancel, at_wait
         self.messages: list[Message] = []
         self.reported_at: list[float] = []
 
@@ -40,7 +40,7 @@ class TrialRunner:
         stop = False
         if isinstance(message, StorageWait):
             self.at_wait(len(self.waits))
-            stop = self.give_up
+            stop = self.cancel
         elif isinstance(message, Report):
             self.reported_at.append(time.monotonic())
             stop = len(self.reports) == self.stop_after
@@ -49,7 +49,7 @@ class TrialRunner:
     def run(self, *, rank: int = 0, direction: str = "maximize", **fixed: Any) -> None:
         spec = study_spec(objective={"direction": direction}, fixed=fixed)
         assignment = Assignment(1, {"x": 0.5}, time.time())
-        run_trial(assignment, spec, self.study, device=None, rank=rank, send=self.send, send_alone=self.send)
+        run_trial(assignment, spec, self.study, device=None, rank=rank, send=self.send, send_from_rank=self.send)
 
     @property
     def reports(self) -> list[Report]:

@@ -1,7 +1,7 @@
 """A storage that refuses something now may take it later: whoever needs it says so, waits and tries again.
 
 A full disk, a bucket that answers errors: neither is the fault of the setting that is being trained, which must not be
-punished for it. The study's runner shows what is said, and ends the waiting when it stops the study.
+punished for it. The study's runner shows what is notified, and ends the waiting when it stops the study.
 """
 
 from __future__ import annotations
@@ -13,56 +13,57 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tuner.errors import RefusedError, TrialError, TunerError
+from tuner.errors import StorageUnavailableError, TrialError, TunerError
 from tuner.storage.storage import Storage
 from tuner.worker.isolation import is_tainted_by
 
 Result = TypeVar("Result")
-Say = Callable[[str | None], bool]
+Notify = Callable[[str | None], bool]
 """Tells the runner what the storage refuses, or None when it is over; returns whether to give up."""
 
-_ASK_SECONDS = 1.0  # between two questions to the runner whether to give up
-_FIRST_DELAY_SECONDS, _MOST_DELAY_SECONDS = 1.0, 30.0  # a try may write gigabytes before it fails
+_POLL_SECONDS = 1.0  # between two questions to the runner whether to give up
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 1.0, 30.0  # a try may write gigabytes before it fails
 # What no waiting mends.
-_BUGS = (TrialError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ImportError)
+_NOT_RETRIED = (TrialError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ImportError)
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
-class Patience:
+class StorageRetry:
     """One trial's, in one process; its threads share it."""
 
-    def __init__(self, folder: Storage, say: Say):
+    def __init__(self, folder: Storage, notify: Notify):
         """folder: the trial's."""
-        self._folder, self._say = folder, say
-        self._over = threading.Event()
+        self._folder, self._notify = folder, notify
+        self._cancelled = threading.Event()
 
-    def attempt(self, what: str, action: Callable[[], Result]) -> Result:
-        """What `action` returns, at whatever try: it must be one that can be tried again. what: for the sentence.
+    def call(self, what: str, action: Callable[[], Result]) -> Result:
+        """Call `action` until it succeeds, and return its result. what: what it reads or writes, for the message.
 
-        Raises RefusedError when the study stops or the trial is over, and at once what is no storage's doing.
+        `action` must be safe to repeat. Raises StorageUnavailableError when the study stops or the trial is over.
+        An error that isn't the storage's (a TypeError, say) is raised at once.
         """
-        delay, said = _FIRST_DELAY_SECONDS, False
+        delay, notified = _FIRST_DELAY_SECONDS, False
         while True:
             try:
                 result = action()
             except Exception as error:
-                if isinstance(error, _BUGS) or is_tainted_by(error):
+                if isinstance(error, _NOT_RETRIED) or is_tainted_by(error):
                     raise
                 self._wait(self._sentence(what, error), delay, error)
-                delay, said = min(2 * delay, _MOST_DELAY_SECONDS), True
+                delay, notified = min(2 * delay, _MAX_DELAY_SECONDS), True
                 continue
-            if said:
-                self._say(None)
+            if notified:
+                self._notify(None)
             return result
 
-    def pause(self, error: BaseException) -> RefusedError:
-        """After a refusal that ends the attempt as a whole: time for whoever makes room, then what to end it with."""
+    def pause(self, error: BaseException) -> StorageUnavailableError:
+        """After a refusal that ends the call as a whole: time for whoever makes room, then what to end it with."""
         sentence = f"this machine's disk refuses what training writes: {_first_line(error)}"
         try:
-            self._wait(sentence, _MOST_DELAY_SECONDS, error)
-        except RefusedError as over:
+            self._wait(sentence, _MAX_DELAY_SECONDS, error)
+        except StorageUnavailableError as over:
             return over
-        return RefusedError(sentence)
+        return StorageUnavailableError(sentence)
 
     def _sentence(self, what: str, error: Exception) -> str:
         if isinstance(error, TunerError):
@@ -76,22 +77,22 @@ class Patience:
     def _wait(self, sentence: str, seconds: float, error: BaseException) -> None:
         until = time.monotonic() + seconds
         while True:
-            if self._over.is_set() or self._say(sentence):
-                raise RefusedError(sentence) from error
+            if self._cancelled.is_set() or self._notify(sentence):
+                raise StorageUnavailableError(sentence) from error
             left = until - time.monotonic()
             if left <= 0:
                 return
-            self._over.wait(min(_ASK_SECONDS, left))
+            self._cancelled.wait(min(_POLL_SECONDS, left))
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits any more: what fails from now on is not tried again."""
-        self._over.set()
+        self._cancelled.set()
 
 
-def is_refusal(error: BaseException | None) -> bool:
+def is_storage_failure(error: BaseException | None) -> bool:
     """Whether an exception, or what caused it, is a file system's or a disk's: full, broken or gone."""
     while error is not None:
-        if isinstance(error, RefusedError) or (isinstance(error, OSError) and error.errno in _REFUSALS):
+        if isinstance(error, StorageUnavailableError) or (isinstance(error, OSError) and error.errno in _REFUSALS):
             return True
         error = error.__cause__ or error.__context__
     return False
