@@ -50,8 +50,8 @@ def dying() -> Any:
         ("SIGABRT", "SIGABRT", "a native library crashed in it"),
         ("SIGBUS", "SIGBUS", "make room in /dev/shm"),
         ("SIGTERM", "SIGTERM", "something on its machine ended it"),
-        ("SIGKILL", "SIGKILL, or an end of its own without a word", "set resources.max_concurrent_trials lower"),
-        ("exit", "SIGKILL, or an end of its own without a word", "most often the machine's memory ran out"),
+        ("SIGKILL", "SIGKILL, or an exit without a message", "set resources.max_concurrent_trials lower"),
+        ("exit", "SIGKILL, or an exit without a message", "most often the machine's memory ran out"),
     ],
 )
 def test_the_signal_that_a_process_died_of_is_named(local_ray: None, how: str, cause: str, advice: str) -> None:
