@@ -9,7 +9,8 @@ import fcn
 from tuner.driver.run import prepare
 from tuner.errors import StudyError
 from tuner.spec.space import Choice, Float, Int
-from tuner.spec.study import StudySpec, first_config, read_study
+from tuner.spec.study import StudySpec
+from tuner.spec.study_file import first_config, read_study
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.toml"))

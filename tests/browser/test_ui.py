@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tuner.events.log import Journal
-from tuner.spec.study import check_study, to_json
+from tuner.spec.study import to_json
+from tuner.spec.study_file import check_study
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
 from tuner.tracking.tracker import Tracker

@@ -45,7 +45,7 @@ def check(
     """Say what would run and what it needs, and every mistake in the file at once. Starts no trial."""
     from tuner.driver import cluster
     from tuner.driver.run import prepare
-    from tuner.spec.study import read_study
+    from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
     problems = []
@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Run a study to its end; Ctrl-C stops it so that it can be gone on with."""
     from tuner.driver import run as runs
-    from tuner.spec.study import read_study
+    from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
     console = _console()

@@ -33,7 +33,9 @@ from tuner.events.bucket import being_run
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, load_record
 from tuner.spec import workload as workloads
-from tuner.spec.study import StudySpec, first_config, nearest, override_study, to_json
+from tuner.spec.study import StudySpec, to_json
+from tuner.spec.study_file import first_config, override_study
+from tuner.spec.validation_errors import nearest
 from tuner.storage.address import HIDDEN, without_secrets
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage

@@ -1,4 +1,4 @@
-"""The search space: what a study file says about each sampled setting, and what Optuna is told."""
+"""The search space: the hyperparameters of a study file, each with its range, as Optuna distributions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Dimension(BaseModel):
 
 
 class _Range(_Dimension):
-    """The rules that float and int ranges share."""
+    """What float and int ranges have in common."""
 
     low: float
     high: float
@@ -37,9 +37,9 @@ class _Range(_Dimension):
         if not self.low < self.high:
             raise ValueError(f"low < high must hold, got low={self.low}, high={self.high}; swap them")
         if self.log and self.low <= 0:
-            raise ValueError(f"a log range needs low > 0, got low={self.low}; raise low or drop log")
+            raise ValueError(f"a log range needs low > 0, got low={self.low}; raise low or remove log")
         if self.log and self.step is not None:
-            raise ValueError(f"a log range takes no step, got step={self.step}; drop one of the two")
+            raise ValueError(f"a log range takes no step, got step={self.step}; remove one of the two")
         if self.step is not None and not self._on_grid(self.high):
             last = self.low + self.step * int((self.high - self.low) / self.step)
             raise ValueError(
@@ -111,7 +111,7 @@ class Choice(_Dimension):
     def _distinct(self) -> Choice:
         seen = [(type(choice), choice) for choice in self.choices]
         if len(set(seen)) != len(seen):
-            raise ValueError(f"choices must differ, got {list(self.choices)}; drop the double")
+            raise ValueError(f"choices must differ, got {list(self.choices)}; remove the duplicate")
         return self
 
     @property
@@ -135,28 +135,28 @@ Dimension = Annotated[Float | Int | Choice, Field(discriminator="type")]
 
 
 def ordered(space: dict[str, Dimension]) -> list[str]:
-    """Names with every condition's parent before its child, else in the file's order.
+    """Names of the hyperparameters: each parent of a condition before its children, else in the file's order.
 
-    Raises ValueError if conditions form a circle.
+    Raises ValueError if the conditions form a cycle.
     """
     names: list[str] = []
-    waiting = list(space)
-    while waiting:
-        ready = [name for name in waiting if all(parent in names for parent in space[name].when)]
+    remaining = list(space)
+    while remaining:
+        ready = [name for name in remaining if all(parent in names for parent in space[name].when)]
         if not ready:
-            raise ValueError(f"conditions must not form a circle, got {', '.join(waiting)}")
+            raise ValueError(f"conditions must not form a cycle, got {', '.join(remaining)}")
         names += ready
-        waiting = [name for name in waiting if name not in ready]
+        remaining = [name for name in remaining if name not in ready]
     return names
 
 
 def is_active(dimension: Dimension, params: dict[str, Any]) -> bool:
-    """Whether a dimension is sampled in a trial whose parents have these values."""
+    """Whether a hyperparameter is sampled in a trial that has these values of its parents."""
     return all(parent in params and params[parent] in allowed for parent, allowed in dimension.when.items())
 
 
 def sample(space: dict[str, Dimension], trial: optuna.Trial) -> dict[str, Scalar]:
-    """Ask Optuna for every active setting of one trial, parents first."""
+    """Ask Optuna for every active hyperparameter of one trial, parents first."""
     params: dict[str, Scalar] = {}
     for name in ordered(space):
         if is_active(space[name], params):

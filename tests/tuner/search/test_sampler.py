@@ -12,7 +12,7 @@ from tests.studies import study_spec
 from tuner.events.state import StudyRecord
 from tuner.search import sampler
 from tuner.search.sampler import Sampler, value_for_sampler
-from tuner.spec.study import override_study
+from tuner.spec.study_file import override_study
 
 
 class Study:

@@ -75,12 +75,12 @@ def test_parents_are_sampled_before_their_children() -> None:
     assert ordered(space) == ["a", "b", "c"]
 
 
-def test_conditions_in_a_circle_are_refused() -> None:
+def test_conditions_in_a_cycle_are_refused() -> None:
     space = {
         "a": dimension(type="choice", choices=[1], when={"b": [1]}),
         "b": dimension(type="choice", choices=[1], when={"a": [1]}),
     }
-    with pytest.raises(ValueError, match="circle, got a, b"):
+    with pytest.raises(ValueError, match="cycle, got a, b"):
         ordered(space)
 
 

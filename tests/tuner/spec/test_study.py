@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tuner.errors import StudyError
-from tuner.spec.study import StudySpec, check_study, override_study, read_study, to_json
+from tuner.spec.study import StudySpec, to_json
+from tuner.spec.study_file import check_study, override_study, read_study
 
 GOOD = """
 workload = "tests.workloads.replay"
@@ -165,20 +166,22 @@ def test_a_choice_that_the_config_does_not_know_is_told(file: Path) -> None:
 def test_a_first_trial_outside_the_space_is_told(file: Path) -> None:
     changed(file, "{x = 0.5}", "{x = 5.0, batchsize = 2}")
     assert mistakes(file) == [
-        "first_trials[1].x: the value must lie in the space (0.1 to 1), got 5.0; widen the space or drop the trial",
-        "first_trials[1].batchsize: only settings of [space] can be given; did you mean batch_size?",
+        "first_trials[1].x: the value must lie in the space (0.1 to 1), got 5.0; widen the space or remove the trial",
+        "first_trials[1].batchsize: only hyperparameters of [space] can be given; did you mean batch_size?",
     ]
 
 
 def test_a_setting_that_is_fixed_and_sampled_is_told(file: Path) -> None:
     changed(file, "epochs = 5", "epochs = 5\nx = 0.5")
-    assert mistakes(file) == ["space.x: a setting is either fixed or sampled, got both; drop it from [fixed]"]
+    assert mistakes(file) == ["space.x: a config field is either fixed or sampled, got both; remove it from [fixed]"]
 
 
 def test_a_condition_on_nothing_is_told(file: Path) -> None:
     changed(file, 'when = {optimizer = ["sgd"]}', 'when = {optimiser = ["sgd"]}')
     (told,) = mistakes(file)
-    assert told.startswith("space.momentum.when: a condition names another sampled setting, got 'optimiser'")
+    assert told.startswith(
+        "space.momentum.when: a condition must name another hyperparameter of [space], got 'optimiser'"
+    )
     assert told.endswith("did you mean optimizer?")
 
 
@@ -188,10 +191,10 @@ def test_a_condition_that_can_never_hold_is_told(file: Path) -> None:
     assert told.startswith("space.momentum.when.optimizer: the value must be one that optimizer can take (adam | sgd)")
 
 
-def test_a_circle_of_conditions_is_told(file: Path) -> None:
+def test_a_cycle_of_conditions_is_reported(file: Path) -> None:
     changed(file, 'choices = ["adam", "sgd"]}', 'choices = ["adam", "sgd"], when = {momentum = [0.5]}}')
     (told,) = mistakes(file)
-    assert told.startswith("space: conditions must not form a circle, got optimizer, momentum")
+    assert told.startswith("space: conditions must not form a cycle, got optimizer, momentum")
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "..", ".hidden", "a b", "x" * 101, "mlflow.db", "artifacts"])

@@ -1,0 +1,143 @@
+"""A study file: read as TOML, merged with --set overrides, and checked whole, against the workload's Config too."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tuner.errors import StudyError
+from tuner.spec import workload as workloads
+from tuner.spec.space import Dimension, Scalar
+from tuner.spec.study import StudySpec
+from tuner.spec.validation_errors import ADD_TO_FIXED, config_problems, nearest, study_problems
+
+_DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
+
+
+def read_study(path: Path, overrides: Iterable[str] = (), name: str | None = None) -> StudySpec:
+    """Read and check a study file.
+
+    overrides: "table.key=value" strings that replace what the file says; a value is read as TOML, else as text.
+    Raises StudyError with one line for each mistake, all at once.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: a study file is needed, got no such file; see search_spaces/ for examples") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: must be TOML: {error}; correct that line") from None
+    except OSError as error:
+        raise StudyError(f"{path}: must be a file that can be read: {error.strerror}") from None
+    for override in overrides:
+        _apply(override, raw)
+    if "id" in raw:
+        raise StudyError(f"{path}: id: no such key; remove it")
+    raw["name"] = name or raw.get("name", path.stem)
+    return check_study(raw, place=str(path))
+
+
+def override_study(spec: StudySpec, overrides: Iterable[str]) -> StudySpec:
+    """The same study with "table.key=value" changes, checked again. Raises StudyError as `read_study`."""
+    raw = spec.model_dump(mode="json")
+    for override in overrides:
+        _apply(override, raw)
+    return check_study(raw, place=spec.name)
+
+
+def check_study(raw: dict[str, Any], place: str) -> StudySpec:
+    """Validate what a study file says, the workload's config fields included. place: the start of each message.
+
+    Raises StudyError with one line for each mistake.
+    """
+    problems: list[str] = []
+    spec: StudySpec | None = None
+    try:
+        spec = StudySpec.model_validate(raw)
+    except ValidationError as error:
+        problems += [line for detail in error.errors() for line in study_problems(detail, StudySpec)]
+    problems += _workload_problems(raw, spec)
+    if problems or spec is None:
+        raise StudyError("\n".join(f"{place}: {line}" for line in dict.fromkeys(problems)))
+    return spec
+
+
+def first_config(spec: StudySpec) -> BaseModel:
+    """One Config of the study: its fixed fields, and of each hyperparameter the first value of its range."""
+    first = {name: dimension.endpoints[0] for name, dimension in spec.space.items()}
+    return workloads.load(spec.workload).Config(**{**spec.fixed, **first})
+
+
+def _workload_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]:
+    """Mistakes that only the workload's Config can find: unknown fields, values out of bounds."""
+    package = raw.get("workload", "fcn")
+    if not isinstance(package, str):
+        return []
+    try:
+        config_type = workloads.load(package).Config
+    except StudyError as error:
+        return [str(error)]
+    fields = config_type.model_fields
+    problems = [
+        f"{table}.{key}: {package}.Config has no such field" + nearest(key, fields)
+        for table in ("fixed", "space")
+        for key in _table_of(raw, table)
+        if key not in fields
+    ]
+    known = {key: value for key, value in _table_of(raw, "fixed").items() if key in fields}
+    # A field that is sampled isn't in [fixed], and isn't missing.
+    problems += [line for line in config_problems(config_type, known, {}) if not line.endswith(ADD_TO_FIXED)]
+    for name, dimension in _readable_dimensions(raw):
+        if name in fields:
+            for endpoint in dimension.endpoints:
+                # Only the mistakes of this hyperparameter: those of the others are reported once, elsewhere.
+                lines = config_problems(config_type, known, {name: endpoint})
+                problems += [line for line in lines if line.startswith(f"space.{name}:")]
+    if spec is not None and not problems:
+        for corner in _corners(spec):
+            problems += config_problems(config_type, spec.fixed, corner)
+    return problems
+
+
+def _table_of(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    table = raw.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _readable_dimensions(raw: dict[str, Any]) -> Iterable[tuple[str, Dimension]]:
+    for name, entry in _table_of(raw, "space").items():
+        with contextlib.suppress(ValidationError):
+            yield name, _DIMENSION.validate_python(entry)
+
+
+def _corners(spec: StudySpec) -> Iterable[dict[str, Scalar]]:
+    """Sets of hyperparameters that together visit every endpoint of every dimension."""
+    most = max(len(dimension.endpoints) for dimension in spec.space.values())
+    for index in range(most):
+        yield {name: d.endpoints[min(index, len(d.endpoints) - 1)] for name, d in spec.space.items()}
+
+
+def _apply(override: str, raw: dict[str, Any]) -> None:
+    """Set one "table.key=value" in place."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise StudyError(f"--set: table.key=value is needed, got {override!r}; for example --set budget.trials=20")
+    table = raw
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise StudyError(f"--set {override}: {key} is a value, not a table; name a key of a table")
+        table = inner
+    table[keys[-1]] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
