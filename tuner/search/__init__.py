@@ -1,4 +1,4 @@
-"""Which trials are run, and how far: the sampler and early stopping. Neither knows Ray; both are rebuilt from events.
+"""Which trials run, and how long: the sampler and early stopping, both without Ray and rebuilt from the events.
 
 Imports spec and events. Optuna is imported by sampler.py.
 """

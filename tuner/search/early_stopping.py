@@ -19,16 +19,16 @@ from tuner.spec.study import Objective, Scheduler
 
 
 class EarlyStopping(Protocol):
-    """Sees every report of a study, in the order of its events, and so can be rebuilt from them."""
+    """Decides on each report of a study, in the order of its events; replaying the events rebuilds its state."""
 
     def decide(self, trial: int, epoch: int, best: float) -> bool:
-        """Whether a trial stops, which has reported this epoch and whose best value so far is `best`.
+        """Whether a trial stops after its report of this epoch. best: its best value up to that epoch.
 
-        Asked again about the same report it answers the same.
+        The answer for a report that was already decided is the same again.
         """
 
     def rewind(self, trial: int, epoch: int) -> None:
-        """A trial continues from this epoch: what it reported of later ones is void."""
+        """A trial was rewound to this epoch: its reports of later epochs no longer count."""
 
 
 class NoEarlyStopping:
@@ -44,10 +44,10 @@ class NoEarlyStopping:
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A trial on a rung."""
+    """A trial that has reached a rung."""
 
     epoch: int
-    """At which it came there: a rung may lie between two reports."""
+    """The epoch at which it reached the rung, which may lie between two reports."""
     best: float
     """Greater is better."""
     stopped: bool
@@ -58,10 +58,10 @@ class _Rung:
     arrivals: dict[int, _Arrival] = field(default_factory=dict)
     """By trial."""
     _ordered: list[float] = field(default_factory=list)
-    """Their values, the least first."""
+    """The values of all arrivals, ascending."""
 
     def add(self, trial: int, epoch: int, best: float, share: float) -> bool:
-        """Returns whether the trial stops: whether it is worse than this share of those that came before."""
+        """Add a trial. Returns whether it stops: whether `best` is below this quantile of the earlier arrivals."""
         stopped = bool(self._ordered) and best < self._quantile(share)
         self.arrivals[trial] = _Arrival(epoch, best, stopped)
         bisect.insort(self._ordered, best)
@@ -71,7 +71,7 @@ class _Rung:
         del self._ordered[bisect.bisect_left(self._ordered, self.arrivals.pop(trial).best)]
 
     def _quantile(self, share: float) -> float:
-        """Interpolated linearly, to the last bit as numpy.percentile does."""
+        """The linearly interpolated quantile, bit for bit that of numpy.percentile."""
         place = share * (len(self._ordered) - 1)
         below = math.floor(place)
         low, high = self._ordered[below], self._ordered[min(below + 1, len(self._ordered) - 1)]
@@ -83,9 +83,9 @@ class Asha:
     def __init__(self, objective: Objective, grace_epochs: int, reduction_factor: float):
         self._sign = 1.0 if objective.direction == "maximize" else -1.0
         self._grace_epochs, self._factor = grace_epochs, reduction_factor
-        self._share = (1 - 1 / reduction_factor) * 100 / 100  # by way of percent, as Ray Tune rounds it
+        self._share = (1 - 1 / reduction_factor) * 100 / 100  # in percent and back, which rounds as Ray Tune does
         self._rungs: list[_Rung] = []
-        """The lowest first."""
+        """By ascending epoch."""
 
     def decide(self, trial: int, epoch: int, best: float) -> bool:
         reached = self._reached(epoch)
@@ -106,10 +106,10 @@ class Asha:
                 rung.remove(trial)
 
     def _reached(self, epoch: int) -> int:
-        """How many rungs lie at this epoch or below."""
+        """The number of rungs at or before this epoch."""
         if epoch < self._grace_epochs:
             return 0
-        # The logarithm only guesses: it may be off by the last bit where a rung lies exactly at the epoch.
+        # The logarithm is only a first estimate: rounding makes it wrong where a rung lies exactly at the epoch.
         rungs = max(0, int(math.log(epoch / self._grace_epochs, self._factor)) - 1)
         while self._grace_epochs * self._factor**rungs <= epoch:
             rungs += 1
@@ -117,7 +117,7 @@ class Asha:
 
 
 def early_stopping(objective: Objective, scheduler: Scheduler) -> EarlyStopping:
-    """What a study file's [scheduler] asks for."""
+    """The early stopping of a study file's [scheduler] table."""
     if scheduler.name == "none":
         return NoEarlyStopping()
     return Asha(objective, scheduler.grace_epochs, scheduler.reduction_factor)

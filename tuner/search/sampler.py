@@ -1,4 +1,4 @@
-"""The sampler: which hyperparameters are tried next, by Optuna; it can be rebuilt from a study's record."""
+"""The sampler: proposes the hyperparameters of the next trial, by Optuna; rebuilt from a study's record."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tuner.events.state import StudyRecord, TrialRecord
 from tuner.spec.space import is_active, sample
 from tuner.spec.study import StudySpec
 
-# TPE looks at every trial that it knows for every proposal. It models the best quarter hundred against the rest, for
-# which the newest stand: so a study of ten thousand trials proposes as fast as one of a thousand.
+# TPE reads all trials that it knows for each proposal. It compares its best 25 with the rest, for which the newest
+# trials are a good sample. With only these, the 10,000th proposal takes no longer than the 1,000th.
 _BEST_KEPT, _NEWEST_KEPT, _MAX_KNOWN = 100, 400, 1000
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run."""
+    """A trial to run: its number in the study and its hyperparameters."""
 
     trial: int
     params: dict[str, Any]
@@ -40,15 +40,15 @@ class Sampler:
             number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials
         ]
         self._proposed: dict[int, Proposal] = {}
-        """Those whose end hasn't been told."""
+        """Trials that run, by number."""
         self._asked: dict[int, optuna.Trial] = {}
-        """Those of them that Optuna knows; one of an earlier run may not fit into the space of today."""
+        """Running trials that Optuna knows; one of an earlier run may lie outside the present search space."""
         self._sampler = _optuna_sampler(record.spec, len(record.trials))
         self._study = _optuna_study(record, self._sampler)
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is left to propose, unless a trial is put back."""
+        """Whether no trial is left to propose; one that is requeued changes that."""
         return not (self._requeued or self._new_numbers)
 
     def ask(self) -> Proposal:
@@ -62,9 +62,9 @@ class Sampler:
         return proposal
 
     def tell(self, trial: int, value: float | None) -> None:
-        """A trial has ended. value: its best; for a failed one the worst of the study, or None if there is none.
+        """A trial has ended. value: its best; for a failed one the study's worst, or None if there is none.
 
-        Optuna leaves failed trials out of account and would propose their like again and again.
+        Optuna ignores failed trials, and without a value would propose similar hyperparameters again.
         """
         del self._proposed[trial]
         if asked := self._asked.pop(trial, None):
@@ -73,7 +73,7 @@ class Sampler:
                 self._trim_history()
 
     def requeue(self, trial: int) -> None:
-        """A trial that is to be run again: propose it once more."""
+        """Propose a trial once more: it was interrupted and must run again."""
         if asked := self._asked.pop(trial, None):
             self._study.tell(asked, state=TrialState.FAIL)
         self._requeued.append(self._proposed.pop(trial))
@@ -85,7 +85,7 @@ class Sampler:
         return Proposal(number, sample(self._space, self._asked[number]))
 
     def _enqueue(self, proposal: Proposal) -> None:
-        """Have Optuna know that this trial runs. One that the space doesn't hold it could only know by another."""
+        """Make this trial known to Optuna as running, unless its hyperparameters lie outside the search space."""
         params = proposal.params
         active = {name: d for name, d in self._space.items() if is_active(d, params)}
         if all(name in params and d.contains(params[name]) for name, d in active.items()):
@@ -94,7 +94,7 @@ class Sampler:
             sample(self._space, self._asked[proposal.trial])
 
     def _trim_history(self) -> None:
-        """Continue with a study that knows fewer trials; those that run are asked for again."""
+        """Replace the Optuna study by one with fewer trials, and enqueue the running trials in it again."""
         self._study = _optuna_study(self._record, self._sampler)
         self._asked.clear()
         for proposal in self._proposed.values():
@@ -102,10 +102,10 @@ class Sampler:
 
 
 def value_for_sampler(record: StudyRecord, trial: TrialRecord | None) -> float | None:
-    """What the sampler learns of a trial: its best value, or for a failed one the worst that any trial had.
+    """The value to give the sampler for a trial: its best, or for a failed one the worst of any trial.
 
-    None where no value is known yet that a failure could be measured by, and of a trial that was stopped before it had
-    reported any.
+    None for a failed trial when no trial has reported a value yet, and for a trial that was stopped before its first
+    report.
     """
     if trial is not None and (trial.state == "stopped" or (trial.state != "failed" and trial.value is not None)):
         return trial.value
@@ -113,7 +113,7 @@ def value_for_sampler(record: StudyRecord, trial: TrialRecord | None) -> float |
 
 
 def _optuna_study(record: StudyRecord, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    """An Optuna study in memory that knows the ended trials of the record, of many the best and the newest."""
+    """An Optuna study in memory with the ended trials of the record; of many only the best and the newest."""
     spec = record.spec
     study = optuna.create_study(direction=spec.objective.direction, sampler=sampler)
     for trial in _known(record):
@@ -130,7 +130,7 @@ def _optuna_study(record: StudyRecord, sampler: optuna.samplers.BaseSampler) -> 
 
 
 def _known(record: StudyRecord) -> list[TrialRecord]:
-    """Ended trials, in the order of their ends."""
+    """The ended trials to give to Optuna, in the order in which they ended."""
     ended = record.ended
     if len(ended) <= _BEST_KEPT + _NEWEST_KEPT:
         return ended

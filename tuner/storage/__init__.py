@@ -1,4 +1,4 @@
-"""Where everything lies, on a disk or in a bucket: files written whole or not at all, checkpoints, folders for a while.
+"""Where a study's files are, on a disk or in a bucket: atomic writes, checkpoints, and temporary folders.
 
 Imports errors alone.
 """

@@ -1,7 +1,7 @@
-"""Addresses with secrets in them, as they may be shown and written down.
+"""Addresses without their secrets, as they may be shown and written down.
 
-Of a user and a password (or a key and its secret) the user stays; one that stands alone is a token, but for a
-database's, whose user name alone is no secret. In a query, what is named like a secret is one.
+Of USER:PASSWORD@ (or KEY:SECRET@) the password is hidden. A user alone is hidden as a token, except in a database's
+address. In a query, each value whose name looks like a secret's is hidden.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 
-# Up to the last @, whatever a secret holds: those of AWS have slashes, which end a host's name where a URI is read by
-# the letter. One slash is a mistyped two.
+# Up to the last @, since a secret may hold any character: AWS secrets have slashes, where a strict URI parser would end
+# the host name. One slash instead of two is a common typing mistake.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 _AUTHORITY = re.compile(rf"({_SCHEME.pattern})(.*)@", re.DOTALL)
 _HOST_WITH_PORT = re.compile(r"(?!s3)[A-Za-z0-9+.-]+://[^:/?#@]+:\d+[/?#]")  # a bucket has none
@@ -21,7 +21,7 @@ _DATABASES = ("postgres", "mysql", "mssql")
 
 
 def without_secrets(uri: str) -> str:
-    """An address as it may be written down: each secret in it becomes ***."""
+    """The address with each secret replaced by ***."""
     shown, rest = "", 0
     for start, end in _secrets(uri):
         shown, rest = shown + uri[rest:start] + HIDDEN, end
@@ -29,7 +29,7 @@ def without_secrets(uri: str) -> str:
 
 
 def redacted(text: str, uri: str) -> str:
-    """A text, such as an error's, that may hold an address or a secret of it, without the secret."""
+    """A text (an error message, say) with the secrets of this address replaced by ***."""
     text = text.replace(uri, without_secrets(uri))
     for start, end in _secrets(uri):
         for secret in (uri[start:end], unquote(uri[start:end])):
@@ -38,12 +38,12 @@ def redacted(text: str, uri: str) -> str:
 
 
 def _secrets(uri: str) -> list[tuple[int, int]]:
-    """From where to where secrets stand in an address, in order."""
+    """Start and end of each secret in an address, in order."""
     if not _SCHEME.match(uri):
         return []
     found = []
     authority = _AUTHORITY.match(uri)
-    # A port and, far behind it, an @ in a path are no user and password.
+    # HOST:PORT/path@version has no user and password.
     if authority and not _HOST_WITH_PORT.match(uri):
         start, end = authority.span(2)
         user, colon, password = authority[2].partition(":")

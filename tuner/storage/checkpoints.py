@@ -1,8 +1,9 @@
-"""A trial's checkpoints in the storage: published whole, the newest and the best kept while it runs.
+"""A trial's checkpoints in the storage: published atomically; the newest and the best are kept while the trial runs.
 
-Beside what the workload wrote, a checkpoint holds files.json, the size and CRC-32 of each file, and report.json, the
-report it belongs to and the best so far. That arrives last, so a folder without it is what a kill left behind, and is
-never read. One whose files aren't as files.json says is damaged: a trial goes on from the one before, or begins anew.
+Beside the workload's own files a checkpoint has two. files.json lists the size and CRC-32 of each file. report.json
+holds the epoch's report and the best value so far, and is written last: a folder without it is incomplete, left by a
+kill, and is ignored. A checkpoint that doesn't match its files.json is damaged: the trial resumes from the one before
+it, or starts from its first epoch.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from tuner.storage.storage import STAGING, Storage
 _REPORT = "report.json"
 _FILES = "files.json"
 _BLOCK = 8 << 20
-_RESUME = "resume"  # the folder that only going on needs
+_RESUME = "resume"  # the folder that is needed only to resume
 
 
 @dataclass
 class Progress:
-    """How far a trial has come."""
+    """How far a trial has trained, and its best epoch so far."""
 
     epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -38,11 +39,12 @@ class Progress:
 
 
 def folder_of(epoch: int) -> str:
+    """The name of the folder that holds the checkpoint of an epoch."""
     return f"epoch-{epoch:06d}"
 
 
 def epoch_of(folder: str) -> int:
-    """The epoch of a checkpoint's or its images' folder, by the folder's name."""
+    """The epoch in a folder's name: the inverse of `folder_of`."""
     return int(folder.removeprefix("epoch-"))
 
 
@@ -53,13 +55,13 @@ class TrialCheckpoints:
         self._storage = storage
 
     def newest(self) -> tuple[Progress, str] | None:
-        """The newest checkpoint that can be gone on from, by its names: its progress and folder's name, or None."""
+        """Progress and folder name of the newest checkpoint with resume/, or None; its files are not checked."""
         return next(self._resumable(), None)
 
     def newest_intact(self, folder: Path) -> tuple[Progress, Path] | None:
-        """The newest checkpoint to go on from that is as it was written, and a local directory with it, or None.
+        """Progress and local directory of the newest checkpoint to resume from whose files are undamaged, or None.
 
-        folder: where a copy may be made, an empty one.
+        folder: an empty one, for a copy if the storage is a bucket.
         """
         for progress, name in self._resumable():
             directory = self._storage.get(name, folder / name)
@@ -72,23 +74,23 @@ class TrialCheckpoints:
             text = self._storage.read_text(f"{name}/{_REPORT}")
             if text is None or _RESUME not in self._storage.names(name):
                 continue
-            with contextlib.suppress(ValueError, TypeError):  # a report that can't be read is none
+            with contextlib.suppress(ValueError, TypeError):  # a damaged report.json: not a checkpoint to resume from
                 yield Progress(**json.loads(text)), name
 
     def _best_is_intact(self, progress: Progress) -> bool:
-        """Whether the best that a trial would go on with, and not train again, is as it was written if it is there."""
+        """Whether the best epoch's checkpoint is undamaged or deleted; a resumed trial doesn't train it again."""
         if self._storage.local is None or progress.best_epoch is None:
             return True
         directory = self._storage.local / folder_of(progress.best_epoch)
         return not directory.exists() or is_intact(directory)
 
     def publish(self, directory: Path, progress: Progress) -> list[str]:
-        """Bring a checkpoint directory into the storage, then drop what it makes superfluous.
+        """Move a checkpoint directory into the storage, then delete the checkpoints that are no longer needed.
 
-        Of a running trial the newest checkpoint with resume/ stays, the best one's weights, and those of the best that
-        the newest knows.
-        Returns the paths of its images, under the trial's folder, if this epoch is the best so far.
-        Disk full raises StorageUnavailableError and leaves the checkpoints before it, and `directory`, as they were.
+        A running trial keeps its newest checkpoint with resume/, the weights of its best epoch, and the weights of the
+        best epoch that the newest checkpoint refers to.
+        Returns the paths of the checkpoint's images, relative to the trial's folder, if this epoch is the best so far.
+        Raises StorageUnavailableError if the disk is full; `directory` and all older checkpoints are then unchanged.
         """
         name = folder_of(progress.epoch)
         needed = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
@@ -105,24 +107,24 @@ class TrialCheckpoints:
                 f"{self._storage.uri}: the checkpoint of epoch {progress.epoch} needs {needed / 1e6:.1f} MB, "
                 "and the disk is full; make room, or set checkpoints.keep lower"
             ) from error
-        # It has arrived: what can't be dropped now is dropped after the next.
+        # The checkpoint is published: what can't be deleted now is deleted after the next one.
         with contextlib.suppress(OSError, StudyError):
             self._delete_superseded(name, progress)
         return images
 
     def _delete_superseded(self, name: str, progress: Progress) -> None:
-        needed_weights, whole = {progress.best_epoch}, {name}
+        needed_weights, complete = {progress.best_epoch}, {name}
         if newest := self.newest():
-            # Whoever goes on from there has the best of then, until a better one comes.
+            # A trial that resumes from there refers to the best epoch of that time.
             needed_weights.add(newest[0].best_epoch)
-            whole.add(newest[1])
-        for other in set(self._names()) - whole:
+            complete.add(newest[1])
+        for other in set(self._names()) - complete:
             self._drop(other, keep_weights=epoch_of(other) in needed_weights)
 
     def publish_images(self, folder: Path, epoch: int) -> list[str]:
-        """Bring an epoch's *.png into the storage, in a folder of their own: tracking may read them much later.
+        """Copy an epoch's *.png into the storage, in a folder of their own: tracking may read them much later.
 
-        Returns their paths, under the trial's folder.
+        Returns their paths, relative to the trial's folder.
         """
         images = sorted(folder.glob("*.png"))
         if not images:
@@ -138,7 +140,7 @@ class TrialCheckpoints:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """A local folder to write in, from which `publish` is a rename where the storage is local too."""
+        """A temporary local folder, on the storage's own file system if that is local: `publish` is then a rename."""
         parent = self._storage.local
         if parent:
             parent.mkdir(parents=True, exist_ok=True)
@@ -146,18 +148,18 @@ class TrialCheckpoints:
             yield Path(folder)
 
     def rewind(self, epoch: int) -> None:
-        """Drop what lies there of later epochs: they will be trained again."""
+        """Delete the checkpoints of later epochs, which will be trained again."""
         for name in self._names():
             if epoch_of(name) > epoch:
                 self._drop(name, keep_weights=False)
 
     def images(self, epoch: int) -> list[str]:
-        """Paths of an epoch's images, under the trial's folder."""
+        """Paths of an epoch's images, relative to the trial's folder."""
         folder = f"images/{folder_of(epoch)}"
         return [f"{folder}/{name}" for name in self._storage.names(folder)]
 
     def strip(self, best_epoch: int | None) -> None:
-        """The trial has ended: keep the best checkpoint's weights, or nothing if best_epoch is None."""
+        """Delete everything of an ended trial but the weights of its best epoch; these too if best_epoch is None."""
         for name in self._names():
             self._drop(name, keep_weights=best_epoch is not None and name == folder_of(best_epoch))
         for name in self._storage.names():
@@ -165,7 +167,7 @@ class TrialCheckpoints:
                 self._storage.delete(name)
 
     def fetch(self, epoch: int, folder: Path) -> Path | None:
-        """A local directory with the checkpoint of this epoch, or None if it isn't kept, or not as it was written."""
+        """A local directory with the checkpoint of this epoch, or None if it was deleted or is damaged."""
         name = folder_of(epoch)
         if self._storage.read_text(f"{name}/{_REPORT}") is None:
             return None
@@ -184,9 +186,9 @@ class TrialCheckpoints:
 
 
 def is_intact(directory: Path) -> bool:
-    """Whether each file of a checkpoint is as it was written; resume/ may have been dropped.
+    """Whether each file of a checkpoint has the size and checksum of files.json; resume/ may have been deleted.
 
-    One without files.json, which an older version wrote, is taken as it is.
+    A checkpoint of an older version has no files.json, and is taken for undamaged.
     """
     if not (directory / _FILES).exists():
         return directory.is_dir()
@@ -217,4 +219,5 @@ def _size_and_checksum(path: Path) -> list[int]:
 
 
 def trial_folder(study: Storage, trial: int) -> Storage:
+    """A trial's folder. study: the study's folder; trial: the trial's number."""
     return study / f"trials/{trial}"

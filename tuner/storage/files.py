@@ -1,7 +1,7 @@
-"""Files and folders of this machine that a power cut leaves whole, or as they were before.
+"""Atomic writes of local files and folders: after a power cut each is complete, or as it was before.
 
-A rename alone does for a kill. After a power cut a file system may know the new name and not what was written, so
-contents come onto the disk first, then the name, then the folder that holds the name.
+A rename is enough against a kill. After a power cut a file system may know a new name but not the contents, so the
+contents are synced first, then the file is renamed, then its folder is synced.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import threading
 from pathlib import Path
 
-# What file systems say that can't sync a folder, and need not: some in user space, some of a network.
+# Errors of file systems that can't sync a folder and needn't: some in user space, some network file systems.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 
 def write_atomically(target: Path, data: bytes) -> None:
-    """Replace a file; its folder is made if it isn't there. Raises OSError, and leaves what was there."""
+    """Replace a file, and create its folder if it is missing. Raises OSError; the old file then stays unchanged."""
     make_folder(target.parent)
     draft = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -34,9 +34,9 @@ def write_atomically(target: Path, data: bytes) -> None:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Give a folder, with all in it, its place, which must be free or an empty folder.
+    """Sync a folder with all its files and rename it to target, which must not exist or be an empty folder.
 
-    Raises OSError, and leaves the folder where it was.
+    Raises OSError; the folder then stays where it was.
     """
     for path, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -51,7 +51,7 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that aren't there."""
+    """Create a folder and its missing parents, and sync each parent."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -60,7 +60,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring onto the disk which names a folder holds."""
+    """Sync a folder: the names in it are then on the disk."""
     try:
         _sync(folder)
     except OSError as error:

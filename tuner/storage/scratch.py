@@ -1,8 +1,8 @@
-"""Folders of this machine that end with the process that made them, a kill -9 included.
+"""Temporary folders that are removed after their process ends, even by kill -9.
 
-A process holds a lock on each of its folders, which the kernel gives back however the process ends. Whoever needs a
-folder next removes those that nobody holds. Process numbers would not do: they are used again, and hosts that share a
-folder for temporary files have the same.
+A process holds a lock on each of its folders, which the kernel releases however the process ends. The next process that
+needs a folder removes those that nobody has locked. Process ids would not do: they are reused, and hosts that share a
+folder for temporary files have the same ones.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "tuner-scratch-"
-_MIN_AGE_SECONDS = 60.0  # a folder that was just made may not be locked yet
+_MIN_AGE_SECONDS = 60.0  # a younger folder may not be locked yet
 
 
 @contextlib.contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """An empty folder for as long as the block takes. purpose: a part of its name."""
+    """An empty folder that is removed at the end of the block. purpose: a part of its name."""
     parent = Path(tempfile.gettempdir())
     _remove_orphans(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}-", dir=parent))
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody takes it away either
+        with contextlib.suppress(
+            OSError
+        ):  # a file system without locks: other processes can't lock it, and so don't remove it
             fcntl.flock(handle, fcntl.LOCK_SH)
         yield folder
     finally:
@@ -39,7 +41,7 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 @functools.cache
 def _remove_orphans(parent: Path) -> None:
-    """Remove what processes of this user that are gone left there; looked for once a process."""
+    """Remove the folders of this user's dead processes; done once in each process."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()

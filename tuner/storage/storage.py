@@ -1,10 +1,10 @@
-"""Where studies lie: a folder of this machine or a bucket, through one small interface.
+"""Where studies are: a local folder or a bucket, behind one small interface.
 
-STORAGE/NAME/study.json              the study as it was checked
-STORAGE/NAME/events.jsonl            all that happened, one line an event (tuner/events/state.py)
-STORAGE/NAME/trials/7/epoch-000012/  a checkpoint; report.json in it is written last and makes it valid
-STORAGE/NAME/trials/7/images/…       pictures of the epochs that were the trial's best so far
-STORAGE/NAME/trials/7/error.txt      traceback of a failed trial
+STORAGE/NAME/study.json              the checked study (tuner/spec/study.py)
+STORAGE/NAME/events.jsonl            the event log, one event a line (tuner/events/log.py)
+STORAGE/NAME/trials/7/epoch-000012/  a checkpoint, valid when it has report.json, which is written last
+STORAGE/NAME/trials/7/images/…       images of the epochs that were the trial's best so far
+STORAGE/NAME/trials/7/error.txt      the traceback of a failed trial
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tuner.storage.address import redacted, without_secrets
 
 _ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")
 STAGING = ".incoming-"
-"""How the name of a folder begins that is still being written; what a kill left of it may be deleted."""
+"""Prefix of folders that are still being written; those that a kill left behind may be deleted."""
 
 
 class Storage:
@@ -38,9 +38,9 @@ class Storage:
             raise StudyError(_invalid_uri(uri, "a URI has two slashes after its first colon"))
         self._uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         self.uri = without_secrets(self._uri)
-        """As it may be written down."""
+        """The address without its secrets."""
         if "://" in uri and ("#" in uri or (uri.startswith("file:") and "?" in uri)):
-            # What follows would be dropped without a word, and the studies lie elsewhere.
+            # pyarrow would silently ignore the rest, and the studies would be in another folder.
             raise StudyError(_invalid_uri(uri, "write %23 for # and %3F for ?, or give the plain path of a folder"))
         try:
             self._fs, root = pyarrow.fs.FileSystem.from_uri(self._uri)
@@ -83,7 +83,7 @@ class Storage:
             ) from None
 
     def read_bytes(self, path: str) -> bytes | None:
-        """What is in a file, or None if there is none."""
+        """A file's contents, or None if there is none. Raises StudyError if it can't be read."""
         try:
             with self._fs.open_input_stream(self._path(path)) as stream:
                 return bytes(stream.read())
@@ -93,7 +93,7 @@ class Storage:
             raise self._not_readable(error) from None
 
     def write_text(self, path: str, text: str) -> None:
-        """Replace a file whole, for good. Raises StudyError if the storage can't be written."""
+        """Replace a file atomically and durably. Raises StudyError if the storage can't be written."""
         self.write_bytes(path, text.encode())
 
     def write_bytes(self, path: str, data: bytes) -> None:
@@ -108,33 +108,34 @@ class Storage:
             raise self.not_writable(error) from None
 
     def check_writable(self) -> None:
-        """Raises StudyError if a local storage can't be made or written; a bucket tells when it is written."""
+        """Raises StudyError if a local storage can't be created or written; a bucket isn't checked."""
         if self.local is None:
             return
         place = self.local
         while not place.exists():
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise self._not_writable("a file" if place.is_file() else "no right to write")
+            raise self._not_writable("a file" if place.is_file() else "no write permission")
 
     def not_writable(self, error: OSError) -> StudyError:
-        """What to say of an error at writing."""
+        """The StudyError for an error on writing."""
         return self._not_writable(error.strerror or redacted(str(error), self._uri))
 
     def _not_writable(self, got: str) -> StudyError:
         return StudyError(
             f"--storage {self.uri}: must be a folder that can be written, got {got}; "
-            "give another folder, or make room or rights in this one"
+            "give another folder, or free disk space or grant write permission here"
         )
 
     def _not_readable(self, error: OSError) -> StudyError:
         why = redacted(str(error), self._uri).splitlines()[0]
         return StudyError(
-            f"--storage {self.uri}: must be a folder that can be read, got: {why}; give another, or rights to this one"
+            f"--storage {self.uri}: must be a folder that can be read, got: {why}; "
+            "give another folder, or grant read permission here"
         )
 
     def names(self, path: str = "") -> list[str]:
-        """Names of what lies in a folder, sorted; none if it isn't there."""
+        """Sorted names of a folder's files and folders; empty if it doesn't exist."""
         selector = pyarrow.fs.FileSelector(self._path(path), allow_not_found=True)
         try:
             return sorted(info.base_name for info in self._fs.get_file_info(selector))
@@ -146,7 +147,7 @@ class Storage:
         return bool(self._info(path).type != pyarrow.fs.FileType.NotFound)
 
     def written_at(self, path: str) -> float | None:
-        """When a file was written last, in seconds since 1970 by the storage's own clock, or None if it isn't there."""
+        """When a file was last written, in seconds since 1970 by the storage's own clock; None if it doesn't exist."""
         found = self._info(path).mtime_ns
         return None if found is None else found / 1e9
 
@@ -157,15 +158,15 @@ class Storage:
             raise self._not_readable(error) from None
 
     def delete(self, path: str) -> None:
-        """Delete a folder with all in it; one that isn't there is no mistake."""
+        """Delete a folder and its contents, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_dir(self._path(path))
 
     def put(self, folder: Path, path: str, last: str | None = None) -> None:
-        """Bring a local folder to `path`, moving it where that is possible; the file named `last` arrives last.
+        """Move a local folder to `path`, or copy it there into a bucket; the file named `last` is written last.
 
-        When this returns, all of it is there for good, a power cut or not. Raises OSError, and leaves `folder` and what
-        was at `path` as they were.
+        When this returns, all of it survives a power cut. Raises OSError; with a local storage `folder` and what was at
+        `path` are then unchanged.
         """
         if self.local:
             target = self.local / path
@@ -187,7 +188,7 @@ class Storage:
                 shutil.rmtree(staging, ignore_errors=True)
             return
         if last is not None:
-            # What lies there already isn't whole from here on.
+            # The folder that is there is incomplete from here on.
             with contextlib.suppress(FileNotFoundError):
                 self._fs.delete_file(f"{self._path(path)}/{last}")
         found = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == last)
@@ -197,7 +198,7 @@ class Storage:
                 shutil.copyfileobj(source, stream, 8 << 20)
 
     def get(self, path: str, folder: Path) -> Path:
-        """A local folder with what lies at `path`: itself where the storage is local, else a copy in `folder`."""
+        """A local folder with the contents of `path`: itself in a local storage, else a copy in `folder`."""
         if self.local:
             return self.local / path
         pyarrow.fs.copy_files(
@@ -224,6 +225,6 @@ def _credentials_hint(uri: str) -> str:
 
 
 def _child_uri(uri: str, path: str) -> str:
-    """The address of what lies at `path` in `uri`, whose query (an endpoint, a region) stays at the end."""
+    """The URI of `path` inside `uri`; the query of `uri` (an endpoint, a region) stays at the end."""
     folder, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{folder.rstrip('/')}/{path}{mark}{query}"

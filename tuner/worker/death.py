@@ -1,4 +1,4 @@
-"""Of what a trial's process died: Ray says only that it is gone, its log of the process says which signal it was."""
+"""Why a trial's process died. Ray reports only that it died; the process's log has the signal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROCESS = re.compile(r"^\s*pid: (\d+)$", re.MULTILINE)
 _HOST = re.compile(r"^\s*ip: (\S+)$", re.MULTILINE)
 _IN_LOG = re.compile(rb"\*\*\* (SIG[A-Z]+) received")
 _CRASH = (
-    "a native library crashed in it; try settings that compute in another way (precision float32, another batch size), "
+    "a native library crashed in it; try other hyperparameters (precision float32, another batch size), "
     "another version of the library, or another machine"
 )
 _ADVICE = {
@@ -36,7 +36,7 @@ _ADVICE = {
 
 
 def cause_of(error: Any) -> str:
-    """Of what the process died that an exception of Ray's, or its text, tells of: a signal, or what else is known."""
+    """The cause of a process's death: a signal, or what else is known. error: Ray's exception, or its text."""
     text = str(error)
     if "node" in text and "died" in text and "worker process has died" not in text:
         return _NODE_DIED
@@ -49,28 +49,28 @@ def cause_of(error: Any) -> str:
 
 
 def cause_of_group(error: Any) -> str:
-    """Of what a worker group died, by Ray Train's exception: its ranks' processes, or whatever its last line says."""
+    """The cause of a worker group's death, from Ray Train's exception: the dead ranks, else its last line."""
     failures = sorted(getattr(error, "worker_failures", {}).items())
-    # Ray Train wraps what its health check met.
-    met = [(rank, getattr(failure, "health_check_failure", failure)) for rank, failure in failures]
-    deaths = [(rank, failure) for rank, failure in met if isinstance(failure, ray.exceptions.RayActorError)]
+    # Ray Train wraps the exception of its health check.
+    found = [(rank, getattr(failure, "health_check_failure", failure)) for rank, failure in failures]
+    deaths = [(rank, failure) for rank, failure in found if isinstance(failure, ray.exceptions.RayActorError)]
     if not deaths:
         return str(error).strip().split("\n")[-1]
     return ", ".join(f"the process of rank {rank} died ({cause_of(failure)})" for rank, failure in deaths)
 
 
 def failure_message(causes: list[str]) -> str:
-    """Why a trial is given up on whose process died of these causes, one after the other."""
+    """The reason of a trial that failed because its process died, once for each of these causes, and what to try."""
     counts = collections.Counter(causes)
     most, _ = counts.most_common(1)[0]
     times = f"{len(causes)} times" if len(causes) > 1 else "once"
     each = most if len(counts) == 1 else ", ".join(f"{cause} × {count}" for cause, count in counts.most_common())
-    advice = next((advice for signal, advice in _ADVICE.items() if signal in most), "the logs of Ray say more")
+    advice = next((advice for signal, advice in _ADVICE.items() if signal in most), "see Ray's logs")
     return f"its process died {times} ({each}): {advice}"
 
 
 def _signal(pid: int, host: str | None) -> str | None:
-    """The signal that a process's log on its machine tells of."""
+    """The signal in the log of a process, read on its own node; None if there is none or the node is down."""
     if host is None or host == ray.util.get_node_ip_address():  # type: ignore[no-untyped-call]
         return _signal_in_log(pid)
     look = ray.remote(_signal_in_log).options(num_cpus=0, resources={f"node:{host}": 0.001})

@@ -1,10 +1,10 @@
-"""Worker groups: a trial of N workers runs on a Ray Train group that outlives it.
+"""Worker groups: a trial of N workers runs on a Ray Train worker group, which is kept for the next trial.
 
-A GroupSlot actor holds the group and stands between its ranks and the study's runner: a message goes to the runner when
-every rank has sent it, and every rank gets the decision.
+A GroupSlot actor owns the group, and is the proxy between its ranks and the driver. It sends a message to the
+driver when every rank has sent it, and gives the driver's decision to every rank.
 
     GroupSlot (no CPU) ── a thread with TorchTrainer.fit() ──> N workers in `_serve`
-    each worker:    slot.next_assignment() -> run_trial(...), which sends by slot.send(...) -> next, until told to end
+    each worker:    slot.next_assignment() -> run_trial(...), which sends by slot.send(...) -> the next one
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STOP = Decision(Action.STOP)
 
 
 class GroupSlot:
-    """An actor that holds one worker group and the trial that is on it, if any. All methods run on one event loop."""
+    """An actor that owns one worker group and the trial that runs on it, if any. All methods run on one event loop."""
 
     def __init__(self, spec: StudySpec, study: Storage, resources: dict[str, float], name: str):
         self._spec, self._study, self._resources, self._name = spec, study, resources, name
@@ -40,25 +40,25 @@ class GroupSlot:
         self._thread: threading.Thread | None = None
         self._groups = 0
         self._attempt = 0
-        """Of the trial that is on the group: each attempt has one."""
+        """The number of the attempt that is on the group. A trial that runs again is a new attempt."""
         self._started_attempt = 0
         self._ready: set[int] = set()
         """Ranks that wait for a trial."""
         self._assignment: Assignment | None = None
         self._sent: dict[int, Message] = {}
-        """What ranks have sent that wait for the decision."""
+        """The message of each rank that waits for a decision."""
         self._decision: Decision | None = None
-        """For these ranks, until each has it."""
+        """The decision on these messages, until every rank has received it."""
         self._broken = False
-        """Whether the group is to end with its trial."""
+        """Whether the group must shut down when its trial ends."""
         self._death: str | None = None
         self._closing = False
 
     async def run(self, assignment: Assignment) -> None:
         """Run a trial on the group to its end. Raises RuntimeError if the group died.
 
-        Starts the group, or starts it again if it died. A trial that is still on it is one whose caller died: its ranks
-        are told to stop.
+        Starts the group if it isn't running. If an earlier trial is still on it, that trial's caller has died: its
+        ranks are stopped first.
         """
         attempt = await self._submit(assignment)
         while (message := await self._next_message(attempt)) is not None:
@@ -87,14 +87,14 @@ class GroupSlot:
             return self._attempt
 
     async def _next_message(self, attempt: int) -> Message | None:
-        """The trial's next message, when every rank has sent it; None if nobody waits for it any more.
+        """The trial's next message, when every rank has sent it; None if this attempt is superseded.
 
         Raises RuntimeError if the group died.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent() or self._failed())
             if self._failed() and not self._all_sent():
-                # The other ranks may wait for the failed one in a collective, for ever: give them a moment.
+                # The other ranks may wait for the failed one in a collective forever: wait for them only so long.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
                         self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent()),
@@ -103,17 +103,17 @@ class GroupSlot:
             if self._is_superseded(attempt):
                 return None
             if self._death:
-                # What the ranks that are left sent is how a rank's death looks from their side of the connection.
+                # The surviving ranks' messages only say that their connection broke: the death is the cause.
                 raise RuntimeError(f"the worker group died: {self._death}")
             failed = self._failed()
-            # Unless all failed alike, the ranks are out of step, and the group is taken down.
+            # Unless all ranks failed, they are out of step, and the group must be restarted.
             self._broken |= 0 < len(failed) < self._spec.resources.workers
             self._broken |= any(isinstance(sent, End) and sent.tainted for sent in self._sent.values())
-            # A failure outweighs what the other ranks sent, and the first one is the cause.
+            # A failure takes precedence over the other ranks' messages, and the first failure is the cause.
             return self._sent[failed[0] if failed else 0]
 
     async def _answer(self, decision: Decision, over: bool) -> None:
-        """Give every rank that waits the decision, together."""
+        """Give the decision to every waiting rank. over: whether the trial ends with it."""
         async with self._changed:
             if over:
                 self._assignment = None
@@ -124,10 +124,10 @@ class GroupSlot:
             self._changed.notify_all()
 
     async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
-        """A rank asks for the trial after the one with attempt number `done`; None: the group is to end.
+        """The attempt after number `done`, and its trial; None if the group shuts down. Called by each rank.
 
-        It begins when all ranks have asked: until then one of them may still write a checkpoint, and the others would
-        not resume from the same.
+        Waits until all ranks have called: before that, one of them may still write a checkpoint, and the ranks would
+        resume from different ones.
         """
         async with self._changed:
             self._ready.add(rank)
@@ -142,9 +142,9 @@ class GroupSlot:
         return self._started_attempt == self._attempt
 
     async def send(self, rank: int, attempt: int, message: Message) -> Decision | None:
-        """A rank's message on the trial of this attempt number: the decision for all ranks, when all have sent.
+        """Send a rank's message. Waits until all ranks have sent theirs, and returns the decision for all.
 
-        None: the rank is to end, and its group with it.
+        None: the rank must exit, since its group shuts down.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._decision is None or self._is_superseded(attempt))
@@ -160,7 +160,7 @@ class GroupSlot:
             return None if self._broken else decision
 
     async def close(self) -> None:
-        """End the group: its workers end their loop, and its placement group goes with the TorchTrainer."""
+        """Shut the group down: its workers leave their loop, and the TorchTrainer removes the placement group."""
         async with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -171,18 +171,18 @@ class GroupSlot:
         return len(self._sent) == self._spec.resources.workers
 
     def _failed(self) -> list[int]:
-        """Ranks that have sent a failure, the first of them first."""
+        """Ranks that have sent a failure, in the order of their messages."""
         return [rank for rank, message in self._sent.items() if _is_failure(message)]
 
     def _is_over(self, attempt: int) -> bool:
         return self._is_superseded(attempt) or self._death is not None
 
     def _is_superseded(self, attempt: int) -> bool:
-        """Whether nobody waits any more for what this trial's ranks send."""
+        """Whether the slot shuts down or has a newer attempt, so that nobody waits for this one's messages."""
         return self._closing or attempt != self._attempt
 
     def _run_group(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run one worker group to its end, and keep how it ended."""
+        """Run one worker group until it shuts down or dies, and record why."""
         import ray.train.torch
 
         with scratch("train") as folder:
@@ -196,7 +196,7 @@ class GroupSlot:
                 ),
                 run_config=quiet_run(f"{self._name}-{self._groups}", str(folder)),
             )
-            death = "it was told to end"
+            death = "it was shut down"
             try:
                 trainer.fit()
             except Exception as error:
@@ -212,7 +212,7 @@ class GroupSlot:
 
 
 def _is_last(message: Message) -> bool:
-    """Whether nothing comes after it of this attempt."""
+    """Whether this is the attempt's last message."""
     return isinstance(message, End | Interruption)
 
 
@@ -221,7 +221,7 @@ def _is_failure(message: Message) -> bool:
 
 
 def _serve(config: dict[str, Any]) -> None:
-    """One worker of a group: trial after trial, until its slot says to end."""
+    """The loop of one worker: runs trial after trial until its slot shuts the group down."""
     import ray.train.torch
 
     from tuner.worker.trial import run_trial
@@ -243,7 +243,7 @@ def _serve(config: dict[str, Any]) -> None:
         done, assignment = task
         send_from_rank = sender(assignment)
         if rank == 0:
-            # A group may have waited long for its machines: from here on silence means something.
+            # The group may have waited long for its nodes: the watchdog's timeout counts from here.
             send_from_rank(Begun())
         with contextlib.suppress(SystemExit):
             run_trial(
@@ -256,16 +256,16 @@ def _serve(config: dict[str, Any]) -> None:
                 send_from_rank=send_from_rank,
             )
         if shutting_down:
-            raise RuntimeError("the ranks are out of step, or the study is over: the group ends")
+            raise RuntimeError("the ranks are out of step, or the study has ended: the group shuts down")
 
 
 class SlotDiedError(Exception):
-    """Its process is gone."""
+    """The process of a GroupSlot has died."""
 
 
 @functools.lru_cache
 def group_slot(name: str) -> Any:
-    """A GroupSlot's handle; asking Ray for it takes a message. Raises SlotDiedError."""
+    """A GroupSlot's handle, cached since each lookup is a call to Ray. Raises SlotDiedError if there is none."""
     try:
         return ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
@@ -273,12 +273,12 @@ def group_slot(name: str) -> Any:
 
 
 def ray_get(reference: Any) -> Any:
-    """ray.get; its types know nothing of an actor's methods."""
+    """ray.get, untyped: Ray has no types for the methods of an actor."""
     return ray.get(reference)
 
 
 def quiet_run(name: str, folder: str) -> Any:
-    """Ray Train's own storage stays unused: checkpoints go to the study's storage."""
+    """A RunConfig without retries, whose storage is a scratch folder: checkpoints go to the study's storage."""
     import ray.train
 
     return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=0))

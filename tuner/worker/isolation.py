@@ -1,4 +1,4 @@
-"""The process of a slot: every trial finds it alike, whatever the trial before did to it."""
+"""Isolation of trials that share a process: each starts from the same state, whatever the trial before it changed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 
 @contextlib.contextmanager
 def isolated(seed: int, gpus: float = 0.0) -> Iterator[None]:
-    """A block that starts from this seed and leaves no trace: random numbers, environment, current folder, torch's
-    settings and global hooks (if there is torch) are put back, and what nobody holds any more is freed.
+    """A block that starts from this seed and changes nothing outside itself.
 
-    A workload that seeds itself is not touched by it; one that forgets to still gives the same trial again.
-    gpus: a share of a GPU, if less than 1, is also all that the block may take of its memory.
+    At its end the random state, environment, current folder, and torch's global options and hooks (if torch is
+    imported) are restored, and garbage is collected.
+    seed: makes a trial reproducible even if the workload doesn't seed its own random numbers.
+    gpus: the number of GPUs. Less than 1 is a share of one, and limits the block to that share of its memory.
     """
     torch = _torch()
     restorers = [*(torch.state() if torch else ()), _environment()]
@@ -28,7 +29,7 @@ def isolated(seed: int, gpus: float = 0.0) -> Iterator[None]:
     random_state = random.getstate()
     if gc.get_freeze_count() == 0:
         gc.freeze()
-        # Libraries count what is left of theirs when Python ends, and complain.
+        # Some libraries check for leaks when Python exits, and would report frozen objects.
         atexit.register(gc.unfreeze)
     _seed(seed)
     if torch:
@@ -47,13 +48,13 @@ def isolated(seed: int, gpus: float = 0.0) -> Iterator[None]:
 
 
 def gpu_share() -> float | None:
-    """The most that the present trial has taken of its GPU's memory, 0 to 1; None if it uses none."""
+    """The present trial's peak share of its GPU's memory, 0 to 1; None if it uses no GPU."""
     torch = _torch()
     return torch.gpu_share() if torch else None
 
 
 def is_tainted_by(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, leaves the process in doubt: memory ran out, or the device failed."""
+    """Whether a process is tainted after an exception: it, or a cause of it, is out of memory or a failed device."""
     torch = _torch()
     while error is not None:
         if isinstance(error, MemoryError) or (torch and torch.is_device_failure(error)):
@@ -65,7 +66,7 @@ def is_tainted_by(error: BaseException | None) -> bool:
 
 
 def _torch() -> Any:
-    """tuner/worker/torch_isolation.py, or None in a process that has no torch: it isn't imported for nothing."""
+    """tuner/worker/torch_isolation.py, or None in a process that has no torch: importing it takes seconds."""
     if "torch" not in sys.modules:
         return None
     from tuner.worker import torch_isolation
@@ -74,9 +75,9 @@ def _torch() -> Any:
 
 
 def _collect_garbage() -> None:
-    """Free what a trial left in circles. The next trial waits for it, so what stays is looked at only once."""
+    """Collect reference cycles. The next trial waits for this, so survivors are frozen: each is visited only once."""
     gc.collect()
-    # Imported modules are half a million objects; a collection that passes over them takes a hundredth of the time.
+    # Imported modules are half a million objects. A collection that skips them takes a hundredth of the time.
     gc.freeze()
 
 
@@ -92,7 +93,7 @@ def _environment() -> Callable[[], Any]:
     def restore() -> None:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-        # Only what differs: Ray itself reads the environment while trials run.
+        # Only the differences: Ray reads the environment in other threads at the same time.
         os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
     return restore

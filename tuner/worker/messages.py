@@ -1,6 +1,6 @@
-"""What a trial and the study's runner say to each other, in whatever processes they are.
+"""The messages between a trial and the driver, which are in different processes.
 
-A trial is given an Assignment. It sends a Message, one at a time, and waits for the Decision on it.
+The driver gives a trial an Assignment. The trial sends one Message at a time, and waits for the Decision on it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ class Assignment:
     trial: int
     params: dict[str, Any]
     suggested_at: float
-    """Seconds since 1970 when the sampler proposed it: start-up is counted from here."""
+    """When the sampler proposed it, in seconds since 1970; `startup_seconds` counts from here."""
     gpus: float = 0.0
-    """What a worker has of GPUs; less than 1 is a share of one."""
+    """GPUs of each worker; less than 1 is a share of one GPU."""
     queue: Any = None
     """The ReportQueue (tuner/worker/report_queue.py) that takes its messages."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker group has begun the trial, for whose machines it may have waited long."""
+    """A worker group has started the trial, after it may have waited long for its nodes."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Report:
     epoch: int
     metrics: dict[str, float]
     images: tuple[str, ...] = ()
-    """Paths of images that have come into the storage since the message before, under the trial's folder."""
+    """Images written to the storage since the previous message: paths relative to the trial's folder."""
     startup_seconds: float | None = None
     gpu_share: float | None = None
-    """The most that the trial has taken of its GPU's memory, 0 to 1."""
+    """The trial's peak share of its GPU's memory, 0 to 1."""
     resumed: bool = False
-    """Whether it is the report of the checkpoint that the trial resumes from, which may be known already."""
+    """Whether the trial resumes from this epoch's checkpoint; the driver may have recorded this report already."""
     best: tuple[int, float] | None = None
-    """Of a resumed trial: its best epoch so far, and the objective's value there."""
+    """A resumed trial's best epoch so far, and the objective's value at that epoch."""
 
 
 @dataclass(frozen=True)
 class End:
-    """The trial has ended, for whatever reason."""
+    """The trial has ended."""
 
     state: Literal["finished", "stopped", "failed"]
     reason: str | None = None
@@ -60,16 +60,16 @@ class End:
 
 @dataclass(frozen=True)
 class Interruption:
-    """This attempt is over and the trial is not: it is to be run again, and its hyperparameters are not to blame."""
+    """The attempt has ended but not the trial, which must run again: its hyperparameters didn't cause this."""
 
     reason: str
     storage: bool = False
-    """Whether a storage or a disk refused something, which may last; else what the trial ran on is gone."""
+    """True if the storage or a disk failed, which may last; False if the trial's processes died."""
 
 
 @dataclass(frozen=True)
 class StorageWait:
-    """The trial waits for the storage, and asks whether it still shall. sentence: what is refused; None: it is over."""
+    """The trial waits for the storage; the Decision is whether to keep waiting. sentence: the error; None: resolved."""
 
     sentence: str | None
 
@@ -84,13 +84,13 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """The runner's answer to a message, given when the message is in the study's events."""
+    """The driver's answer to a message, given after the message is in the event log."""
 
     action: Action
     reason: str | None = None
     """Why the trial stops."""
     keep: bool = False
-    """Whether the trial, if it ended now, would be among those whose weights stay."""
+    """Whether the trial, if it ended now, would be among the best, whose weights are kept."""
 
 
 Send = Callable[[Message], Decision]

@@ -1,9 +1,9 @@
-"""Messages on their way from the trials to the study's runner: the one way there is.
+"""The queue that carries all messages from the trials to the driver.
 
-    trial:   decision = send(message) ──> ReportQueue <── take(decisions) ── runner's thread ──> receive(trial, message)
+    trial:   decision = send(message) ──> ReportQueue <── take(decisions) ── driver's thread ──> receive(trial, message)
 
-A message is in the study's events before its trial goes on, so a kill loses none. Ray Tune sees none of them: it takes
-several milliseconds for a report, one after the other.
+A message is in the event log before its trial continues, so a kill loses none. Ray Tune sees no messages: it handles
+reports one after the other, at several milliseconds each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.worker.messages import Action, Assignment, Decision, Message, Send
 
-_MAX_PENDING = 10_000  # messages that wait; Ray queues those beyond
+_MAX_PENDING = 10_000  # messages; Ray itself queues any more
 
 _STUDY_ENDS = Decision(Action.STOP, "the study ends", keep=True)
 
@@ -28,7 +28,7 @@ Sent = tuple[int, Message]
 
 
 class ReportQueue:
-    """An actor beside the runner. All methods run on one event loop."""
+    """An actor on the driver's node. All methods run on one event loop."""
 
     def __init__(self) -> None:
         self._sent: list[tuple[Sent, asyncio.Future[Decision]]] = []
@@ -36,16 +36,16 @@ class ReportQueue:
         self._arrived = asyncio.Event()
 
     async def send(self, trial: int, message: Message) -> Decision:
-        """Hand a message to the runner. Returns its decision, when the message is in the study's events."""
+        """Send a message to the driver. Returns its decision, after the message is in the event log."""
         decision: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._sent.append(((trial, message), decision))
         self._arrived.set()
         return await decision
 
     async def take(self, decisions: list[Decision]) -> list[Sent]:
-        """Decide on the messages taken last, and take those that have come since; waits until there are any."""
+        """Return these decisions on the messages taken last, then wait for new messages and return them."""
         for future, decision in zip(self._taken, decisions, strict=True):
-            if not future.done():  # a trial whose process died waits no more
+            if not future.done():  # it is if the trial's process died
                 future.set_result(decision)
         self._taken = []
         await self._arrived.wait()
@@ -56,7 +56,7 @@ class ReportQueue:
 
 
 def sender(assignment: Assignment) -> Send:
-    """How a trial sends its messages, from whatever process it runs in."""
+    """The function with which a trial sends its messages, from any process."""
 
     def send(message: Message) -> Decision:
         decision: Decision = ray.get(assignment.queue.send.remote(assignment.trial, message))
@@ -66,12 +66,12 @@ def sender(assignment: Assignment) -> Send:
 
 
 class QueueReader(threading.Thread):
-    """The runner's side: has every message received, until closed."""
+    """The driver's thread that receives every message, until closed."""
 
     def __init__(self, receive: Callable[[int, Message], Decision], sync: Callable[[], None]):
-        """receive: called in this thread with a trial's number and its message.
+        """receive: called in this thread with a trial's number and its message; returns the decision.
 
-        sync: called before any of the decisions since is given; one for all, since it waits for the disk.
+        sync: called before the decisions are sent; once for all messages of a batch, since it waits for the disk.
         """
         super().__init__(name="reports", daemon=True)
         self._receive, self._sync = receive, sync
@@ -97,12 +97,12 @@ class QueueReader(threading.Thread):
         if self._error is None:
             try:
                 return self._receive(trial, message)
-            except BaseException as error:  # were the thread to end, every trial would wait for ever
+            except BaseException as error:  # were the thread to end, every trial would wait forever
                 self._error = error
         return _STUDY_ENDS
 
     def _on_disk(self, decisions: list[Decision]) -> list[Decision]:
-        """The decisions, when the messages are where a power cut leaves them."""
+        """The decisions, after a sync: a power cut then loses no message that was decided on."""
         try:
             self._sync()
         except BaseException as error:
@@ -111,7 +111,7 @@ class QueueReader(threading.Thread):
         return decisions
 
     def check(self) -> None:
-        """Raises what went wrong in the thread: the study can't continue."""
+        """Raises the thread's exception, if there was one: the study can't continue."""
         if self._error is not None:
             raise self._error
 

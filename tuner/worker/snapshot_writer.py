@@ -1,12 +1,10 @@
-"""A trial's snapshots on their way to the storage: beside training, and no more of them than is needed.
+"""Writes a trial's snapshots to the storage, in a thread beside training, and only those that are needed:
 
-What goes there, and when:
-
-- a checkpoint to resume from: in a thread while training goes on, and so seldom that it takes a fiftieth of the time. A
-  kill costs the epochs since then, which are trained again;
-- the best epoch's weights: with the next of these, or when the trial ends, if they would stay
-  (tuner/driver/retention.py). Until then a copy of them waits in memory;
-- the best epoch's images: with its weights, and when the trial ends.
+- a checkpoint to resume from, so seldom that writing takes at most a fiftieth of the time. After a kill the epochs
+  since the newest one are trained again;
+- the best epoch's weights, with the next such checkpoint, or when the trial ends if they would be kept
+  (tuner/driver/retention.py). Until then a copy of them is held in memory;
+- the best epoch's images, with its weights or when the trial ends.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from tuner.storage.checkpoints import Progress, TrialCheckpoints
 from tuner.storage.scratch import scratch
 from tuner.worker.storage_retry import StorageRetry
 
-_INTERVAL_FACTOR = 50  # times as long as the last checkpoint took, until the next is begun
+_INTERVAL_FACTOR = 50  # the pause after a checkpoint, as a multiple of the time that writing it took
 
 
 @dataclass
 class _LastWrite:
-    """What a process knows from its trials before: one that is over sooner writes nothing."""
+    """Kept from one trial of a process to the next: a trial shorter than the pause writes no checkpoint."""
 
     seconds: float = 0.0
-    """What the last checkpoint took."""
+    """How long writing the last checkpoint took."""
 
 
 _last_write = _LastWrite()
@@ -36,7 +34,7 @@ _last_write = _LastWrite()
 
 @dataclass
 class _Best:
-    """The best epoch so far, as long as its weights are not in the storage."""
+    """The best epoch so far, until its weights are in the storage."""
 
     progress: Progress
     copy: SnapshotCopy
@@ -44,7 +42,7 @@ class _Best:
 
 
 class SnapshotWriter:
-    """For one trial, on its rank 0. Its methods raise what writing raised that waiting doesn't mend."""
+    """The snapshots of one trial, on its rank 0. Methods raise the write errors that StorageRetry doesn't retry."""
 
     def __init__(self, checkpoints: TrialCheckpoints, retry: StorageRetry):
         self._checkpoints, self._retry = checkpoints, retry
@@ -55,25 +53,25 @@ class SnapshotWriter:
         self._images: list[str] = []
 
     def add_images(self, paths: list[str]) -> None:
-        """Images that came into the storage in another way."""
+        """Add paths of images that were written to the storage elsewhere."""
         self._images += paths
 
     def images(self) -> list[str]:
-        """Paths of the images that came into the storage since this was asked last."""
+        """Paths of the images written to the storage since the last call."""
         if self._writing and self._writing.done():
             self._wait()
         found, self._images = self._images, []
         return found
 
     def copy_if_best(self, progress: Progress, snapshot: Snapshot) -> None:
-        """Copy an epoch that is the best so far."""
+        """Copy the snapshot in memory if its epoch is the best so far."""
         if progress.best_epoch == progress.epoch:
             self._best = _Best(progress, snapshot.copy(resume=False))
 
     def flush(self, keep: bool) -> None:
-        """Before the trial may end: bring the best epoch's images, and to keep them its weights, into the storage.
+        """Write the best epoch's images, and with keep its weights, and wait until nothing is being written.
 
-        Afterwards nothing is being written: whoever tidies up after the trial meets nobody.
+        Called before the trial ends: its folder may be cleaned up at once afterwards.
         """
         self._wait()
         best = self._best
@@ -90,7 +88,7 @@ class SnapshotWriter:
             )
 
     def write_if_due(self, progress: Progress, snapshot: Snapshot) -> None:
-        """Training goes on from here: begin to write a checkpoint if it is time to."""
+        """Start to write a checkpoint in the thread, if the pause since the last one is over."""
         if time.monotonic() < self._next or (self._writing and not self._writing.done()):
             return
         self._wait()
@@ -98,7 +96,7 @@ class SnapshotWriter:
         best, self._best = self._best, None
         copies = [(progress, snapshot.copy(resume=True))]
         if best and best.progress.epoch != progress.epoch:
-            # First: whoever goes on from the newest must find the best, which it will not train again.
+            # The best goes first: a trial that resumes from the newest checkpoint doesn't train it again.
             copies.insert(0, (best.progress, best.copy))
         self._writing = self._thread.submit(self._write, copies, began)
 
@@ -108,7 +106,7 @@ class SnapshotWriter:
             self._images += writing.result()
 
     def close(self) -> None:
-        """End the thread, whatever it does or did, and hold nothing any more."""
+        """End the thread, whatever it is doing, and release the copies."""
         self._retry.cancel()
         self._thread.shutdown(wait=True)
         self._best = self._writing = None

@@ -1,7 +1,7 @@
-"""A storage that refuses something now may take it later: whoever needs it says so, waits and tries again.
+"""Retries of reads and writes while the storage fails: a full disk, or a bucket that answers with errors.
 
-A full disk, a bucket that answers errors: neither is the fault of the setting that is being trained, which must not be
-punished for it. The study's runner shows what is notified, and ends the waiting when it stops the study.
+Neither is the fault of the trial's hyperparameters, so the trial waits and doesn't fail. The driver is notified of each
+failure, shows it to the user, and ends the wait when it stops the study.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tuner.worker.isolation import is_tainted_by
 
 Result = TypeVar("Result")
 Notify = Callable[[str | None], bool]
-"""Tells the runner what the storage refuses, or None when it is over; returns whether to give up."""
+"""Notifies the driver of the storage's error, or of None when it is resolved; returns whether to stop waiting."""
 
-_POLL_SECONDS = 1.0  # between two questions to the runner whether to give up
-_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 1.0, 30.0  # a try may write gigabytes before it fails
-# What no waiting mends.
+_POLL_SECONDS = 1.0  # between two notifications of the driver
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 1.0, 30.0  # an attempt may write gigabytes before it fails
+# Errors that waiting doesn't resolve.
 _NOT_RETRIED = (TrialError, TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ImportError)
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE}
 
 
 class StorageRetry:
-    """One trial's, in one process; its threads share it."""
+    """The retries of one trial in one process; its threads share them."""
 
     def __init__(self, folder: Storage, notify: Notify):
         """folder: the trial's."""
@@ -57,8 +57,8 @@ class StorageRetry:
             return result
 
     def pause(self, error: BaseException) -> StorageUnavailableError:
-        """After a refusal that ends the call as a whole: time for whoever makes room, then what to end it with."""
-        sentence = f"this machine's disk refuses what training writes: {_first_line(error)}"
+        """Wait once, after a storage failure that ends the attempt. Returns the error to end it with."""
+        sentence = f"this machine's disk can't be written by the training: {_first_line(error)}"
         try:
             self._wait(sentence, _MAX_DELAY_SECONDS, error)
         except StorageUnavailableError as over:
@@ -85,12 +85,12 @@ class StorageRetry:
             self._cancelled.wait(min(_POLL_SECONDS, left))
 
     def cancel(self) -> None:
-        """Nobody waits any more: what fails from now on is not tried again."""
+        """From now on nothing is retried: the next failure is raised."""
         self._cancelled.set()
 
 
 def is_storage_failure(error: BaseException | None) -> bool:
-    """Whether an exception, or what caused it, is a file system's or a disk's: full, broken or gone."""
+    """Whether an exception, or a cause of it, is a storage's or a disk's: full, failed or read-only."""
     while error is not None:
         if isinstance(error, StorageUnavailableError) or (isinstance(error, OSError) and error.errno in _REFUSALS):
             return True

@@ -1,4 +1,4 @@
-"""torch's part of isolation.py: what it keeps for a whole process, and a GPU's memory."""
+"""torch's part of isolation.py: its process-wide options and hooks, and the GPU's memory."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch.nn.modules import module as torch_module
 
 _GLOBAL_HOOKS = [name for name in vars(torch_module) if name.startswith("_global_") and "hook" in name]
-# What a process takes of a GPU's memory beside what torch allocates: its CUDA context and its libraries.
+# GPU memory of a process that torch doesn't count: the CUDA context and libraries.
 _CONTEXT_BYTES = 600e6
 
 
 def state() -> Iterator[Callable[[], Any]]:
-    """For each thing that torch keeps for the whole process, a call that puts its present value back."""
+    """For each process-wide option of torch, and for its global hooks, a call that restores the present value."""
     yield from _global_options()
     yield _hooks()
 
 
 def begin(seed: int, gpus: float) -> None:
-    """What a trial begins with: its seed, and no more of a GPU's memory than its share."""
+    """Seed torch, and limit the trial to its share of the GPU's memory."""
     torch.manual_seed(seed)
     if gpus and torch.cuda.is_available():
         _limit_memory(gpus)
 
 
 def end() -> None:
-    """Give back what is free: the C library keeps it while a trial runs (driver/cluster.py), and torch a GPU's."""
+    """Release free memory: the C library's, which keeps it while a trial runs (driver/cluster.py), and the GPU's."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -37,7 +37,7 @@ def end() -> None:
 
 
 def gpu_share() -> float | None:
-    """The most that the present trial has taken of its GPU's memory, 0 to 1; None if it uses none."""
+    """The present trial's peak share of its GPU's memory, 0 to 1; None if it uses no GPU."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     _, total = torch.cuda.mem_get_info()
@@ -45,7 +45,7 @@ def gpu_share() -> float | None:
 
 
 def _limit_memory(gpus: float) -> None:
-    """Whoever runs over its share runs out of memory itself, not its neighbour on the GPU."""
+    """A trial that exceeds its share runs out of memory itself, not another trial on the same GPU."""
     _, total = torch.cuda.mem_get_info()
     share = 1.0 if gpus >= 1 else max(0.01, gpus - _CONTEXT_BYTES / total)
     torch.cuda.set_per_process_memory_fraction(share)
@@ -53,7 +53,7 @@ def _limit_memory(gpus: float) -> None:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """Whether this is torch's way to say that memory ran out or that a device failed."""
+    """Whether torch ran out of GPU memory, or a device failed."""
     return isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
 
 
@@ -83,7 +83,7 @@ def _determinism() -> Callable[[], Any]:
 
     def restore() -> None:
         present = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-        # Setting it imports torch's compiler, two seconds.
+        # Setting it imports torch's compiler, which takes two seconds.
         if present != before:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
@@ -91,7 +91,7 @@ def _determinism() -> Callable[[], Any]:
 
 
 def _hooks() -> Callable[[], Any]:
-    """Hooks on all modules, which torch keeps in dictionaries of its own."""
+    """Restores the hooks on all modules, which torch keeps in module-level dictionaries."""
     before = {name: dict(hooks) for name in _GLOBAL_HOOKS if isinstance(hooks := getattr(torch_module, name), dict)}
 
     def restore() -> None:

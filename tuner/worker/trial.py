@@ -26,7 +26,7 @@ from tuner.worker.storage_retry import StorageRetry, is_storage_failure
 
 
 class TrialStopped(SystemExit):
-    """Raised by `report` to end a trial that is to train no further. A SystemExit: a workload lets it through."""
+    """Raised by `report` to stop a trial. It is a SystemExit, which a workload must not catch."""
 
 
 def run_trial(
@@ -34,9 +34,9 @@ def run_trial(
 ) -> bool:
     """Train with one set of hyperparameters, from the newest checkpoint if there is one, and send the trial's end.
 
-    send: sends what every rank sends at the same point. send_from_rank: sends what this rank alone has to say.
-    Returns whether the process is tainted by it (tuner/worker/isolation.py) and must not run another trial.
-    Raises what sending raises. A failure of the workload doesn't raise: it is sent as the trial's end, with its reason.
+    send: for messages that every rank sends at the same point. send_from_rank: for messages of this rank alone.
+    Returns whether the process is tainted (tuner/worker/isolation.py) and must not run another trial.
+    Raises what sending raises. An exception of the workload isn't raised: it is sent as the reason of the trial's end.
     """
     folder = trial_folder(study, assignment.trial)
     seed = spec.search.seed + assignment.trial
@@ -85,9 +85,9 @@ def _train(
 
 
 def _write_traceback(folder: Storage) -> None:
-    # A storage that is full can't take it; the reason is told all the same.
+    # A full storage can't take it; the End message still carries the reason.
     with contextlib.suppress(StudyError):
-        # The first rank to fail is the cause; how the others lose it would only hide that.
+        # The first rank to fail is the cause; the tracebacks of the others only show that they lost it.
         if folder.read_text("error.txt") is None:
             folder.write_text("error.txt", traceback.format_exc())
 
@@ -112,15 +112,15 @@ class _Reporter:
         self._keep = False
         self._startup_seconds = time.time() - assignment.suggested_at
         self.sending_failed = False
-        """Whether an exception came from sending: then it isn't the workload's."""
+        """Whether sending a message raised: the exception is then not the workload's."""
 
     def begin(self) -> None:
-        """Start anew: what an attempt before left isn't whole."""
+        """Start from the first epoch: an earlier attempt left no complete checkpoint."""
         if self._rank == 0:
             self._rewind(0)
 
     def resume(self, progress: Progress) -> None:
-        """Start from a checkpoint. Its report is sent again: a kill may have come between the two."""
+        """Start from a checkpoint, and send its report again: a kill may have lost it."""
         self._progress = progress
         if self._rank == 0:
             self._rewind(progress.epoch)
@@ -131,7 +131,7 @@ class _Reporter:
         self._report(resumed=True)
 
     def _rewind(self, epoch: int) -> None:
-        self.retry.call(f"what came after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
+        self.retry.call(f"the checkpoints after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
         value = self._value(metrics)
@@ -166,7 +166,7 @@ class _Reporter:
         )
 
     def _report(self, *, resumed: bool = False) -> None:
-        """Raises TrialStopped if the trial is to end."""
+        """Send the last report. Raises TrialStopped if the driver stops the trial."""
         progress = self._progress
         best = None
         if resumed and progress.best_epoch is not None and progress.best_value is not None:
@@ -189,7 +189,7 @@ class _Reporter:
     def end(
         self, state: Literal["finished", "stopped", "failed"], reason: Any = None, *, tainted: bool = False
     ) -> None:
-        """Bring into the storage what must outlive the trial, and send its end."""
+        """Write the trial's last images and weights to the storage, and send its End."""
         failed = state == "failed"
         if failed:
             self.retry.cancel()
@@ -198,7 +198,7 @@ class _Reporter:
         self._send(End(state, reason, tuple(self._snapshots.images()), tainted))
 
     def storage_failed(self, error: BaseException) -> None:
-        """This attempt is over, and the trial is not: the storage or this machine's disk refused something."""
+        """End this attempt, not the trial, since the storage or this machine's disk failed."""
         reason = error if isinstance(error, StorageUnavailableError) else self.retry.pause(error)
         self._send(Interruption(str(reason), storage=True))
 
@@ -206,7 +206,7 @@ class _Reporter:
         self._snapshots.close()
 
     def _wait_on(self, sentence: str | None) -> bool:
-        """Returns whether to give up."""
+        """Notify the driver that the trial waits for the storage. Returns whether to stop waiting."""
         with self._sending():
             return self._send_from_rank(StorageWait(sentence)).action is Action.STOP
 
@@ -235,18 +235,18 @@ class _Reporter:
 
 
 def _finite_floats(metrics: dict[str, float]) -> dict[str, float]:
-    """Python floats, whatever kind of number the workload has; a measure that is undefined (NaN) is left out."""
+    """The metrics as Python floats; those that are NaN or infinite are left out."""
     numbers = {name: float(value) for name, value in metrics.items()}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _failure_message(error: BaseException) -> str:
-    """One line for a person; the traceback lies in error.txt."""
+    """The exception in one line; its traceback is in error.txt."""
     if isinstance(error, ValidationError):
         return "; ".join(
             f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}, got {detail['input']!r}"
             for detail in error.errors()
         )
     text = str(error).strip().split("\n")[0] or "no message"
-    # A builtin exception's text often makes no sense without its name: KeyError('x') reads just 'x'.
+    # The text of a built-in exception often makes no sense without its name: that of KeyError('x') is just 'x'.
     return f"{type(error).__name__}: {text}" if type(error).__module__ == "builtins" else text

@@ -46,7 +46,7 @@ def dying() -> Any:
 @pytest.mark.parametrize(
     ("how", "cause", "advice"),
     [
-        ("SIGSEGV", "SIGSEGV", "a native library crashed in it; try settings that compute in another way"),
+        ("SIGSEGV", "SIGSEGV", "a native library crashed in it; try other hyperparameters"),
         ("SIGABRT", "SIGABRT", "a native library crashed in it"),
         ("SIGBUS", "SIGBUS", "make room in /dev/shm"),
         ("SIGTERM", "SIGTERM", "something on its machine ended it"),
@@ -68,7 +68,7 @@ def test_how_often_a_process_died_and_of_what_is_told() -> None:
     )
     mixed = death.failure_message(["SIGBUS", "SIGSEGV", "SIGSEGV"])
     assert mixed.startswith("its process died 3 times (SIGSEGV × 2, SIGBUS × 1): a native library crashed")
-    assert death.failure_message(["no idea"]) == "its process died once (no idea): the logs of Ray say more"
+    assert death.failure_message(["no idea"]) == "its process died once (no idea): see Ray's logs"
 
 
 def test_a_group_says_which_rank_died() -> None:
