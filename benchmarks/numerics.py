@@ -22,7 +22,7 @@ from rich.table import Table
 
 import fcn
 from benchmarks.report import Report, arguments, has_bfloat16
-from fcn.cli.given_settings import read_settings
+from fcn.cli.run_config import read_config
 from fcn.config import validation_sentences
 from fcn.model.fcn8s import model_on_meta
 from fcn.model.numerics import Finding, Layer, layers_of, measure, rounded_by_autocast
@@ -42,7 +42,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.numerics", *sys.argv[1:]])
     usual = SLIM if options.quick or not has_bfloat16() else []
     try:
-        config, _ = read_settings(["weights=none", *usual, *(options.set or [])], None, None)
+        config, _ = read_config(["weights=none", *usual, *(options.set or [])], None, None)
     except (ValidationError, fcn.InputError) as error:
         sentences = validation_sentences(error) if isinstance(error, ValidationError) else [str(error)]
         parser.error("; ".join(sentences))

@@ -162,7 +162,7 @@ class Config(BaseModel):
         return with_preset(settings) if isinstance(settings, dict) else settings
 
     @model_validator(mode="after")
-    def _settings_agree(self) -> Self:
+    def _fields_agree(self) -> Self:
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError(
                 "val_fraction + test_fraction must leave frames to train on, got "

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from fcn.distributed import world
+from fcn.distributed import world_size
 from fcn.errors import InputError
 
 
@@ -30,7 +30,7 @@ def chosen_device(wanted: str | None) -> torch.device:
 
 def described(device: torch.device) -> str:
     """A GPU's name and memory; of a CPU the cores in use, and why it is no GPU."""
-    ranks = f" on each of {world()} ranks" if world() > 1 else ""
+    ranks = f" on each of {world_size()} ranks" if world_size() > 1 else ""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return f"{device} ({found.name}, {found.total_memory / 2**30:.0f} GiB){ranks}"

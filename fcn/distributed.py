@@ -20,13 +20,13 @@ def rank() -> int:
     return distributed.get_rank() if _distributed() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     return distributed.get_world_size() if _distributed() else 1
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
     """In place, on every rank the same sums."""
-    if world() > 1:
+    if world_size() > 1:
         works = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
         for work in works:
             assert work is not None
@@ -34,20 +34,20 @@ def sum_over_ranks(*tensors: Tensor) -> None:
 
 
 @torch.no_grad()
-def copy_from_rank(source: int, *tensors: Tensor) -> None:
-    if world() > 1:
+def broadcast_from(source: int, *tensors: Tensor) -> None:
+    if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, source)
 
 
-def agree(failure: Exception | None = None) -> None:
+def raise_on_all_ranks(failure: Exception | None = None) -> None:
     """Every rank comes here, and every rank raises if one brings a failure.
 
     A rank raises its own; the others InputError if a person can mend that of the first rank that failed, else
     TrainingError, both with its message.
     """
-    if world() > 1:
-        failed = torch.zeros(world(), dtype=torch.int32, device=_collective_device())
+    if world_size() > 1:
+        failed = torch.zeros(world_size(), dtype=torch.int32, device=_collective_device())
         failed[rank()] = 0 if failure is None else 1 if isinstance(failure, ValueError) else 2
         sum_over_ranks(failed)
         kinds = failed.tolist()
@@ -60,34 +60,34 @@ def agree(failure: Exception | None = None) -> None:
         raise failure
 
 
-class Alone:
+class LocalFailure:
     """What a rank does by itself between collectives, to which it comes in any case: a failure is kept for agree().
 
     A process without other ranks has nobody to wait for it: there a failure is raised at once.
     """
 
     def __init__(self) -> None:
-        self.failure: Exception | None = None
+        self.error: Exception | None = None
 
     @contextmanager
-    def keep(self) -> Iterator[None]:
+    def catch(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if world() == 1:
+            if world_size() == 1:
                 raise
-            self.failure = self.failure or error
+            self.error = self.error or error
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """A block without collectives that every rank goes through: if it fails on one, it fails on all."""
     failure = None
     try:
         yield
     except Exception as error:
         failure = error
-    agree(failure)
+    raise_on_all_ranks(failure)
 
 
 def _message_of(source: int, failure: Exception | None) -> str:
@@ -97,7 +97,7 @@ def _message_of(source: int, failure: Exception | None) -> str:
         said = (str(failure) or type(failure).__name__).encode()[:_MESSAGE_BYTES]
         text[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
     text = text.to(_collective_device())
-    copy_from_rank(source, text)
+    broadcast_from(source, text)
     return bytes(text.tolist()).rstrip(b"\0").decode(errors="replace")
 
 

@@ -17,7 +17,7 @@ def fresh_directory(output: Path) -> Iterator[Path]:
 
     Raises InputError if output is there and not empty, then or by the end, or can't be made.
     """
-    must_be_free(output)
+    check_free(output)
     try:
         parent = output.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def fresh_directory(output: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            must_be_free(output)
+            check_free(output)
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def must_be_free(output: Path) -> None:
+def check_free(output: Path) -> None:
     """Raises InputError if output is there, unless it is an empty directory."""
     if output.is_dir() and not any(output.iterdir()):
         return

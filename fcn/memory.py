@@ -21,18 +21,18 @@ def _key(config: Config, device: torch.device) -> _Key:
     return str(device), config.image_size, config.width, config.fc_width, config.precision
 
 
-def first_micro_batch(config: Config, device: torch.device) -> int:
+def initial_micro_batch(config: Config, device: torch.device) -> int:
     """Images at once to begin a run with: the setting or a whole batch, at most what fitted an earlier run here."""
     most = min(config.micro_batch or config.batch_size, config.batch_size)
     return min(most, _fitted.get(_key(config, device), most))
 
 
-def remember(config: Config, device: torch.device, micro_batch: int) -> None:
+def record_limit(config: Config, device: torch.device, micro_batch: int) -> None:
     """More than this ran out of memory."""
     _fitted[_key(config, device)] = micro_batch
 
 
-def predicted(peak_of: Callable[[int], int], room: int) -> int:
+def largest_batch(peak_of: Callable[[int], int], room: int) -> int:
     """Most images that fit into `room` bytes, at least one; peak_of says how many bytes so many images take.
 
     Two probes are enough: beside what is there anyhow, every image takes as much as the other.
@@ -62,7 +62,7 @@ class GpuMemory:
         return max(0, self.room - self.reserved)
 
 
-def of_gpu(device: torch.device) -> GpuMemory:
+def gpu_memory(device: torch.device) -> GpuMemory:
     free, total = torch.cuda.mem_get_info(device)
     share = torch.cuda.get_per_process_memory_fraction(device)
     return GpuMemory(total, free, torch.cuda.memory_reserved(device), share)

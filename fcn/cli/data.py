@@ -17,7 +17,7 @@ from rich.table import Table
 from fcn.cli.progress import progress_bar
 from fcn.config import Config
 from fcn.data import overlays as masks
-from fcn.data.dataset import MOST_PROBLEMS_SHOWN, VOID, Dataset, refuse
+from fcn.data.dataset import MOST_PROBLEMS_SHOWN, VOID, Dataset, raise_problems
 from fcn.data.image_files import resize_image, resize_label
 from fcn.data.layout import check_folder, guess_dataset
 from fcn.data.readers import open_dataset
@@ -96,7 +96,7 @@ def _survey(dataset: Dataset) -> _Survey:
             for remark in said:
                 remarks.setdefault(remark, []).append(index)
             advance(index + 1, len(dataset.frames))
-    refuse(problems)
+    raise_problems(problems)
     return _Survey(sizes, pixels, remarks)
 
 

@@ -28,7 +28,7 @@ from fcn.device import chosen_device
 from fcn.errors import InputError, TrainingError
 from fcn.formats.read import Export, Network, open_network, read_export
 from fcn.formats.verify import score
-from fcn.kitti.native_resolution import score_at_own_size
+from fcn.kitti.native_resolution import score_at_native_resolution
 from fcn.kitti.submission import write_submission
 from fcn.prediction.predictor import Predictor
 
@@ -51,7 +51,7 @@ def run(
         DatasetName | None,
         typer.Option(help="What is in DIR, with --split all; told by the folder's layout if left out."),
     ] = None,
-    own_size: Annotated[
+    native_resolution: Annotated[
         bool, typer.Option("--own-size", help="At the frames' own size, as KITTI's devkit scores.")
     ] = False,
     bev: Annotated[
@@ -71,7 +71,7 @@ def run(
         chosen = chosen_device(device)
         opened = read_export(export)
         if submission is not None:
-            if own_size or bev or dataset:
+            if native_resolution or bev or dataset:
                 raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
             predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
             result = _submit(opened, predictor, data, submission, console)
@@ -81,7 +81,7 @@ def run(
             for sentence in notes(opened, frames, split):
                 typer.echo(f"note: {sentence}", err=True)
             network = open_network(opened, format, str(chosen))
-            view: View = "bev" if bev else "own size" if own_size else "network size"
+            view: View = "bev" if bev else "own size" if native_resolution else "network size"
             result = {
                 "export": str(export),
                 "data": None if data is None else str(data),
@@ -130,7 +130,7 @@ def _score(
         if view == "network size":
             cache = replace(open_cache(config), dataset=dataset)
             return score(network, opened, cache, split, config, device)
-        found = score_at_own_size(
+        found = score_at_native_resolution(
             opened,
             Predictor(opened, network, "overlay"),
             dataset,

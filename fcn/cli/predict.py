@@ -18,8 +18,8 @@ from fcn.data.dataset import TURNED
 from fcn.data.listing import shown
 from fcn.errors import InputError
 from fcn.formats.read import open_network, read_export
-from fcn.prediction.inputs import Job, plan
-from fcn.prediction.pipeline import predict_pictures, predict_video
+from fcn.prediction.pipeline import predict_images, predict_video
+from fcn.prediction.plan import Job, plan
 from fcn.prediction.predictor import Kind, Predictor
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Draws what an exported network sees in pictures and videos."""
     try:
-        jobs, problems, left_out = plan(paths, output, frames_as_pictures=kind != "overlay")
+        jobs, problems, left_out = plan(paths, output, frames_as_images=kind != "overlay")
         opened = read_export(export)
         chosen = _device(device) if format == "safetensors" else "cpu"
         predictor = Predictor(opened, open_network(opened, format, chosen), kind, class_name)
@@ -75,10 +75,10 @@ def run(
 
 
 def _predict(jobs: list[Job], predictor: Predictor, batch_size: int, log: "Log") -> None:
-    pictures = [job for job in jobs if not job.video]
-    predict_pictures(pictures, predictor, batch_size, log.picture, log.failed, log.remarked)
+    images = [job for job in jobs if not job.video]
+    predict_images(images, predictor, batch_size, log.image_done, log.failed, log.remarked)
     for job in jobs:
-        if job.video and predict_video(job, predictor, batch_size, log.frame, log.failed):
+        if job.video and predict_video(job, predictor, batch_size, log.frame_done, log.failed):
             log.completed += 1
 
 
@@ -130,12 +130,12 @@ class Log:
     ) -> None:
         self._progress.stop()
 
-    def picture(self) -> None:
+    def image_done(self) -> None:
         """A picture was written."""
         self.completed += 1
-        self.frame()
+        self.frame_done()
 
-    def frame(self) -> None:
+    def frame_done(self) -> None:
         """A frame of a video was written."""
         self.images += 1
         self._progress.update(self._task, advance=1, speed=f"{self._speed():.1f} images/s")
@@ -149,16 +149,16 @@ class Log:
         else:  # above the bar
             self._progress.console.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
 
-    def remarked(self, picture: Path, remark: str) -> None:
+    def remarked(self, image: Path, remark: str) -> None:
         """A picture was read in a way that a person should know of."""
         if remark != TURNED:  # that is how everybody sees it; only labels could differ
-            self._remarks.setdefault(remark, []).append(picture)
+            self._remarks.setdefault(remark, []).append(image)
 
     def notes(self) -> list[str]:
         """A sentence for each remark: how many pictures it is of, and the first of them."""
         return [
-            f"{len(pictures)} picture{'s' * (len(pictures) != 1)} (such as {shown(pictures[0])}): {remark}"
-            for remark, pictures in self._remarks.items()
+            f"{len(images)} picture{'s' * (len(images) != 1)} (such as {shown(images[0])}): {remark}"
+            for remark, images in self._remarks.items()
         ]
 
     def summary(self, output: Path) -> str:

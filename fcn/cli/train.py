@@ -23,15 +23,15 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import distributed
 
-from fcn.cli.given_settings import read_settings
+from fcn.cli.run_config import read_config
 from fcn.config import Config, validation_sentences
 from fcn.device import chosen_device, described
-from fcn.distributed import rank, together
+from fcn.distributed import fail_together, rank
 from fcn.errors import InputError, TrainingError
 from fcn.model import checkpoint
 from fcn.model.precision import precision_of
 from fcn.training.run import prepare, train
-from fcn.training.run_folder import RULE, RunFolder
+from fcn.training.run_folder import BEST_METRIC, RunFolder
 from fcn.training.samples import Samples, chosen_epochs
 from fcn.training.snapshot import Snapshot
 
@@ -73,8 +73,8 @@ def run(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with _ranks(device) as chosen:
-            pictures = _Pictures(samples or [], sample_epochs)
-            _train(output, settings or [], config, resume, chosen, batch_losses, pictures, console)
+            sample_options = _SampleOptions(samples or [], sample_epochs)
+            _train(output, settings or [], config, resume, chosen, batch_losses, sample_options, console)
     except ValidationError as error:
         for sentence in validation_sentences(error):
             typer.echo(f"error: {sentence}", err=True)
@@ -108,20 +108,20 @@ def _train(
     resume: bool,
     device: torch.device,
     batch_losses: bool,
-    pictures: "_Pictures",
+    sample_options: "_SampleOptions",
     console: Console,
 ) -> None:
     folder = RunFolder(output)
-    with together():
+    with fail_together():
         if rank() == 0:
             folder.tidy()
-    with together():
+    with fail_together():
         start = folder.start(resume=resume)
-        config, notes = read_settings(settings, source, start)
-        samples = pictures.samples(folder, config, console)
+        config, notes = read_config(settings, source, start)
+        samples = sample_options.samples(folder, config, console)
         with _waiting(console, "reading the data set"):
             prepared = prepare(config, device=device)
-    with together():
+    with fail_together():
         if rank() == 0:
             console.print(prepared.summary)
             console.print(f"device: {described(device)}; computes in {precision_of(config, device).name}")
@@ -133,14 +133,14 @@ def _train(
 
     newest: Snapshot | None = None
 
-    def report(measures: dict[str, float], snapshot: Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: Snapshot | None) -> None:
         nonlocal newest
         newest = snapshot
         if snapshot is not None:
             # Before the checkpoint: after a kill in between the epoch is run again, and its samples are made again.
             samples.after(snapshot)
-            folder.keep(measures, snapshot)
-            console.print(epoch_line(measures, config.epochs))
+            folder.keep(metrics, snapshot)
+            console.print(epoch_line(metrics, config.epochs))
 
     try:
         with _waiting(console, "training"):
@@ -163,7 +163,7 @@ def _train(
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _SampleOptions:
     """What the command line says of samples."""
 
     paths: list[Path]
@@ -175,18 +175,18 @@ class _Pictures:
             raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the pictures to draw on")
         epochs = None if self.epochs is None else chosen_epochs(self.epochs, config.epochs)
 
-        def say(sentence: str) -> None:
+        def warn(sentence: str) -> None:
             if rank() == 0:
                 console.print(f"warning: {sentence}")
 
-        return Samples(self.paths, epochs, folder.samples, say)
+        return Samples(self.paths, epochs, folder.samples, warn)
 
 
 def _end(folder: RunFolder, config: Config) -> str:
     """What a person reads of a run that has ended."""
     if config.val_fraction > 0:
         kept = checkpoint.load(folder.best)
-        which = f"best: epoch {kept.epoch}, {RULE} {kept.metrics.get(RULE, 0.0):.4f}"
+        which = f"best: epoch {kept.epoch}, {BEST_METRIC} {kept.metrics.get(BEST_METRIC, 0.0):.4f}"
     else:
         kept = checkpoint.load(folder.last)
         which = f"last: epoch {kept.epoch}, loss {kept.metrics['train/loss']:.4f}, not validated"
@@ -197,21 +197,21 @@ def _end(folder: RunFolder, config: Config) -> str:
     )
 
 
-def epoch_line(measures: dict[str, float], epochs: int) -> str:
+def epoch_line(metrics: dict[str, float], epochs: int) -> str:
     """What a person reads of an epoch."""
     parts = [
-        f"epoch {measures['epoch']:{len(str(epochs))}.0f}/{epochs}",
-        f"loss {measures['train/loss']:.4f}",
-        f"val {measures['val/loss']:.4f}" if "val/loss" in measures else "",
-        f"mean IoU {measures['val/mean_iou']:.3f}" if "val/mean_iou" in measures else "",
+        f"epoch {metrics['epoch']:{len(str(epochs))}.0f}/{epochs}",
+        f"loss {metrics['train/loss']:.4f}",
+        f"val {metrics['val/loss']:.4f}" if "val/loss" in metrics else "",
+        f"mean IoU {metrics['val/mean_iou']:.3f}" if "val/mean_iou" in metrics else "",
     ]
-    ious = {name.removeprefix("val/iou_"): value for name, value in measures.items() if "/iou_" in name}
-    if "val/max_f1" in measures:
+    ious = {name.removeprefix("val/iou_"): value for name, value in metrics.items() if "/iou_" in name}
+    if "val/max_f1" in metrics:
         road = next((name for name in ious if name != "background"), None)
         parts.append(f"{road} IoU {ious[road]:.3f}" if road else "")
-        parts.append(f"MaxF {measures['val/max_f1']:.3f} at {measures['val/max_f1_threshold']:.2f}")
-    parts.append(f"{measures['time/images_per_second']:.1f} images/s")
-    return "  ".join(part for part in [*parts, f"{measures['time/epoch_seconds']:.1f} s"] if part)
+        parts.append(f"MaxF {metrics['val/max_f1']:.3f} at {metrics['val/max_f1_threshold']:.2f}")
+    parts.append(f"{metrics['time/images_per_second']:.1f} images/s")
+    return "  ".join(part for part in [*parts, f"{metrics['time/epoch_seconds']:.1f} s"] if part)
 
 
 @contextmanager

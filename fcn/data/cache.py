@@ -31,7 +31,7 @@ import numpy as np
 from filelock import FileLock
 
 from fcn.config import Config
-from fcn.data.dataset import MOST_PROBLEMS_SHOWN, Dataset, Decoded, Pixels, refuse
+from fcn.data.dataset import MOST_PROBLEMS_SHOWN, Dataset, Decoded, Pixels, raise_problems
 from fcn.data.image_files import resize_image, resize_label
 from fcn.data.readers import open_dataset
 from fcn.errors import InputError
@@ -232,7 +232,7 @@ def _write_pixels(
                 remarks.setdefault(remark, []).append(done - 1)
         if progress is not None:
             progress(done, len(dataset.frames))
-    refuse(problems)
+    raise_problems(problems)
     return remarks
 
 

@@ -94,7 +94,7 @@ class Dataset:
         return tuple(sorted({self.frames[index].sequence for index in self.splits[split]}))
 
 
-def refuse(problems: Sequence[str]) -> None:
+def raise_problems(problems: Sequence[str]) -> None:
     """Raises one InputError for all problems, if there are any: the first ten in full, the rest by number."""
     if not problems:
         return
@@ -104,7 +104,7 @@ def refuse(problems: Sequence[str]) -> None:
     raise InputError("\n".join(shown))
 
 
-def thin(frames: Sequence[Frame], limit: int | None) -> list[Frame]:
+def subsample(frames: Sequence[Frame], limit: int | None) -> list[Frame]:
     """At most `limit` frames, at even steps through all of them, so that every sequence keeps its share."""
     if limit is None or limit >= len(frames):
         return list(frames)

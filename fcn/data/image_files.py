@@ -39,7 +39,7 @@ TO_UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """pixels: RGB HxWx3, as the picture is displayed. orientation: EXIF's, 1 where it is stored as displayed.
 
     remarks: what a person should know of how it was read (SIXTEEN_BITS, TURNED).
@@ -53,22 +53,22 @@ class Picture:
 def read_image(path: Path) -> Pixels:
     """RGB pixels HxWx3 of a picture file as it is displayed, without its transparency.
 
-    Raises InputError as `read_picture` does.
+    Raises InputError as `decode_image` does.
     """
-    return read_picture(path).pixels
+    return decode_image(path).pixels
 
 
-def read_picture(path: Path) -> Picture:
+def decode_image(path: Path) -> DecodedImage:
     """The pixels of a picture file of 8 bits a channel, or of 16, of which the upper 8 are taken.
 
     Raises InputError if it is damaged, an animation or of several pages, or if its levels are 32-bit
     integers or fractions, of which nobody says what is white.
     """
-    picture, orientation = _open(path)
-    deep = _is_sixteen_bit(picture)
-    pixels = _upper_byte(picture) if deep else _rgb(picture, path)
+    image, orientation = _open(path)
+    deep = _is_sixteen_bit(image)
+    pixels = _upper_byte(image) if deep else _rgb(image, path)
     remarks = [remark for remark, holds in ((SIXTEEN_BITS, deep), (TURNED, orientation != 1)) if holds]
-    return Picture(pixels, orientation, tuple(remarks))
+    return DecodedImage(pixels, orientation, tuple(remarks))
 
 
 def read_indices(path: Path) -> Pixels:
@@ -76,15 +76,15 @@ def read_indices(path: Path) -> Pixels:
 
     Raises InputError if it is damaged, has colours instead of indices, or a value that is no index (0 to 255).
     """
-    picture, _ = _open(path)
-    if picture.mode in ("L", "P", "1"):
-        return np.array(picture, dtype=np.uint8)
-    if picture.mode != "I" and picture.mode not in SIXTEEN_BIT_MODES:
+    image, _ = _open(path)
+    if image.mode in ("L", "P", "1"):
+        return np.array(image, dtype=np.uint8)
+    if image.mode != "I" and image.mode not in SIXTEEN_BIT_MODES:
         raise InputError(
-            f"{path}: an index label must be grey or have a palette, got mode {picture.mode}: "
+            f"{path}: an index label must be grey or have a palette, got mode {image.mode}: "
             "save class indices, or describe the colours in classes.toml"
         )
-    values = np.array(picture).astype(np.int64)
+    values = np.array(image).astype(np.int64)
     outside = (values < 0) | (values > 255)
     if outside.any():
         row, column = (int(where[0]) for where in np.nonzero(outside))
@@ -100,31 +100,31 @@ def read_colours(path: Path) -> Pixels:
 
     Raises InputError if it is damaged, or grey: indices would be taken for colours.
     """
-    picture, _ = _open(path)
-    if picture.mode not in ("RGB", "RGBA", "P", "PA"):
+    image, _ = _open(path)
+    if image.mode not in ("RGB", "RGBA", "P", "PA"):
         raise InputError(
-            f"{path}: the label must have colours (RGB or a palette), got mode {picture.mode}: "
+            f"{path}: the label must have colours (RGB or a palette), got mode {image.mode}: "
             "write indices into classes.toml, or save colours"
         )
-    return _rgb(picture, path)
+    return _rgb(image, path)
 
 
 def _open(path: Path) -> tuple[PillowImage.Image, int]:
     """A decoded picture, upright, and the orientation that it was stored in. Raises InputError."""
     try:
-        with PillowImage.open(path, formats=FORMATS) as picture:
-            if (count := _pages(picture)) > 1:
+        with PillowImage.open(path, formats=FORMATS) as image:
+            if (count := _pages(image)) > 1:
                 raise InputError(
                     f"{path}: must hold one picture, got {count} (an animation, or pages): save the one that is meant"
                 )
             # Pillow turns a TIFF itself as it decodes it, and drops the tag.
-            turned_by_pillow = _orientation(picture) if picture.format == "TIFF" else 1
-            picture.load()
-            orientation = _orientation(picture)
+            turned_by_pillow = _orientation(image) if image.format == "TIFF" else 1
+            image.load()
+            orientation = _orientation(image)
             if orientation == 1:
-                return picture, turned_by_pillow
+                return image, turned_by_pillow
             # ImageOps.exif_transpose would write the other tags anew, and fails on those of some cameras.
-            return picture.transpose(TO_UPRIGHT[orientation]), orientation
+            return image.transpose(TO_UPRIGHT[orientation]), orientation
     except InputError:
         raise
     except FileNotFoundError:
@@ -140,70 +140,70 @@ def _open(path: Path) -> tuple[PillowImage.Image, int]:
         raise InputError(f"{path}: damaged picture ({error}); fetch the file again") from None
 
 
-def _pages(picture: Any) -> int:
+def _pages(image: Any) -> int:
     """Pictures in a file: frames of an animation, pages of a TIFF."""
-    count = int(getattr(picture, "n_frames", 1))
+    count = int(getattr(image, "n_frames", 1))
     # An MPO is a phone's JPEG with a preview or a depth map behind it; the first picture is the picture.
-    if count == 1 or picture.format == "MPO":
+    if count == 1 or image.format == "MPO":
         return 1
-    if picture.format == "TIFF":  # smaller copies of a page are no pages
+    if image.format == "TIFF":  # smaller copies of a page are no pages
         smaller = 0
         for number in range(count):
-            picture.seek(number)
-            smaller += int(picture.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & REDUCED
-        picture.seek(0)
+            image.seek(number)
+            smaller += int(image.tag_v2.get(NEW_SUBFILE_TYPE, 0)) & REDUCED
+        image.seek(0)
         count -= smaller
     return count
 
 
-def _orientation(picture: PillowImage.Image) -> int:
+def _orientation(image: PillowImage.Image) -> int:
     try:
-        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # the picture is whole, though its notes are not: viewers show it as it is stored
         return 1
     return found if found in TO_UPRIGHT else 1
 
 
-def _is_sixteen_bit(picture: PillowImage.Image) -> bool:
+def _is_sixteen_bit(image: PillowImage.Image) -> bool:
     # Pillow holds a PPM's 16 bits in 32.
-    return picture.mode in SIXTEEN_BIT_MODES or (picture.mode == "I" and picture.format == "PPM")
+    return image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PPM")
 
 
-def _upper_byte(picture: Any) -> Pixels:
+def _upper_byte(image: Any) -> Pixels:
     """Grey levels of 9 to 16 bits as RGB of 8, by their upper byte, as Pillow reads colours of 16 bits."""
-    levels = np.array(picture).astype(np.uint16)
-    bits = int(picture.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]) if picture.format == "TIFF" else 16
+    levels = np.array(image).astype(np.uint16)
+    bits = int(image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]) if image.format == "TIFF" else 16
     grey = (levels >> (bits - 8)).astype(np.uint8)
-    if picture.format == "TIFF" and picture.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         grey = 255 - grey  # Pillow does it for 8 bits alone
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _rgb(picture: PillowImage.Image, path: Path) -> Pixels:
-    if picture.mode in ("I", "F"):
-        kind = "32-bit integers" if picture.mode == "I" else "fractions"
+def _rgb(image: PillowImage.Image, path: Path) -> Pixels:
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "fractions"
         raise InputError(
             f"{path}: a picture must have 8 or 16 bits a channel, got {kind}, of which nobody says what is white: "
             "save it with 8 bits"
         )
     # By way of RGBA, Pillow has nothing to say about a palette with transparent entries; RGB stays what it is.
-    for mode in (["RGBA"] if "transparency" in picture.info and picture.mode == "P" else []) + ["RGB"]:
-        picture = picture if picture.mode == mode else picture.convert(mode)
-    return np.array(picture, dtype=np.uint8)
+    for mode in (["RGBA"] if "transparency" in image.info and image.mode == "P" else []) + ["RGB"]:
+        image = image if image.mode == mode else image.convert(mode)
+    return np.array(image, dtype=np.uint8)
 
 
-def check_sizes(picture: Picture, label: npt.NDArray[np.generic], image_path: Path, label_path: Path) -> None:
+def check_sizes(image: DecodedImage, label: npt.NDArray[np.generic], image_path: Path, label_path: Path) -> None:
     """Raises InputError if an image HxWx3 and its label HxW differ in height or width."""
-    (height, width), (label_height, label_width) = picture.pixels.shape[:2], label.shape[:2]
+    (height, width), (label_height, label_width) = image.pixels.shape[:2], label.shape[:2]
     if (height, width) == (label_height, label_width):
         return
     what = (
         f"{label_path}: a label must have its image's size, got {label_width}x{label_height} for "
         f"{image_path.name} with {width}x{height} (width x height)"
     )
-    if (width, height) == (label_height, label_width) and picture.orientation != 1:
+    if (width, height) == (label_height, label_width) and image.orientation != 1:
         raise InputError(
-            f"{what}, which is stored turned (EXIF orientation {picture.orientation}) and was labelled as it is "
+            f"{what}, which is stored turned (EXIF orientation {image.orientation}) and was labelled as it is "
             "stored: turn the label as the image is displayed, or take the orientation out of the image"
         )
     raise InputError(f"{what}: label the image again, or resize the label by nearest neighbour")
@@ -214,8 +214,8 @@ def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     if image.shape[:2] == size:
         return image
-    picture = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BILINEAR)
-    return np.array(picture, dtype=np.uint8)
+    resized = PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.uint8)
 
 
 def resize_label(label: Pixels, size: tuple[int, int]) -> Pixels:
@@ -223,5 +223,5 @@ def resize_label(label: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     if label.shape == size:
         return label
-    picture = PillowImage.fromarray(label).resize((width, height), PillowImage.Resampling.NEAREST)
-    return np.array(picture, dtype=np.uint8)
+    resized = PillowImage.fromarray(label).resize((width, height), PillowImage.Resampling.NEAREST)
+    return np.array(resized, dtype=np.uint8)

@@ -7,34 +7,34 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fcn.data.dataset import Frame, refuse
+from fcn.data.dataset import Frame, raise_problems
 from fcn.errors import InputError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 # What systems leave beside pictures without anybody's doing, besides names with a dot in front.
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 MOST_NAMES_SHOWN = 5
 
 
-def is_picture(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     # macOS leaves ._NAME.png beside NAME.png in archives.
-    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in LEFT_BY_SYSTEMS
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Picture files right in a folder, sorted by name.
 
     Raises InputError if the folder is missing or holds no picture.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: set data_dir to where the data set lies")
-    found = sorted(path for path in folder.iterdir() if is_picture(path))
+    found = sorted(path for path in folder.iterdir() if is_image_file(path))
     if not found:
-        raise InputError(f"{folder}: must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none")
+        raise InputError(f"{folder}: must hold pictures ({', '.join(IMAGE_SUFFIXES)}), got none")
     return found
 
 
@@ -75,9 +75,9 @@ def other_files(folders: Iterable[Path]) -> list[str]:
     """A sentence for each folder that has files right in it that are no pictures."""
     sentences = []
     for folder in folders:
-        others = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_picture(path)]
+        others = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_image_file(path)]
         visible = [path for path in others if not is_hidden(path.name)]
-        sentences += left_out(f"{folder} ({', '.join(PICTURE_SUFFIXES)})", visible)
+        sentences += left_out(f"{folder} ({', '.join(IMAGE_SUFFIXES)})", visible)
     return sentences
 
 
@@ -119,19 +119,19 @@ def match(images: dict[str, Path], labels: dict[str, Path], label_place: str) ->
     label_place: where a missing label belongs, with {key} in it.
     Raises InputError that names each image without a label and each label without an image.
     """
-    lonely = [
+    unpaired = [
         f"{images[key]}: has no label, expected {label_place.format(key=key)}: add it, or take the image out"
         for key in sorted(images.keys() - labels.keys())
     ]
-    lonely += [
+    unpaired += [
         f"{labels[key]}: is a label without an image: add the image {key}, or take the label out"
         for key in sorted(labels.keys() - images.keys())
     ]
-    refuse(lonely)
+    raise_problems(unpaired)
     return [(key, images[key], labels[key]) for key in sorted(images)]
 
 
-def must_differ(frames: Sequence[Frame]) -> None:
+def check_unique_names(frames: Sequence[Frame]) -> None:
     """Raises InputError that names the files of frames that would share one name."""
     first: dict[str, Frame] = {}
     problems = []
@@ -141,4 +141,4 @@ def must_differ(frames: Sequence[Frame]) -> None:
             problems.append(
                 f"{frame.image}: would be called {frame.name}, as {other.image} is: rename one of them and its label"
             )
-    refuse(problems)
+    raise_problems(problems)

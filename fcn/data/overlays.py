@@ -46,7 +46,7 @@ COLOURS = {  # Cityscapes' colours where it has the class, but for the road, whi
 }
 
 # The KITTI Road devkit's colours: what was found, missed, and made up.
-FOUND, MISSED, MADE_UP = (0, 255, 0), (255, 0, 0), (0, 0, 255)
+TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (0, 255, 0), (255, 0, 0), (0, 0, 255)
 SEPARATOR_PIXELS = 2
 
 
@@ -103,18 +103,18 @@ def error_map(
     them. Several classes: red where the class is not the label's. Void is black: nothing is wrong there.
     """
     grey = np.asarray(Image.fromarray(image).convert("L"))
-    picture = np.repeat(grey[..., None] // 2, 3, axis=2)
+    drawn = np.repeat(grey[..., None] // 2, 3, axis=2)
     valid = target != VOID
-    picture[~valid] = 0
+    drawn[~valid] = 0
     if len(classes) == 2 and UNPAINTED in classes:
         positive = 1 - list(classes).index(UNPAINTED)
         said, true = predicted == positive, target == positive
-        paints = [(said & true, FOUND), (~said & true, MISSED), (said & ~true & valid, MADE_UP)]
+        paints = [(said & true, TRUE_POSITIVE), (~said & true, FALSE_NEGATIVE), (said & ~true & valid, FALSE_POSITIVE)]
     else:
-        paints = [(valid & (predicted != target), MISSED)]
+        paints = [(valid & (predicted != target), FALSE_NEGATIVE)]
     for where, colour in paints:
-        picture[where] = (picture[where] + np.array(colour)) // 2
-    return picture
+        drawn[where] = (drawn[where] + np.array(colour)) // 2
+    return drawn
 
 
 def _blend(

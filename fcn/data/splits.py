@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fcn.config import Config
-from fcn.data.dataset import Frame, refuse
-from fcn.data.listing import is_picture
+from fcn.data.dataset import Frame, raise_problems
+from fcn.data.listing import is_image_file
 from fcn.errors import InputError
 
 Splits = dict[str, tuple[int, ...]]
@@ -150,7 +150,7 @@ def split_by_lists(
             elif (first := listed.setdefault(name, place)) != place:
                 problems.append(f"{place}: a frame must be listed once, got {name} in {first} too: take one out")
         splits[split] = tuple(places[name] for name in names if name in places)
-    refuse(problems)
+    raise_problems(problems)
     return splits, published_warnings(dataset, frames, splits)
 
 
@@ -182,7 +182,7 @@ def _frame_of(line: str, known: set[str]) -> str | None:
                     return whole
         # A name may have spaces, so what is behind the last one is dropped only if a picture is before it.
         while text := text.rpartition(" ")[0].rstrip():
-            if is_picture(Path(text)):
+            if is_image_file(Path(text)):
                 break
     return None
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from fcn.config import Config
 from fcn.data.cache import Cache
 from fcn.data.dataset import VOID, Dataset
-from fcn.distributed import rank, sum_over_ranks, together, world
+from fcn.distributed import fail_together, rank, sum_over_ranks, world_size
 from fcn.errors import TrainingError
 from fcn.evaluation.metrics import Confusion, ThresholdCounts
 from fcn.inputs.batches import Batches
@@ -38,12 +38,12 @@ def evaluate(
     Raises TrainingError if the outputs are not finite.
     """
     indices = cache.dataset.splits[split]
-    with torch.no_grad(), together():
-        batches = Batches(cache, indices, config, device, rank=rank(), world=world())
+    with torch.no_grad(), fail_together():
+        batches = Batches(cache, indices, config, device, rank=rank(), world_size=world_size())
         score = _Score(cache.dataset, split, device)
         for step, (images_NCHW, target_NHW) in enumerate(batches.epoch(0, train=False)):
             first = step * config.batch_size
-            positions = list(range(first + rank(), min(first + config.batch_size, len(indices)), world()))
+            positions = list(range(first + rank(), min(first + config.batch_size, len(indices)), world_size()))
             at_once = micro_batch or len(positions)
             for start in range(0, len(positions), at_once):
                 part = slice(start, start + at_once)
@@ -54,7 +54,7 @@ def evaluate(
     return {prefix + name: value for name, value in score.results(prefix).items()}
 
 
-def measure_names(dataset: Dataset) -> tuple[str, ...]:
+def metric_names(dataset: Dataset) -> tuple[str, ...]:
     """What evaluate() gives, without prefix, on a split where every class is there."""
     names = ["loss", "mean_iou", "mean_iou_classes", "pixel_accuracy", *(f"iou_{c}" for c in dataset.classes)]
     if dataset.positive is not None:

@@ -23,7 +23,7 @@ _NOT_SCORED = (
 
 def model_card(description: Mapping[str, Any]) -> str:
     """Markdown for what export.json says."""
-    parts = (_head, _use, _data, _measures, _settings)
+    parts = (_head, _use, _data, _metrics, _settings)
     return "\n\n".join(part(description) for part in parts) + "\n"
 
 
@@ -32,14 +32,14 @@ def _head(description: Mapping[str, Any]) -> str:
     classes, epoch = description["classes"], description["epoch"]
     one = len(classes) == 2 and classes[0] == "background"
     what = f"{classes[1]} against the rest" if one else f"{len(classes)} classes"
-    pictures = "\n\n".join(f"![prediction, ground truth, errors]({path})" for path in description["samples"])
+    images = "\n\n".join(f"![prediction, ground truth, errors]({path})" for path in description["samples"])
     return f"""# FCN-8s on VGG16: {what}
 
 Semantic segmentation of street scenes (Long, Shelhamer, Darrell, CVPR 2015), trained on
 {description["config"]["dataset"]} at {height} x {width} pixels; the weights are those of epoch {epoch}.
 A research model: not tested for driving, and not to be trusted with it.
 
-{pictures}
+{images}
 
 Each picture: prediction | ground truth | errors."""
 
@@ -103,7 +103,7 @@ def _data(description: Mapping[str, Any]) -> str:
 Terms: {terms}"""
 
 
-def _measures(description: Mapping[str, Any]) -> str:
+def _metrics(description: Mapping[str, Any]) -> str:
     formats = description["formats"]
     columns = {"logged": description["metrics"]} | {name: found["scores"] for name, found in formats.items()}
     columns = {name: _without_prefix(scores, "val/") for name, scores in columns.items()}

@@ -92,7 +92,7 @@ def with_normalisation_of(directory: Path, config: Config) -> Config:
     return config.model_copy(update={"weights": str(directory), "weights_normalisation": "auto"})
 
 
-def must_repeat(
+def check_score_repeats(
     checkpoint: Checkpoint,
     cache: Cache,
     config: Config,
@@ -114,7 +114,7 @@ def must_repeat(
         set_precision(network, config, device)
         with torch.inference_mode(), autocast(config, device):
             found = evaluate(network, cache, "val", config, device, "val/", micro_batch=config.micro_batch)
-    must_agree(
+    check_scores_match(
         f"the checkpoint, scored again in {scored_on['precision']}",
         found,
         checkpoint.metrics,
@@ -122,7 +122,7 @@ def must_repeat(
     )
 
 
-def must_agree(what: str, found: Mapping[str, float], logged: Mapping[str, float], tolerance: float) -> None:
+def check_scores_match(what: str, found: Mapping[str, float], logged: Mapping[str, float], tolerance: float) -> None:
     """Raises ExportError that names the first score that is not the logged one."""
     names = [name for name in logged if name in SCORES or name.startswith("val/iou_")]
     # The IoU of one class of many may rest on a handful of pixels; the mean of all counts then.

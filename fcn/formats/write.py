@@ -41,14 +41,14 @@ from fcn.formats.read import (
 from fcn.formats.verify import (
     SCORE_TOLERANCE,
     ExportError,
+    check_score_repeats,
+    check_scores_match,
     logits_parity,
-    must_agree,
-    must_repeat,
     reference_logits,
     score,
     with_normalisation_of,
 )
-from fcn.fresh_directory import fresh_directory, must_be_free
+from fcn.fresh_directory import check_free, fresh_directory
 from fcn.model import checkpoint as checkpoints
 from fcn.model.checkpoint import Checkpoint
 from fcn.model.preprocessing import FromPixels
@@ -88,7 +88,7 @@ def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | Non
     ExportError where a format differs from the checkpoint by more than a rounding.
     """
     device = device or default_device()
-    must_be_free(output_dir)
+    check_free(output_dir)
     checkpoint = checkpoints.load(checkpoint_dir)
     cache = open_cache(checkpoint.config)
     try:
@@ -116,11 +116,11 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
         if name == "pt2":  # after the weights are proved: tracing is the slow part
             _write_graphs(checkpoint, directory)
         # Each in a call of its own, so that no two formats' weights are in memory at once.
-        parity, scores[name] = _prove(opened, name, pixels_NHWC, reference, cache, config, device)
+        parity, scores[name] = _verify(opened, name, pixels_NHWC, reference, cache, config, device)
         formats[name] = Format(file, parity)
-        must_agree(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
+        check_scores_match(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
         if name == "safetensors" and scores[name]:
-            must_repeat(checkpoint, cache, config, device, scores[name])
+            check_score_repeats(checkpoint, cache, config, device, scores[name])
     test: dict[str, float] = {}
     if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
         network = open_network(opened, device=str(device))
@@ -134,7 +134,7 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     return Exported(formats, scores["safetensors"], test)
 
 
-def _prove(
+def _verify(
     opened: Export,
     name: FormatName,
     pixels_NHWC: npt.NDArray[np.uint8],
@@ -199,8 +199,8 @@ def _write_samples(
     for frame, logits_CHW in zip(frames, logits_NCHW, strict=True):
         name = re.sub(r"[^\w.-]", "_", cache.dataset.frames[frame].name) + ".png"
         mask = logits_CHW.argmax(axis=0)
-        picture = side_by_side(np.asarray(cache.images[frame]), mask, np.asarray(cache.labels[frame]), opened.classes)
-        picture.save(directory / name)
+        image = side_by_side(np.asarray(cache.images[frame]), mask, np.asarray(cache.labels[frame]), opened.classes)
+        image.save(directory / name)
         names[f"samples/{name}"] = None
     return list(names)
 

@@ -42,12 +42,12 @@ class Batches:
         device: torch.device,
         *,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> None:
         self._indices = np.asarray(indices, dtype=np.int64)
         self._config = config
         self._device = device
-        self._rank, self._world = rank, world
+        self._rank, self._world_size = rank, world_size
         self._source = _source(cache, device, config.gpu_cache_fraction)
         self._augmentation = Augmentation(config)
         norm = normalisation(config)
@@ -77,7 +77,7 @@ class Batches:
             draws = torch.from_numpy(rng.random((len(order), Augmentation.DRAWS), dtype=np.float32)).to(self._device)
         size = self._config.batch_size
         shares = [
-            np.arange(first + self._rank, min(first + size, len(order)), self._world)
+            np.arange(first + self._rank, min(first + size, len(order)), self._world_size)
             for first in range(start * size, len(order), size)
         ]
         pixels = self._source.stream([self._indices[order[positions]] for positions in shares])
@@ -85,7 +85,7 @@ class Batches:
             images_NCHW = images_NHWC.permute(0, 3, 1, 2)
             if draws is not None and len(positions):
                 # positions are evenly spaced, so a slice takes them without sending indices to the device.
-                rows = draws[positions[0] : positions[-1] + 1 : self._world]
+                rows = draws[positions[0] : positions[-1] + 1 : self._world_size]
                 images_NCHW, labels_NHW = self._augmentation(images_NCHW, labels_NHW, rows, self._fill)
             # The copy to float is also the one to contiguous memory.
             floats_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
@@ -182,7 +182,7 @@ def _source(cache: Cache, device: torch.device, gpu_fraction: float) -> _Residen
     resident = _on_device.get(key)
     if resident is not None:
         return resident
-    if device.type == "cuda" and not may_live_on(memory.of_gpu(device), cache.nbytes, gpu_fraction):
+    if device.type == "cuda" and not may_live_on(memory.gpu_memory(device), cache.nbytes, gpu_fraction):
         return _Streamed(cache, device)
     resident = _Resident(_upload(cache.images, device), _upload(cache.labels, device))
     _on_device[key] = resident

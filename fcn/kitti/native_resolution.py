@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fcn.data.dataset import MOST_PROBLEMS_SHOWN, VOID, Dataset, Frame, refuse
+from fcn.data.dataset import MOST_PROBLEMS_SHOWN, VOID, Dataset, Frame, raise_problems
 from fcn.errors import InputError
 from fcn.evaluation.metrics import Confusion, ThresholdCounts
 from fcn.formats.read import Export
@@ -17,7 +17,7 @@ from fcn.kitti.bird_eye_view import birds_eye, calibration_path, read_calibratio
 from fcn.prediction.predictor import Pixels, Predictor, class_mask, levels, probability
 
 
-def score_at_own_size(
+def score_at_native_resolution(
     export: Export,
     predictor: Predictor,
     dataset: Dataset,
@@ -65,7 +65,7 @@ def score_at_own_size(
             place = torch.tensor([categories.index(frame.category or "")])
             thresholds.update(level_1HW, of_class_1HW, place)
         progress()
-    refuse(problems)
+    raise_problems(problems)
     results = confusion.results() | thresholds.results()
     for category in categories if len(categories) > 1 else ():
         results |= {f"{category}/{name}": value for name, value in thresholds.results(category).items()}
@@ -88,7 +88,7 @@ def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
             read_calibration(calibration_path(frame.image))
         except InputError as error:
             problems.append(str(error))
-    refuse(problems)
+    raise_problems(problems)
 
 
 def _from_above(frame: Frame, planes: Sequence[Pixels]) -> list[Pixels]:

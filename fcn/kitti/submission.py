@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from fcn.data.dataset import refuse
+from fcn.data.dataset import raise_problems
 from fcn.data.image_files import read_image
-from fcn.data.listing import list_pictures
+from fcn.data.listing import list_images
 from fcn.errors import InputError
 from fcn.formats.read import Export
 from fcn.fresh_directory import fresh_directory
@@ -59,7 +59,7 @@ def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
     folder = data / "testing" if (data / "testing" / "image_2").is_dir() else data
     frames = {}
     problems = []
-    for path in list_pictures(folder / "image_2"):
+    for path in list_images(folder / "image_2"):
         found = _NAME.fullmatch(path.stem)
         if found is None:
             problems.append(f"{path}: must be named as KITTI does (um_000000.png): rename it or take it out")
@@ -70,5 +70,5 @@ def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
                 read(file)
             except InputError as error:
                 problems.append(str(error))
-    refuse(problems)
+    raise_problems(problems)
     return frames

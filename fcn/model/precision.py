@@ -9,7 +9,7 @@ import torch
 
 from fcn.config import Config
 from fcn.data.cache import cache_folder
-from fcn.distributed import world
+from fcn.distributed import world_size
 from fcn.model.fcn8s import FCN8s, model_on_meta
 from fcn.model.numerics import Finding, cpu_name, findings, layers_of, rounded_by_autocast
 
@@ -37,7 +37,7 @@ def precision_of(config: Config, device: torch.device) -> Precision:
         )
         return Precision("bfloat16", (), (warning,))
     model = model_on_meta(config, classes=2)
-    images = min(config.micro_batch or config.batch_size, -(-config.batch_size // world()))
+    images = min(config.micro_batch or config.batch_size, -(-config.batch_size // world_size()))
     layers = rounded_by_autocast(model, layers_of(model, images, *config.image_size))
     known = findings(cache_folder(config), layers.values())
     faulty = {name: known[layer] for name, layer in layers.items() if known[layer].fault}
@@ -59,21 +59,21 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 
 # Sentences that a person has had from this process.
-_told: set[str] = set()
+_shown_before: set[str] = set()
 
 
-def told(precision: Precision) -> tuple[str, ...]:
+def shown_warnings(precision: Precision) -> tuple[str, ...]:
     """Its warnings, for who shows them to a person."""
-    _told.update(precision.warnings)
+    _shown_before.update(precision.warnings)
     return precision.warnings
 
 
-def log_untold(precision: Precision) -> None:
+def log_new_warnings(precision: Precision) -> None:
     """Its warnings into the log, where nobody else shows them: a trial may run on another CPU than prepare() did."""
     for sentence in precision.warnings:
-        if sentence not in _told:
+        if sentence not in _shown_before:
             logging.getLogger(__name__).warning(sentence)
-    _told.update(precision.warnings)
+    _shown_before.update(precision.warnings)
 
 
 def _sentences(faulty: dict[str, Finding], exact: tuple[str, ...]) -> Iterator[str]:

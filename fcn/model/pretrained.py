@@ -185,7 +185,7 @@ def load_weights(model: FCN8s, config: Config) -> frozenset[str]:
     return frozenset(name for name in given if {f"{name.rsplit('.', 1)[0]}.{part}" for part in _PARTS} <= given)
 
 
-def unfilled(config: Config, given: frozenset[str]) -> tuple[str, ...]:
+def missing_layer_warnings(config: Config, given: frozenset[str]) -> tuple[str, ...]:
     """What a person should know of layers that config.weights were expected to fill and don't."""
     if config.weights == "none" or "fc6.weight" in given:
         return ()

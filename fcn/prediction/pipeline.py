@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fcn.data.image_files import Picture, read_picture
+from fcn.data.image_files import DecodedImage, decode_image
 from fcn.errors import InputError
-from fcn.prediction.inputs import Job
+from fcn.prediction.plan import Job
 from fcn.prediction.predictor import Pixels, Predictor
 
 # Decoding and writing PNGs costs more than a slim network does.
@@ -32,7 +32,7 @@ Failed = Callable[[str], None]  # called with a sentence that names the file
 Remarked = Callable[[Path, str], None]  # called with a picture and what a person should know of it
 
 
-def predict_pictures(
+def predict_images(
     jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed, remarked: Remarked
 ) -> None:
     """Writes a PNG for each picture; one that can't be read or written is named and skipped.
@@ -89,25 +89,23 @@ def _write_video(job: Job, predictor: Predictor, batch_size: int, target: Path, 
     from fcn.prediction.video import VideoReader, VideoWriter
 
     with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
-        pictures = _pictures_of(reader, predictor, batch_size, pool)
+        images = _rendered(reader, predictor, batch_size, pool)
         if target.suffix:
             with VideoWriter(target, reader.rate) as writer:
-                for picture in pictures:
-                    writer.write(np.asarray(picture))
+                for image in images:
+                    writer.write(np.asarray(image))
                     done()
         else:
             target.mkdir()
-            for number, picture in enumerate(pictures, 1):
-                picture.save(target / f"{number:06d}.png", compress_level=PNG_LEVEL)
+            for number, image in enumerate(images, 1):
+                image.save(target / f"{number:06d}.png", compress_level=PNG_LEVEL)
                 done()
 
 
-def _pictures_of(
-    frames: Iterable[Pixels], predictor: Predictor, batch_size: int, pool: Executor
-) -> Iterator[Image.Image]:
+def _rendered(frames: Iterable[Pixels], predictor: Predictor, batch_size: int, pool: Executor) -> Iterator[Image.Image]:
     remaining = iter(frames)
     while batch := list(islice(remaining, batch_size)):
-        yield from pool.map(predictor.picture, batch, predictor.logits(batch))
+        yield from pool.map(predictor.render, batch, predictor.logits(batch))
 
 
 def _read_ahead(
@@ -115,21 +113,21 @@ def _read_ahead(
 ) -> Iterator[list[tuple[Job, Pixels]]]:
     """Batches of what can be read; the next ones are being decoded while one is out."""
     remaining = iter(jobs)
-    ahead: deque[list[tuple[Job, Future[Picture]]]] = deque()
+    ahead: deque[list[tuple[Job, Future[DecodedImage]]]] = deque()
     while True:
         while len(ahead) < BATCHES_AHEAD and (batch := list(islice(remaining, batch_size))):
-            ahead.append([(job, pool.submit(read_picture, job.source)) for job in batch])
+            ahead.append([(job, pool.submit(decode_image, job.source)) for job in batch])
         if not ahead:
             return
         readable = []
         for job, reading in ahead.popleft():
             try:
-                picture = reading.result()
+                image = reading.result()
             except InputError as error:
                 failed(str(error))
                 continue
-            readable.append((job, picture.pixels))
-            for remark in picture.remarks:
+            readable.append((job, image.pixels))
+            for remark in image.remarks:
                 remarked(job.source, remark)
         if readable:
             yield readable
@@ -141,7 +139,7 @@ def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float
     partial = target.with_name(f".fcn-{uuid4().hex}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        predictor.picture(frame, logits_CHW).save(partial, format="PNG", compress_level=PNG_LEVEL)
+        predictor.render(frame, logits_CHW).save(partial, format="PNG", compress_level=PNG_LEVEL)
         partial.replace(target)
     except OSError as error:
         with suppress(OSError):

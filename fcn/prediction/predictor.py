@@ -38,15 +38,15 @@ class Predictor:
             )
         self._channel = _channel(export, class_name) if kind == "probability" else None
 
-    def pictures(self, frames: Sequence[Pixels]) -> list[Image.Image]:
+    def render_all(self, frames: Sequence[Pixels]) -> list[Image.Image]:
         """One picture for each frame, uint8 RGB (H, W, 3), at its size; the frames may differ in size."""
-        return [self.picture(frame, logits) for frame, logits in zip(frames, self.logits(frames), strict=True)]
+        return [self.render(frame, logits) for frame, logits in zip(frames, self.logits(frames), strict=True)]
 
     def logits(self, frames: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """float32 logits_NCHW at the export's image size."""
         return self._network(np.stack([resize_image(frame, self._export.image_size) for frame in frames]))
 
-    def picture(self, frame: Pixels, logits_CHW: npt.NDArray[np.float32]) -> Image.Image:
+    def render(self, frame: Pixels, logits_CHW: npt.NDArray[np.float32]) -> Image.Image:
         """The picture of one frame from its logits at the export's image size."""
         height, width = frame.shape[:2]
         if self._channel is not None:
@@ -55,9 +55,9 @@ class Predictor:
         mask = class_mask(logits_CHW, (height, width))
         if self._kind == "overlay":
             return overlay(frame, mask, self._export.classes)
-        picture = Image.fromarray(mask).convert("P")
-        picture.putpalette(palette(self._export.classes).tobytes())
-        return picture
+        image = Image.fromarray(mask).convert("P")
+        image.putpalette(palette(self._export.classes).tobytes())
+        return image
 
 
 def probability(logits_CHW: npt.NDArray[np.float32], channel: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
@@ -95,8 +95,8 @@ def _resized(share_HW: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.ND
     if share_HW.shape == size:
         return share_HW
     height, width = size
-    picture = Image.fromarray(np.ascontiguousarray(share_HW, np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
+    image = Image.fromarray(np.ascontiguousarray(share_HW, np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
 
 
 def _channel(export: Export, class_name: str | None) -> int:

@@ -23,7 +23,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
     for place, (title, lines) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, 2, place)
         for label, name in lines.items():
-            points = [(measures["epoch"], measures[name]) for measures in history if name in measures]
+            points = [(metrics["epoch"], metrics[name]) for metrics in history if name in metrics]
             if points:
                 epochs, values = zip(*points, strict=True)
                 # Markers, so that a run of one epoch shows something.
@@ -39,7 +39,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
 
 def _panels(history: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, str]]]:
     """Title of each panel; label and measure of each line in it."""
-    known = sorted({name for measures in history for name in measures})
+    known = sorted({name for metrics in history for name in metrics})
     ious = {name.removeprefix("val/iou_"): name for name in known if name.startswith("val/iou_")}
     validation = {
         "mean IoU": "val/mean_iou",

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from fcn.config import Config
 from fcn.data.cache import Cache
 from fcn.data.dataset import VOID
-from fcn.distributed import agree, rank, sum_over_ranks, together, world
+from fcn.distributed import fail_together, raise_on_all_ranks, rank, sum_over_ranks, world_size
 from fcn.errors import TrainingError
 from fcn.inputs.batches import Batches
-from fcn.training.optimizer import bytes_to_come, learning_rate, set_learning_rate
+from fcn.training.optimizer import bytes_to_allocate, learning_rate, set_learning_rate
 from fcn.training.state import RunState
 from fcn.training.step import BatchGradient
 
@@ -41,7 +41,7 @@ class EpochTrainer:
         self._batch_losses = batch_losses
         frames = cache.dataset.splits["train"]
         self._frame_count = len(frames)
-        self._batches = Batches(cache, frames, config, device, rank=rank(), world=world())
+        self._batches = Batches(cache, frames, config, device, rank=rank(), world_size=world_size())
         weights = balanced_weights(cache) if config.class_weights == "balanced" else None
         self._gradient = BatchGradient(
             state.model,
@@ -53,18 +53,18 @@ class EpochTrainer:
         )
         self._compile_seconds = 0.0
         if config.compile:
-            self._compile_seconds = self._rehearse()
+            self._compile_seconds = self._warm_up()
         else:
             # A compiled network would be compiled for the two passes as well.
-            self._gradient.fit(*config.image_size, to_come=bytes_to_come(state.optimizer))
+            self._gradient.fit(*config.image_size, to_allocate=bytes_to_allocate(state.optimizer))
 
-    def _rehearse(self) -> float:
+    def _warm_up(self) -> float:
         """Have the network compiled for each size of batch that an epoch has. Returns the seconds that it took."""
         started = time.perf_counter()
         size, last = self._config.batch_size, self._frame_count % self._config.batch_size
-        shares = {len(range(rank(), count, world())) for count in {min(size, self._frame_count), last}}
+        shares = {len(range(rank(), count, world_size())) for count in {min(size, self._frame_count), last}}
         for share in sorted(shares - {0}):
-            self._gradient.rehearse(share, *self._config.image_size)
+            self._gradient.warm_up(share, *self._config.image_size)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - started
@@ -82,13 +82,13 @@ class EpochTrainer:
             images_NCHW, target_NHW = self._share(batches)
             data_seconds += time.perf_counter() - asked
             losses[step] = self._step(epoch, step, images_NCHW, target_NHW)
-            if self._device.type == "cpu" and world() == 1 and not math.isfinite(losses[step]):
+            if self._device.type == "cpu" and world_size() == 1 and not math.isfinite(losses[step]):
                 # Looking costs nothing here, and the rest of the epoch is spared.
                 losses = losses[: step + 1]
                 break
         sum_over_ranks(losses)
         found: list[float] = losses.tolist()
-        with together():
+        with fail_together():
             if self._batch_losses is not None:
                 self._batch_losses(epoch, found)
         for step, loss in enumerate(found):
@@ -109,9 +109,9 @@ class EpochTrainer:
 
     def _share(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """This rank's part of the next batch: no images on a rank that failed."""
-        alone = self._gradient.alone
-        if alone.failure is None:
-            with alone.keep():
+        local_failure = self._gradient.local_failure
+        if local_failure.error is None:
+            with local_failure.catch():
                 return next(batches)
         size = self._config.image_size
         return (
@@ -121,17 +121,17 @@ class EpochTrainer:
 
     def _step(self, epoch: int, step: int, images_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
         """One update. Returns this rank's part of the loss before it, on the device."""
-        alone = self._gradient.alone
+        local_failure = self._gradient.local_failure
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         try:
             loss = self._gradient.take(images_NCHW, target_NHW, self._seeds(epoch, step, len(images_NCHW)))
-            if alone.failure is None:
-                with alone.keep():
+            if local_failure.error is None:
+                with local_failure.catch():
                     self._update(epoch, step)
             # In each step a GPU would be waited for.
             if self._device.type == "cpu" or step in (0, len(self._batches) - 1):
-                agree(alone.failure)
+                raise_on_all_ranks(local_failure.error)
         except TrainingError as error:
             raise TrainingError(f"epoch {epoch}, step {step + 1}: {error}") from None
         return loss
@@ -149,7 +149,7 @@ class EpochTrainer:
     def _seeds(self, epoch: int, step: int, count: int) -> list[int]:
         """One an image, from its position in the epoch: no matter on which rank, or what ran before."""
         first = step * self._config.batch_size + rank()
-        return [image_seed(self._config.seed, epoch, first + place * world()) for place in range(count)]
+        return [image_seed(self._config.seed, epoch, first + place * world_size()) for place in range(count)]
 
     def _check_finite(self, loss: float, epoch: int, step: int) -> None:
         if not math.isfinite(loss):

@@ -34,7 +34,7 @@ def build_optimizer(model: FCN8s, config: Config) -> Optimizer:
     return rule(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=True)
 
 
-def bytes_to_come(optimizer: Optimizer) -> int:
+def bytes_to_allocate(optimizer: Optimizer) -> int:
     """What the optimiser's state will take when its first step has been made; 0 after it."""
     if optimizer.state:
         return 0

@@ -15,12 +15,12 @@ from torch import Tensor
 from fcn.config import Config
 from fcn.data.cache import Cache, open_cache
 from fcn.device import default_device
-from fcn.distributed import copy_from_rank, rank, together, world
+from fcn.distributed import broadcast_from, fail_together, rank, world_size
 from fcn.errors import TrainingError
-from fcn.evaluation.scoring import evaluate, measure_names
+from fcn.evaluation.scoring import evaluate, metric_names
 from fcn.model.fcn8s import check_weights
-from fcn.model.precision import autocast, log_untold, precision_of, told
-from fcn.model.pretrained import fetch_weights, unfilled
+from fcn.model.precision import autocast, log_new_warnings, precision_of, shown_warnings
+from fcn.model.pretrained import fetch_weights, missing_layer_warnings
 from fcn.training.epoch import BatchLosses, EpochTrainer
 from fcn.training.snapshot import Snapshot
 from fcn.training.state import RunState
@@ -29,7 +29,7 @@ from fcn.training.state import RunState
 # It may raise SystemExit to end the run.
 Report = Callable[[dict[str, float], Snapshot | None], None]
 
-_EPOCH_MEASURES = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
+_EPOCH_METRICS = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
 # Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
 # epoch_seconds: of the wall clock, since the measures of the epoch before were there, or since train() began.
 _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
@@ -52,7 +52,7 @@ def prepare(
     """
     fetch_weights(config)
     dataset = open_cache(config, progress).dataset
-    warnings = dataset.warnings + unfilled(config, check_weights(config, len(dataset.classes)))
+    warnings = dataset.warnings + missing_layer_warnings(config, check_weights(config, len(dataset.classes)))
     precision = precision_of(config, device or default_device())
     height, width = config.image_size
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
@@ -62,12 +62,12 @@ def prepare(
         f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"
     )
-    measures = [*_EPOCH_MEASURES, *(f"time/{name}" for name in _TIMES)]
+    metrics = [*_EPOCH_METRICS, *(f"time/{name}" for name in _TIMES)]
     if dataset.splits["val"]:
-        measures += [*(f"val/{name}" for name in measure_names(dataset)), "time/evaluation_seconds"]
+        metrics += [*(f"val/{name}" for name in metric_names(dataset)), "time/evaluation_seconds"]
     if config.compile:
-        measures.append("time/compile_seconds")
-    return Prepared(summary, tuple(measures), warnings + told(precision))
+        metrics.append("time/compile_seconds")
+    return Prepared(summary, tuple(metrics), warnings + shown_warnings(precision))
 
 
 def train(
@@ -87,16 +87,16 @@ def train(
     """
     epoch_started = time.perf_counter()
     device = device or default_device()
-    with together():
+    with fail_together():
         cache = open_cache(config)
         classes = cache.dataset.classes
-        log_untold(precision_of(config, device))
+        log_new_warnings(precision_of(config, device))
         if resume_from is None:
             state = RunState.start(config, classes, device)
         else:
             state = RunState.resume(config, classes, device, resume_from)
         trainer = EpochTrainer(state, cache, config, device, batch_losses)
-    copy_from_rank(0, *state.model.parameters())
+    broadcast_from(0, *state.model.parameters())
     report_seconds = 0.0
     with torch.enable_grad():
         while state.epoch < config.epochs:
@@ -108,7 +108,7 @@ def train(
             started = time.perf_counter()
             metrics |= {"time/checkpoint_seconds": report_seconds, "time/epoch_seconds": started - epoch_started}
             epoch_started = started
-            with together():
+            with fail_together():
                 report(metrics, Snapshot(state, metrics, masks, cache, config, device) if rank() == 0 else None)
             report_seconds = time.perf_counter() - started
             if config.early_stop_epochs and state.epochs_without_better >= config.early_stop_epochs:
@@ -138,7 +138,7 @@ def _validate(
     finally:
         state.model.train()
     # Best so far, not last: road IoU dips for an epoch and recovers.
-    state.note_score(metrics.get("val/mean_iou", -math.inf))
+    state.record_score(metrics.get("val/mean_iou", -math.inf))
     return metrics | {"time/evaluation_seconds": time.perf_counter() - started}, masks
 
 
@@ -147,4 +147,4 @@ def _shown(cache: Cache, config: Config) -> set[int]:
     count = len(cache.dataset.splits["val"])
     masks = min(config.masks, count)
     middles = [(2 * place + 1) * count // (2 * masks) for place in range(masks)]
-    return {middle - middle % config.batch_size % world() for middle in middles}
+    return {middle - middle % config.batch_size % world_size() for middle in middles}

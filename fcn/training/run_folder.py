@@ -23,8 +23,8 @@ from fcn.training.curves import draw_curves
 from fcn.training.samples import drop_samples_after
 from fcn.training.snapshot import Snapshot, SnapshotCopy
 
-RULE = "val/mean_iou"  # the measure that best/ is the best of
-_SELDOM = 50  # times as long as it took to write a checkpoint, until the next is written
+BEST_METRIC = "val/mean_iou"  # the measure that best/ is the best of
+_WRITE_INTERVAL_FACTOR = 50  # times as long as it took to write a checkpoint, until the next is written
 
 
 class RunFolder:
@@ -91,20 +91,20 @@ class RunFolder:
         if best is None or (best.epoch > start.epoch and best.config != config):
             self._copy_last_to_best()
             best = checkpoint.load(self.best)
-        self._best_score = best.metrics.get(RULE, 0.0)
+        self._best_score = best.metrics.get(BEST_METRIC, 0.0)
 
     def _copy_last_to_best(self) -> None:
         directory = self.path / f".fcn-{self.best.name}"
         shutil.copytree(self.last, directory, ignore=shutil.ignore_patterns("resume"))
         checkpoint.replace(directory, self.best)
 
-    def keep(self, measures: dict[str, float], snapshot: Snapshot) -> None:
+    def keep(self, metrics: dict[str, float], snapshot: Snapshot) -> None:
         """Takes an epoch in; writes its checkpoint if it is time to."""
         with self.history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(measures) + "\n")
+            file.write(json.dumps(metrics) + "\n")
         self._unwritten = snapshot
-        if self._validates and measures.get(RULE, 0.0) > self._best_score:
-            self._best_score = measures.get(RULE, 0.0)
+        if self._validates and metrics.get(BEST_METRIC, 0.0) > self._best_score:
+            self._best_score = metrics.get(BEST_METRIC, 0.0)
             self._unwritten_best = snapshot.copy(resume=False)
         if time.monotonic() >= self._next_write:
             self.write_last()
@@ -125,7 +125,7 @@ class RunFolder:
         self._write(self._unwritten.copy(resume=True), self.last)
         self._unwritten = None
         self.write_best()
-        self._next_write = time.monotonic() + _SELDOM * (time.monotonic() - started)
+        self._next_write = time.monotonic() + _WRITE_INTERVAL_FACTOR * (time.monotonic() - started)
 
     def write_best(self) -> None:
         """The best epoch's checkpoint, if it isn't written yet and there is a last/ beside it."""
@@ -138,14 +138,14 @@ class RunFolder:
         copy.write(directory)
         checkpoint.replace(directory, target)
 
-    def measures(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, float]]:
         """Those of each epoch so far."""
         return _lines(self.history)
 
     def draw(self) -> None:
         """The curves of all epochs so far, if there are any."""
-        if measures := self.measures():
-            draw_curves(measures, self.curves)
+        if metrics := self.metrics():
+            draw_curves(metrics, self.curves)
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(f"{self.path} can't be written ({error.strerror}): choose another --output")

@@ -10,31 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcn.errors import InputError
-from fcn.prediction.inputs import plan
-from fcn.prediction.pipeline import predict_pictures
+from fcn.prediction.pipeline import predict_images
+from fcn.prediction.plan import plan
 from fcn.training.snapshot import Snapshot
 
 _EPOCH = re.compile(r"epoch-(\d+)")
-_PICTURES_AT_ONCE = 8
+_IMAGES_AT_ONCE = 8
 
 
 class Samples:
     """Of one run. They never change or end it: a picture that can't be read or written is told and left out."""
 
     def __init__(
-        self, paths: Sequence[Path], epochs: frozenset[int] | None, folder: Path, say: Callable[[str], None]
+        self, paths: Sequence[Path], epochs: frozenset[int] | None, folder: Path, warn: Callable[[str], None]
     ) -> None:
         """paths: pictures, and folders of them at any depth. epochs: None is the last one, whichever that will be.
 
         say: gets a sentence for what is left out. Raises InputError for a path that has no pictures.
         """
-        self._folder, self._epochs, self._say = folder, epochs, say
-        self._jobs, problems, left_out = plan(paths, folder, frames_as_pictures=True)
+        self._folder, self._epochs, self._warn = folder, epochs, warn
+        self._jobs, problems, left_out = plan(paths, folder, frames_as_images=True)
         problems += [f"{job.source}: samples are of pictures, and this is a video" for job in self._jobs if job.video]
         if problems:
             raise InputError("\n".join(f"--samples {problem}" for problem in problems))
         for note in left_out:
-            say(note)
+            warn(note)
 
     def after(self, snapshot: Snapshot) -> None:
         """Writes those of the epoch that has just ended, if it is one of the chosen."""
@@ -51,12 +51,12 @@ class Samples:
             return
         folder = self._folder / f"epoch-{snapshot.epoch:04d}"
         jobs = [replace(job, target=folder / job.target.relative_to(self._folder)) for job in self._jobs]
-        at_once = min(_PICTURES_AT_ONCE, snapshot.micro_batch)
+        at_once = min(_IMAGES_AT_ONCE, snapshot.micro_batch)
         try:
             with snapshot.predictor() as predictor:
-                predict_pictures(jobs, predictor, at_once, _nothing, self._say, _no_remark)
+                predict_images(jobs, predictor, at_once, _nothing, self._warn, _no_remark)
         except InputError as error:
-            self._say(str(error))
+            self._warn(str(error))
 
 
 def drop_samples_after(epoch: int, folder: Path) -> None:
@@ -79,4 +79,4 @@ def chosen_epochs(text: str, last: int) -> frozenset[int]:
 def _nothing() -> None: ...
 
 
-def _no_remark(picture: Path, remark: str) -> None: ...
+def _no_remark(image: Path, remark: str) -> None: ...

@@ -173,7 +173,7 @@ def _event(device: torch.device) -> Any:
 
 def _copier(device: torch.device, needed: int) -> Callable[[Tensor], Tensor]:
     """On a GPU a copy stays there, which takes a millisecond, if there is room enough for that and for training."""
-    if device.type == "cuda" and memory.of_gpu(device).spare < 2 * needed:
+    if device.type == "cuda" and memory.gpu_memory(device).spare < 2 * needed:
         return lambda tensor: tensor.detach().cpu()
     return lambda tensor: tensor.detach().clone()
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.memory import first_micro_batch
+from fcn.memory import initial_micro_batch
 from fcn.model import checkpoint
 from fcn.model.fcn8s import FCN8s, build_model
 from fcn.model.precision import set_precision
@@ -35,7 +35,7 @@ class RunState:
             model=model,
             optimizer=build_optimizer(model, config),
             epoch=0,
-            micro_batch=first_micro_batch(config, device),
+            micro_batch=initial_micro_batch(config, device),
             best_score=float("-inf"),
             epochs_without_better=0,
         )
@@ -63,7 +63,7 @@ class RunState:
             model=model,
             optimizer=optimizer,
             epoch=loaded.epoch,
-            micro_batch=min(saved["micro_batch"], first_micro_batch(config, device)),
+            micro_batch=min(saved["micro_batch"], initial_micro_batch(config, device)),
             best_score=saved["best_score"],
             epochs_without_better=saved["epochs_without_better"],
         )
@@ -77,7 +77,7 @@ class RunState:
             "epochs_without_better": self.epochs_without_better,
         }
 
-    def note_score(self, score: float) -> None:
+    def record_score(self, score: float) -> None:
         if score > self.best_score:
             self.best_score, self.epochs_without_better = score, 0
         else:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from fcn import memory
 from fcn.config import Config
 from fcn.data.dataset import VOID
-from fcn.distributed import Alone, sum_over_ranks
+from fcn.distributed import LocalFailure, sum_over_ranks
 from fcn.errors import TrainingError
 from fcn.model.fcn8s import FCN8s
 from fcn.model.precision import autocast
@@ -42,19 +42,19 @@ class BatchGradient:
         self._class_weights = class_weights
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.micro_batch = micro_batch
-        self.alone = Alone()
+        self.local_failure = LocalFailure()
 
-    def fit(self, height: int, width: int, to_come: int) -> None:
+    def fit(self, height: int, width: int, to_allocate: int) -> None:
         """On a GPU, lower micro_batch to what two small passes say will fit, so that few steps are repeated.
 
-        to_come: bytes that the run will allocate later, its optimiser's state.
+        to_allocate: bytes that the run will allocate later, its optimiser's state.
         """
         if self._device.type == "cuda" and self.micro_batch > 2:
-            room = memory.of_gpu(self._device).room - to_come
-            at_most = memory.predicted(lambda count: self._peak(count, height, width), room)
+            room = memory.gpu_memory(self._device).room - to_allocate
+            at_most = memory.largest_batch(lambda count: self._peak(count, height, width), room)
             self.micro_batch = min(self.micro_batch, at_most)
 
-    def rehearse(self, count: int, height: int, width: int) -> None:
+    def warm_up(self, count: int, height: int, width: int) -> None:
         """A pass over so many black images, of which nothing stays."""
         images_NCHW = torch.zeros(count, 3, height, width, device=self._device)
         if self._device.type == "cuda":
@@ -68,7 +68,7 @@ class BatchGradient:
     def _peak(self, count: int, height: int, width: int) -> int:
         """Bytes allocated at most in a pass of so many images."""
         torch.cuda.reset_peak_memory_stats(self._device)
-        self.rehearse(count, height, width)
+        self.warm_up(count, height, width)
         return torch.cuda.max_memory_allocated(self._device)
 
     def take(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -79,12 +79,12 @@ class BatchGradient:
         """
         weight_sum = self._weight_sum(target_NHW)
         loss = torch.zeros((), device=self._device)
-        if self.alone.failure is None:
-            with self.alone.keep():
+        if self.local_failure.error is None:
+            with self.local_failure.catch():
                 loss = self._share(images_NCHW, target_NHW, seeds, weight_sum)
         gradients = []
         for parameter in self._parameters:
-            if parameter.grad is None or self.alone.failure is not None:
+            if parameter.grad is None or self.local_failure.error is not None:
                 # An empty share of a short batch, or a rank that failed.
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -153,7 +153,7 @@ class BatchGradient:
                 "make image_size, width or fc_width smaller"
             )
         self.micro_batch = at_once // 2
-        memory.remember(self._config, self._device, self.micro_batch)
+        memory.record_limit(self._config, self._device, self.micro_batch)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -113,4 +113,4 @@ def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process has learnt of its machine in one test is nothing to the next."""
     monkeypatch.setattr(memory, "_fitted", {})
     monkeypatch.setattr(numerics, "_known", {})
-    monkeypatch.setattr(precision, "_told", set())
+    monkeypatch.setattr(precision, "_shown_before", set())

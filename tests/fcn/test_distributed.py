@@ -107,8 +107,8 @@ def trained(config: Config, folder: Path, name: str, fault: Fault | None, fail: 
     memory._fitted.clear()
     reports: list[dict[str, float]] = []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
-        reports.append({key: value for key, value in measures.items() if not key.startswith("time/")})
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        reports.append({key: value for key, value in metrics.items() if not key.startswith("time/")})
         if snapshot is not None:
             shutil.rmtree(folder / name, ignore_errors=True)
             snapshot.copy(resume=False).write(folder / name)

@@ -28,18 +28,18 @@ def test_two_probes_say_how_many_images_fit(room: int, images: int) -> None:
         probed.append(count)
         return 500 + 1_000 * count
 
-    assert memory.predicted(peak_of, room) == images
+    assert memory.largest_batch(peak_of, room) == images
     assert probed == [1, 2]
 
 
 def test_the_next_run_of_a_process_starts_from_what_fitted() -> None:
     config = settings()
-    assert memory.first_micro_batch(config, CPU) == 16
-    memory.remember(config, CPU, 4)
-    assert memory.first_micro_batch(config, CPU) == 4
-    assert memory.first_micro_batch(settings(batch_size=2), CPU) == 2
-    assert memory.first_micro_batch(settings(micro_batch=3), CPU) == 3
-    assert memory.first_micro_batch(settings(image_size=(16, 32)), CPU) == 16, "other images take other memory"
+    assert memory.initial_micro_batch(config, CPU) == 16
+    memory.record_limit(config, CPU, 4)
+    assert memory.initial_micro_batch(config, CPU) == 4
+    assert memory.initial_micro_batch(settings(batch_size=2), CPU) == 2
+    assert memory.initial_micro_batch(settings(micro_batch=3), CPU) == 3
+    assert memory.initial_micro_batch(settings(image_size=(16, 32)), CPU) == 16, "other images take other memory"
 
 
 @pytest.mark.gpu
@@ -52,7 +52,7 @@ def test_a_predicted_micro_batch_runs_without_running_out_of_memory() -> None:
     _, total = torch.cuda.mem_get_info(device)
     torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
     try:
-        gradient.fit(160, 576, to_come=0)
+        gradient.fit(160, 576, to_allocate=0)
         predicted = gradient.micro_batch
         assert 1 < predicted < 512
         images = torch.zeros(predicted, 3, 160, 576, device=device)

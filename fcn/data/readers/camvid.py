@@ -18,9 +18,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.data.dataset import Dataset, Decoded, Frame, thin
-from fcn.data.image_files import check_sizes, read_indices, read_picture
-from fcn.data.listing import by_stem, list_pictures, match, must_differ, other_files
+from fcn.data.dataset import Dataset, Decoded, Frame, subsample
+from fcn.data.image_files import check_sizes, decode_image, read_indices
+from fcn.data.listing import by_stem, check_unique_names, list_images, match, other_files
 from fcn.data.splits import Splits, published_warnings, split_by_lists, split_by_sequence
 from fcn.data.task import make_task
 from fcn.errors import InputError
@@ -38,7 +38,7 @@ def open_camvid(config: Config) -> Dataset:
         raise InputError("data_dir: camvid is read from files, got none: set data_dir to CamVid's folder")
     task = make_task("camvid", CLASSES, (VOID_LABEL,), config.classes)
     everything, part_of = _list(config.data_dir)
-    frames = thin(everything, config.frames)
+    frames = subsample(everything, config.frames)
     if config.split == "sequence":
         splits, warnings = split_by_sequence("camvid", frames, config)
     elif part_of:
@@ -55,7 +55,7 @@ def open_camvid(config: Config) -> Dataset:
     def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image, label = read_picture(frame.image), read_indices(frame.label)
+        image, label = decode_image(frame.image), read_indices(frame.label)
         check_sizes(image, label, frame.image, frame.label)
         return Decoded(image.pixels, task.apply(label, frame.label), image.remarks)
 
@@ -76,11 +76,11 @@ def _list(folder: Path) -> tuple[list[Frame], dict[str, str]]:
     frames, part_of = [], {}
     for part, images, labels in places:
         where = f"{labels}/{{key}}.png"
-        for name, image, label in match(by_stem(list_pictures(images)), by_stem(list_pictures(labels)), where):
+        for name, image, label in match(by_stem(list_images(images)), by_stem(list_images(labels)), where):
             frames.append(Frame(name, name.split("_")[0], image, label))
             if part:
                 part_of[name] = part
-    must_differ(frames)
+    check_unique_names(frames)
     return sorted(frames, key=lambda frame: frame.name), part_of
 
 

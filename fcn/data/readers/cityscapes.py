@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.data.dataset import Dataset, Decoded, Frame, thin
-from fcn.data.image_files import check_sizes, read_indices, read_picture
-from fcn.data.listing import by_key, is_picture, match, must_differ, other_files
+from fcn.data.dataset import Dataset, Decoded, Frame, subsample
+from fcn.data.image_files import check_sizes, decode_image, read_indices
+from fcn.data.listing import by_key, check_unique_names, is_image_file, match, other_files
 from fcn.data.splits import published_warnings, split_by_sequence
 from fcn.data.task import make_task
 from fcn.errors import InputError
@@ -48,8 +48,8 @@ def open_cityscapes(config: Config) -> Dataset:
         for name, image, label in _list(config.data_dir, part):
             found.append(Frame(name, image.parent.name, image, label))
             part_of[name] = part
-    must_differ(found)
-    frames = thin(sorted(found, key=lambda frame: frame.name), config.frames)
+    check_unique_names(found)
+    frames = subsample(sorted(found, key=lambda frame: frame.name), config.frames)
     if config.split == "sequence":
         splits, warnings = split_by_sequence("cityscapes", frames, config)
     else:
@@ -63,7 +63,7 @@ def open_cityscapes(config: Config) -> Dataset:
     def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image, label = read_picture(frame.image), read_indices(frame.label)
+        image, label = decode_image(frame.image), read_indices(frame.label)
         check_sizes(image, label, frame.image, frame.label)
         return Decoded(image.pixels, task.apply(label, frame.label), image.remarks)
 
@@ -74,7 +74,7 @@ def _list(folder: Path, part: str) -> list[tuple[str, Path, Path]]:
     """Name, image and label of each frame of a part. Raises InputError that names what has no partner."""
 
     def files(kind: str, ending: str) -> dict[str, Path]:
-        paths = sorted(path for path in (folder / kind / part).glob(f"*/*{ending}") if is_picture(path))
+        paths = sorted(path for path in (folder / kind / part).glob(f"*/*{ending}") if is_image_file(path))
         return by_key((f"{path.parent.name}/{path.name.removesuffix(ending)}", path) for path in paths)
 
     pairs = match(files("leftImg8bit", IMAGE), files("gtFine", LABEL), f"{folder}/gtFine/{part}/{{key}}{LABEL}")

@@ -17,17 +17,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from fcn.config import Config
-from fcn.data.dataset import VOID, Dataset, Decoded, Frame, refuse, thin
-from fcn.data.image_files import check_sizes, read_colours, read_indices, read_picture
+from fcn.data.dataset import VOID, Dataset, Decoded, Frame, raise_problems, subsample
+from fcn.data.image_files import check_sizes, decode_image, read_colours, read_indices
 from fcn.data.listing import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     by_key,
+    check_unique_names,
     files_within,
-    is_picture,
+    is_image_file,
     key_of,
     left_out,
     match,
-    must_differ,
 )
 from fcn.data.readers.legend import Legend, read_legend
 from fcn.data.splits import split_by_lists, split_by_sequence
@@ -42,7 +42,7 @@ def open_folder(config: Config) -> Dataset:
     legend = read_legend(config.data_dir / "classes.toml")
     task = make_task(str(legend.path), legend.names, (VOID,), config.classes)
     everything, warnings = _list(config.data_dir, legend)
-    frames = thin(everything, config.frames)
+    frames = subsample(everything, config.frames)
     if config.split == "published":
         splits, of_split = split_by_lists("folder", config.data_dir, frames, everything)
     else:
@@ -59,39 +59,39 @@ def open_folder(config: Config) -> Dataset:
     def decode(frame: Frame) -> Decoded:
         assert frame.image is not None
         assert frame.label is not None
-        image = read_picture(frame.image)
+        image = decode_image(frame.image)
         mask = read_colours(frame.label) if legend.coloured else read_indices(frame.label)
         check_sizes(image, mask, frame.image, frame.label)
         label = task.apply(legend.classify(mask, frame.label), frame.label)
         return Decoded(image.pixels, label, image.remarks)
 
-    said = (*warnings, *of_split)
-    return Dataset("folder", task.classes, tuple(frames), splits, said, task.positive, decode, legend.content)
+    warned = (*warnings, *of_split)
+    return Dataset("folder", task.classes, tuple(frames), splits, warned, task.positive, decode, legend.content)
 
 
 def _list(folder: Path, legend: Legend) -> tuple[list[Frame], list[str]]:
     """Frames sorted by name, and a sentence for each folder with files that are no pictures."""
     warnings: list[str] = []
-    images, masks = (_pictures(folder / part, warnings) for part in ("images", "masks"))
+    images, masks = (_images(folder / part, warnings) for part in ("images", "masks"))
     frames = []
     for key, image, mask in match(images, masks, f"{folder}/masks/{{key}}.png"):
         name = key.replace("/", "-")  # it is the name of a picture in every record of a run
         sequence = legend.sequence_of(key, image) or (str(Path(key).parent) if "/" in key else name)
         frames.append(Frame(name, sequence, image, mask))
-    must_differ(frames)
+    check_unique_names(frames)
     return frames, warnings
 
 
-def _pictures(folder: Path, warnings: list[str]) -> dict[str, Path]:
+def _images(folder: Path, warnings: list[str]) -> dict[str, Path]:
     """Pictures in a folder and the folders within it, by path without suffix."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: set data_dir to one with images/, masks/, classes.toml")
     files, problems = files_within(folder)
-    refuse(problems)
-    pictures = [path for path in files if is_picture(path)]
-    found = by_key((key_of(path, path.relative_to(folder).with_suffix("").as_posix()), path) for path in pictures)
-    kinds = f"{folder} ({', '.join(PICTURE_SUFFIXES)})"
-    others = left_out(kinds, (path for path in files if not is_picture(path)))
+    raise_problems(problems)
+    paths_found = [path for path in files if is_image_file(path)]
+    found = by_key((key_of(path, path.relative_to(folder).with_suffix("").as_posix()), path) for path in paths_found)
+    kinds = f"{folder} ({', '.join(IMAGE_SUFFIXES)})"
+    others = left_out(kinds, (path for path in files if not is_image_file(path)))
     if not found:
         raise InputError(f"{folder}: must hold pictures, got none" + "".join(f"; {other}" for other in others))
     warnings += others

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from fcn.config import Config
-from fcn.data.dataset import VOID, Dataset, Decoded, Frame, thin
-from fcn.data.image_files import check_sizes, read_colours, read_picture
-from fcn.data.listing import by_key, is_picture, list_pictures, match, other_files
+from fcn.data.dataset import VOID, Dataset, Decoded, Frame, subsample
+from fcn.data.image_files import check_sizes, decode_image, read_colours
+from fcn.data.listing import by_key, is_image_file, list_images, match, other_files
 from fcn.data.splits import split_by_sequence
 from fcn.errors import InputError
 
@@ -45,7 +45,7 @@ def open_kitti_road(config: Config) -> Dataset:
     task = "road" if config.classes == "all" else config.classes
     if task not in TASKS:
         raise InputError(f"classes: kitti_road has road and lane (um frames only), got {config.classes!r}")
-    frames = thin(_list(config.data_dir, task), config.frames)
+    frames = subsample(_list(config.data_dir, task), config.frames)
     splits, warnings = split_by_sequence("kitti_road", frames, config)
     warnings += _shared_categories(frames, splits) + missing_frames(config.data_dir)
     warnings += other_files(sorted({path.parent for frame in frames for path in (frame.image, frame.label) if path}))
@@ -63,7 +63,7 @@ def missing_frames(data_dir: Path, parts: Iterable[str] = tuple(PUBLISHED)) -> l
         folder = data_dir / part / "image_2"
         if not folder.is_dir():
             continue
-        there = {path.stem for path in folder.iterdir() if is_picture(path)}
+        there = {path.stem for path in folder.iterdir() if is_image_file(path)}
         missing = []
         for category, count in PUBLISHED[part].items():
             if sum(name.startswith(f"{category}_") for name in there) < count:
@@ -85,11 +85,11 @@ def _list(data_dir: Path, task: str) -> list[Frame]:
     if folder is None:
         raise InputError(f"{data_dir}: must hold training/image_2 and training/gt_image_2, got no image_2")
     images, labels = [], []
-    for path in list_pictures(folder / "image_2"):
+    for path in list_images(folder / "image_2"):
         if (found := _IMAGE.fullmatch(path.stem)) is None:
             raise InputError(f"{path}: must be named as KITTI does (um_000000.png): rename it or take it out")
         images.append((f"{found['category']}_{found['number']}", path))
-    for path in list_pictures(folder / "gt_image_2"):
+    for path in list_images(folder / "gt_image_2"):
         if (found := _LABEL.fullmatch(path.stem)) is None:
             raise InputError(f"{path}: must be named as KITTI does (um_road_000000.png): rename it or take it out")
         if found["task"] == task:
@@ -132,7 +132,7 @@ def read_frame(frame: Frame) -> Decoded:
     """
     assert frame.image is not None
     assert frame.label is not None
-    image = read_picture(frame.image)
+    image = decode_image(frame.image)
     label = read_colours(frame.label)
     check_sizes(image, label, frame.image, frame.label)
     red, green, blue = label[..., 0], label[..., 1], label[..., 2]

@@ -39,9 +39,9 @@ class _Canvas:
 
     def __init__(self, view: View, colours: Floats, labels: npt.NDArray[np.uint8]) -> None:
         self.view = view
-        self.picture = PillowImage.fromarray((np.clip(colours, 0, 1) * 255).astype(np.uint8))
+        self.image = PillowImage.fromarray((np.clip(colours, 0, 1) * 255).astype(np.uint8))
         self.labels = PillowImage.fromarray(labels)
-        self._pen = ImageDraw.Draw(self.picture, "RGBA")
+        self._pen = ImageDraw.Draw(self.image, "RGBA")
         self._label_pen = ImageDraw.Draw(self.labels)
         # Every corner of every window goes through point(): plain floats, looked up once.
         self._line: list[float] = view.centre_line().tolist()
@@ -258,7 +258,7 @@ def _expose(
 ) -> npt.NDArray[np.uint8]:
     """What the sensor makes of the light: average, expose, tint, vignette, noise."""
     height, width = size
-    drawing = np.asarray(canvas.picture.reduce(SUPERSAMPLE), dtype=np.float32)
+    drawing = np.asarray(canvas.image.reduce(SUPERSAMPLE), dtype=np.float32)
     across = np.linspace(-1, 1, width, dtype=np.float32)
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     falloff = 1 - np.float32(street.camera.vignette) * 0.5 * (across**2 + down**2)

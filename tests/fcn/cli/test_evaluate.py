@@ -16,7 +16,7 @@ from fcn.data.readers import open_dataset
 from fcn.errors import InputError
 from fcn.formats.read import Export, read_export
 from fcn.formats.write import Exported
-from fcn.kitti.native_resolution import score_at_own_size
+from fcn.kitti.native_resolution import score_at_native_resolution
 from fcn.kitti.submission import write_submission
 from fcn.model import checkpoint
 from fcn.prediction.predictor import Predictor
@@ -96,10 +96,10 @@ def seen_from_above(plane: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
 def truth(kitti: Path, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Level of road probability and label (1 road, 0 not, 255 void) of a frame, straight from the files."""
     category, number = name.split("_")
-    with Image.open(kitti / f"training/image_2/{name}.png") as picture:
-        level = np.asarray(picture)[..., 0].astype(np.int64)
-    with Image.open(kitti / f"training/gt_image_2/{category}_road_{number}.png") as picture:
-        label = np.asarray(picture)
+    with Image.open(kitti / f"training/image_2/{name}.png") as image:
+        level = np.asarray(image)[..., 0].astype(np.int64)
+    with Image.open(kitti / f"training/gt_image_2/{category}_road_{number}.png") as image:
+        label = np.asarray(image)
     return level, np.where(label[..., 0] > 0, (label[..., 2] > 0).astype(np.int64), 255)
 
 
@@ -123,7 +123,7 @@ def test_measures_agree_with_counts_made_frame_by_frame(kitti: Path, from_above:
         planes = [(level.clip(0), np.where(label == -1, 255, label)) for level, label in planes]
     levels, labels = (np.stack(part) for part in zip(*planes, strict=True))
 
-    found = score_at_own_size(
+    found = score_at_native_resolution(
         export,
         Predictor(export, brightness, "overlay"),
         dataset,
@@ -149,7 +149,7 @@ def test_a_perfect_mask_scores_one_in_the_image_and_from_above(kitti: Path) -> N
     export = road_export()
 
     for from_above in (False, True):
-        found = score_at_own_size(
+        found = score_at_native_resolution(
             export, Predictor(export, brightness, "overlay"), dataset, [0, 3, 5], from_above=from_above
         )
         assert found["iou_road"] == found["max_f1"] == found["mean_iou"] == 1.0
@@ -208,7 +208,9 @@ def test_every_missing_calibration_is_named_before_anything_is_scored(kitti: Pat
     dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))
 
     with pytest.raises(InputError, match=r"um_000000\.txt(.|\n)*uu_000011\.txt"):
-        score_at_own_size(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6), from_above=True)
+        score_at_native_resolution(
+            road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6), from_above=True
+        )
 
 
 def test_a_submission_is_what_the_server_takes(kitti: Path, tmp_path: Path) -> None:
@@ -220,9 +222,9 @@ def test_a_submission_is_what_the_server_takes(kitti: Path, tmp_path: Path) -> N
     names = sorted(path.name for path in (tmp_path / "submission").iterdir())
     assert names[0] == "um_road_000000.png"
     assert names[-1] == "uu_road_000011.png"
-    with Image.open(tmp_path / "submission" / "umm_road_000011.png") as picture:
-        assert (picture.mode, picture.size) == ("L", (400, 800))
-        view = np.asarray(picture)
+    with Image.open(tmp_path / "submission" / "umm_road_000011.png") as image:
+        assert (image.mode, image.size) == ("L", (400, 800))
+        view = np.asarray(image)
     level, _ = truth(kitti, "umm_000011")
     assert np.abs(view - seen_from_above(level).clip(0)).max() <= 1
 
@@ -270,7 +272,7 @@ def test_every_damaged_frame_is_named_where_frames_are_scored_at_their_own_size(
     dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))
 
     with pytest.raises(InputError) as caught:
-        score_at_own_size(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6))
+        score_at_native_resolution(road_export(), Predictor(road_export(), never, "overlay"), dataset, range(6))
 
     named = [Path(line.split(": ")[0]).name for line in str(caught.value).splitlines()]
     assert named == ["um_000000.png", "uu_road_000011.png"]

@@ -38,8 +38,8 @@ def save(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Pixels:
 
 
 def read(path: Path) -> Pixels:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def export_of(classes: tuple[str, ...], size: tuple[int, int]) -> Export:
@@ -57,10 +57,10 @@ def test_an_overlay_is_green_where_the_network_sees_road_and_nowhere_else() -> N
     frame = np.full((20, 30, 3), 40, np.uint8)
     frame[10:] = 200
 
-    (picture,) = Predictor(export_of(("background", "road"), (20, 30)), bright_is_road, "overlay").pictures([frame])
+    (image,) = Predictor(export_of(("background", "road"), (20, 30)), bright_is_road, "overlay").render_all([frame])
 
-    assert np.asarray(picture)[5, 5].tolist() == [40, 40, 40]
-    assert np.asarray(picture)[15, 5].tolist() == pytest.approx([100, 227, 100], abs=1)
+    assert np.asarray(image)[5, 5].tolist() == [40, 40, 40]
+    assert np.asarray(image)[15, 5].tolist() == pytest.approx([100, 227, 100], abs=1)
 
 
 def test_frames_of_several_sizes_share_a_batch_and_keep_their_sizes() -> None:
@@ -71,11 +71,11 @@ def test_frames_of_several_sizes_share_a_batch_and_keep_their_sizes() -> None:
         return bright_is_road(images_NHWC)
 
     frames = [np.full((height, width, 3), 200, np.uint8) for height, width in ((20, 30), (41, 29), (8, 90))]
-    pictures = Predictor(export_of(("background", "road"), (20, 30)), network, "mask").pictures(frames)
+    images = Predictor(export_of(("background", "road"), (20, 30)), network, "mask").render_all(frames)
 
     assert seen == [(3, 20, 30, 3)]
-    assert [picture.size for picture in pictures] == [(30, 20), (29, 41), (90, 8)]
-    assert all(np.asarray(picture).min() == 1 for picture in pictures)
+    assert [image.size for image in images] == [(30, 20), (29, 41), (90, 8)]
+    assert all(np.asarray(image).min() == 1 for image in images)
 
 
 def test_probabilities_are_the_softmax_and_masks_its_largest() -> None:

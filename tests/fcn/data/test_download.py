@@ -357,10 +357,15 @@ def test_nobody_listening_is_told_after_a_few_attempts(server: Server, tmp_path:
 
 
 def test_progress_tells_bytes_so_far_of_bytes_in_all(server: Server, tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    download(Archive(server.url, "*"), tmp_path / "kitti", progress=lambda *now: told.append(now), pause_seconds=0)
-    assert told[-1] == (len(server.content), len(server.content))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    progress_reports: list[tuple[int, int | None]] = []
+    download(
+        Archive(server.url, "*"),
+        tmp_path / "kitti",
+        progress=lambda *now: progress_reports.append(now),
+        pause_seconds=0,
+    )
+    assert progress_reports[-1] == (len(server.content), len(server.content))
+    assert [done for done, _ in progress_reports] == sorted(done for done, _ in progress_reports)
 
 
 def test_the_command_fetches_from_a_mirror_and_prints_the_sum(

@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from fcn.data.dataset import SIXTEEN_BITS, TURNED
-from fcn.data.image_files import read_colours, read_image, read_indices, read_picture
+from fcn.data.image_files import decode_image, read_colours, read_image, read_indices
 from fcn.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -56,11 +56,11 @@ LOSSLESS: dict[str, dict[str, Any]] = {
 def test_a_picture_is_read_as_it_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
     path = tmp_path / f"phone{suffix}"
     save_turned(path, scene(), orientation, **LOSSLESS.get(suffix, {"quality": 100, "subsampling": 0}))
-    picture = read_picture(path)
-    assert picture.pixels.shape == (24, 40, 3)
-    assert np.abs(picture.pixels.astype(int) - scene()).max() <= (0 if suffix in LOSSLESS else 6)
-    assert picture.orientation == orientation
-    assert (TURNED in picture.remarks) == (orientation != 1)
+    image = decode_image(path)
+    assert image.pixels.shape == (24, 40, 3)
+    assert np.abs(image.pixels.astype(int) - scene()).max() <= (0 if suffix in LOSSLESS else 6)
+    assert image.orientation == orientation
+    assert (TURNED in image.remarks) == (orientation != 1)
 
 
 @pytest.mark.parametrize("orientation", SIDES)
@@ -101,23 +101,23 @@ def test_an_orientation_that_exif_does_not_have_turns_nothing(tmp_path: Path) ->
 RAMP = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
 
 
-def grey(picture: Array) -> Array:
-    assert (picture == picture[..., :1]).all()
-    return picture[..., 0]
+def grey(image: Array) -> Array:
+    assert (image == image[..., :1]).all()
+    return image[..., 0]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm"])
 def test_grey_of_sixteen_bits_keeps_its_upper_eight_and_is_remarked_on(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(RAMP).save(tmp_path / f"deep{suffix}")
-    picture = read_picture(tmp_path / f"deep{suffix}")
-    np.testing.assert_array_equal(grey(picture.pixels), RAMP // 256)
-    assert picture.remarks == (SIXTEEN_BITS,)
+    image = decode_image(tmp_path / f"deep{suffix}")
+    np.testing.assert_array_equal(grey(image.pixels), RAMP // 256)
+    assert image.remarks == (SIXTEEN_BITS,)
 
 
 def test_grey_of_sixteen_bits_with_the_upper_byte_first_is_read_alike(tmp_path: Path) -> None:
     Image.frombytes("I;16B", RAMP.shape, RAMP.astype(">u2").tobytes()).save(tmp_path / "deep.tif")
-    with Image.open(tmp_path / "deep.tif") as picture:
-        assert picture.mode == "I;16B"
+    with Image.open(tmp_path / "deep.tif") as image:
+        assert image.mode == "I;16B"
     np.testing.assert_array_equal(grey(read_image(tmp_path / "deep.tif")), RAMP // 256)
 
 

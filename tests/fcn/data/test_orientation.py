@@ -140,8 +140,8 @@ def test_a_phones_picture_is_predicted_as_it_is_displayed(
     assert (result.exit_code, result.stderr) == (0, "")
     masks = []
     for orientation in STORED:
-        with Image.open(tmp_path / "out" / f"walk{orientation}.png") as picture:
-            masks.append(np.asarray(picture))
+        with Image.open(tmp_path / "out" / f"walk{orientation}.png") as image:
+            masks.append(np.asarray(image))
     assert masks[0].shape == (40, 30)
     for mask in masks[1:]:
         np.testing.assert_array_equal(mask, masks[0])

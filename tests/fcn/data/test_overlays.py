@@ -13,13 +13,13 @@ def test_an_overlay_paints_the_road_half_green_and_leaves_the_rest() -> None:
     image = np.full((2, 3, 3), 100, np.uint8)
     mask = np.array([[0, 1, 1], [0, 0, VOID]])
 
-    picture = np.asarray(overlay(image, mask, ROAD))
+    image = np.asarray(overlay(image, mask, ROAD))
 
     # What Pillow makes of green with opacity 127, pasted as the source write-ups paste it.
-    assert picture[0, 1].tolist() == pytest.approx([50, 177, 50], abs=1)
-    assert picture[0, 2].tolist() == picture[0, 1].tolist()
+    assert image[0, 1].tolist() == pytest.approx([50, 177, 50], abs=1)
+    assert image[0, 2].tolist() == image[0, 1].tolist()
     for row, column in ((0, 0), (1, 0), (1, 1), (1, 2)):
-        assert picture[row, column].tolist() == [100, 100, 100]
+        assert image[row, column].tolist() == [100, 100, 100]
 
 
 def test_the_one_class_is_green_whatever_its_name() -> None:
@@ -56,10 +56,10 @@ def test_three_panels_stand_side_by_side_at_the_size_of_the_image() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
     mask = np.zeros((8, 10), np.int64)
 
-    picture = side_by_side(image, mask, mask, ROAD)
+    joined = side_by_side(image, mask, mask, ROAD)
 
-    assert picture.size == (3 * 10 + 2 * SEPARATOR_PIXELS, 8)
-    assert np.array_equal(np.asarray(picture)[:, :10], image)
+    assert joined.size == (3 * 10 + 2 * SEPARATOR_PIXELS, 8)
+    assert np.array_equal(np.asarray(joined)[:, :10], image)
 
 
 @pytest.mark.parametrize(

@@ -572,8 +572,8 @@ def test_real_kitti_labels_have_the_pixels_that_the_devkit_counts(real: Path) ->
     for index, frame in enumerate(dataset.frames):
         _, label = dataset.read(index)
         assert frame.label is not None
-        with Image.open(frame.label) as picture:
-            colours = {colour: count for count, colour in picture.convert("RGB").getcolors()}  # type: ignore[union-attr]
+        with Image.open(frame.label) as image:
+            colours = {colour: count for count, colour in image.convert("RGB").getcolors()}  # type: ignore[union-attr]
         assert (label == 1).sum() == colours[MAGENTA]
         assert (label == 0).sum() == colours[RED]
         assert (label == 255).sum() == colours[BLACK]

@@ -209,8 +209,8 @@ def test_what_a_bilinear_resize_does_to_real_kitti_labels_is_what_the_docs_say(t
     cache = open_cache(config)
     for frame, labels in zip(cache.dataset.frames, cache.labels, strict=True):
         assert frame.label is not None
-        with Image.open(frame.label) as picture:
-            colours = np.asarray(picture.convert("RGB").resize((576, 160), Image.Resampling.BILINEAR))
+        with Image.open(frame.label) as image:
+            colours = np.asarray(image.convert("RGB").resize((576, 160), Image.Resampling.BILINEAR))
         not_red = (colours != (255, 0, 0)).any(axis=2)
         road, valid = labels == 1, labels != VOID
         assert f"{not_red.mean():.1%} road for {road.mean():.1%}".replace("%", " %") in docs

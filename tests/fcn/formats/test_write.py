@@ -17,7 +17,7 @@ import fcn
 from fcn.data.cache import open_cache
 from fcn.errors import InputError
 from fcn.formats.read import open_network, read_export
-from fcn.formats.verify import ExportError, logits_parity, must_repeat
+from fcn.formats.verify import ExportError, check_score_repeats, logits_parity
 from fcn.formats.write import Exported, export
 from fcn.model import checkpoint
 
@@ -128,8 +128,8 @@ def test_the_model_card_says_what_a_reader_must_know(tiny_export: tuple[Path, Ex
         "adam",
     ):
         assert word in card
-    for picture in re.findall(r"\((samples/[^)]+)\)", card):
-        with Image.open(tiny_export[0] / picture) as opened:
+    for image in re.findall(r"\((samples/[^)]+)\)", card):
+        with Image.open(tiny_export[0] / image) as opened:
             assert opened.size == (3 * 96 + 4, 32)
     assert len(list((tiny_export[0] / "samples").iterdir())) == 3
 
@@ -183,11 +183,11 @@ def test_a_run_in_bfloat16_is_repeated_in_bfloat16(make_checkpoint: MakeCheckpoi
     loaded = checkpoint.load(make_checkpoint(tmp_path / "checkpoint", precision="bfloat16"))
     cache = open_cache(loaded.config)
 
-    must_repeat(loaded, cache, loaded.config, CPU, float32_score={})  # the score in float32 is not asked for
+    check_score_repeats(loaded, cache, loaded.config, CPU, float32_score={})  # the score in float32 is not asked for
 
     loaded.metrics["val/mean_iou"] += 0.002
     with pytest.raises(ExportError, match="the checkpoint, scored again in bfloat16"):
-        must_repeat(loaded, cache, loaded.config, CPU, float32_score={})
+        check_score_repeats(loaded, cache, loaded.config, CPU, float32_score={})
 
 
 def test_a_standardising_network_exports_in_every_format_and_is_opened_as_one(

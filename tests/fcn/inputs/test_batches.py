@@ -98,30 +98,30 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_another_seed_others()
     assert not torch.equal(runs[0], runs[2])
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_together_give_the_global_batches_of_one(world: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_ranks_together_give_the_global_batches_of_one(world_size: int) -> None:
     config, cache = configure(batch_size=4, **EVERYTHING), make_cache()
     whole = list(Batches(cache, range(11), config, CPU).epoch(1, train=True))
     ranks = [
-        list(Batches(cache, range(11), config, CPU, rank=rank, world=world).epoch(1, train=True))
-        for rank in range(world)
+        list(Batches(cache, range(11), config, CPU, rank=rank, world_size=world_size).epoch(1, train=True))
+        for rank in range(world_size)
     ]
     assert {len(shares) for shares in ranks} == {3}
     for step, (images_NCHW, target_NHW) in enumerate(whole):
-        for rank in range(world):
-            torch.testing.assert_close(ranks[rank][step][0], images_NCHW[rank::world], rtol=0, atol=1e-6)
-            assert torch.equal(ranks[rank][step][1], target_NHW[rank::world])
+        for rank in range(world_size):
+            torch.testing.assert_close(ranks[rank][step][0], images_NCHW[rank::world_size], rtol=0, atol=1e-6)
+            assert torch.equal(ranks[rank][step][1], target_NHW[rank::world_size])
     # 11 frames in batches of 4: a fourth rank has nothing left in the last one.
-    assert world < 4 or len(ranks[3][2][0]) == 0
+    assert world_size < 4 or len(ranks[3][2][0]) == 0
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_over_ranks_counts_no_frame_twice(world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_over_ranks_counts_no_frame_twice(world_size: int) -> None:
     config, cache = configure(batch_size=4), make_cache()
     seen = [
         n
-        for rank in range(world)
-        for images, _ in Batches(cache, range(11), config, CPU, rank=rank, world=world).epoch(0, train=False)
+        for rank in range(world_size)
+        for images, _ in Batches(cache, range(11), config, CPU, rank=rank, world_size=world_size).epoch(0, train=False)
         for n in frame_numbers(images, config)
     ]
     assert sorted(seen) == list(range(11))
@@ -295,7 +295,7 @@ def test_a_trial_with_a_small_share_of_a_gpu_streams_what_a_whole_gpu_keeps() ->
     device = torch.device("cuda", torch.cuda.current_device())
     size = (1024, 2048)
     cache = make_cache(8, size)
-    fraction = 4 * cache.nbytes / memory.of_gpu(device).spare
+    fraction = 4 * cache.nbytes / memory.gpu_memory(device).spare
     config = configure(image_size=size, batch_size=4, gpu_cache_fraction=fraction)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.set_per_process_memory_fraction(0.1, device)

@@ -54,8 +54,8 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         assert torch.equal(tensor, network.state_dict()[name]), name
     state = checkpoint.load_trainer_state(tmp_path / "one", CPU)
     assert torch.equal(state["optimizer"]["fc6.weight"]["exp_avg"], torch.ones(3))
-    with Image.open(tmp_path / "one" / "images" / "frame.png") as picture:
-        assert picture.size == (4, 2)
+    with Image.open(tmp_path / "one" / "images" / "frame.png") as image:
+        assert image.size == (4, 2)
 
 
 def test_using_a_checkpoint_needs_no_resume_folder(tmp_path: Path) -> None:

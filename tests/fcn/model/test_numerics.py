@@ -277,9 +277,9 @@ def test_a_layer_that_crashes_runs_in_float32_and_a_sentence_says_so(tmp_path: P
     starts = fault.starts
     losses: list[float] = []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         assert snapshot is not None
-        losses.append(measures["train/loss"])
+        losses.append(metrics["train/loss"])
         snapshot.copy(resume=True).write(tmp_path / "checkpoint")
 
     fcn.train(config, report=report, device=CPU)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 import fcn
 from fcn import Config, InputError
-from fcn.cli.given_settings import read_settings
+from fcn.cli.run_config import read_config
 from fcn.cli.scored_frames import config_for
 from fcn.config import validation_sentences
 from fcn.data.readers import open_dataset
@@ -78,7 +78,7 @@ def test_early_stopping_has_nothing_to_wait_for_without_validation() -> None:
 def test_a_run_announces_and_reports_no_measure_of_validation(tiny_checkpoint: Path) -> None:
     config = checkpoint.load(tiny_checkpoint).config.model_copy(update={"val_fraction": 0.0, "epochs": 1})
     reports: list[dict[str, float]] = []
-    fcn.train(config, report=lambda measures, _: reports.append(measures), device=CPU)
+    fcn.train(config, report=lambda metrics, _: reports.append(metrics), device=CPU)
     assert set(reports[0]) == set(fcn.prepare(config).metrics)
     assert not [name for name in reports[0] if name.startswith("val/") or "evaluation" in name]
 
@@ -127,22 +127,22 @@ def test_settings_are_taken_from_a_checkpoint_with_its_split_and_without_what_on
 ) -> None:
     directory = make_checkpoint(tmp_path / "checkpoint", early_stop_epochs=3)
     trained = checkpoint.load(directory)
-    same, notes = read_settings([], directory, None)
+    same, notes = read_config([], directory, None)
     assert (same.early_stop_epochs, same.val_sequences, notes) == (3, trained.sequences["val"], [])
-    final, notes = read_settings(["val_fraction=0", "epochs=7"], directory, None)
+    final, notes = read_config(["val_fraction=0", "epochs=7"], directory, None)
     assert (final.early_stop_epochs, final.val_sequences, final.epochs, notes) == (None, None, 7, [])
     assert final.test_sequences == same.test_sequences == trained.sequences["test"]
-    everything, _ = read_settings(["val_fraction=0", "test_fraction=0"], directory, None)
-    another, _ = read_settings(["dataset=camvid"], directory, None)
+    everything, _ = read_config(["val_fraction=0", "test_fraction=0"], directory, None)
+    another, _ = read_config(["dataset=camvid"], directory, None)
     assert (everything.test_sequences, another.val_sequences, another.test_sequences) == (None, None, None)
     with pytest.raises(InputError, match="is no checkpoint"):
-        read_settings([], tmp_path, None)
+        read_config([], tmp_path, None)
 
 
 def test_a_run_does_not_begin_or_cease_to_validate_when_it_is_resumed(tiny_checkpoint: Path) -> None:
     start = checkpoint.load(tiny_checkpoint)
     with pytest.raises(InputError, match=r"val_fraction = 0.2, got 0, and a run validates from its first epoch"):
-        read_settings(["val_fraction=0"], None, start)
+        read_config(["val_fraction=0"], None, start)
 
 
 def test_the_curves_of_a_run_without_validation_have_no_empty_panels(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_the_curves_of_a_run_without_validation_have_no_empty_panels(tmp_path: P
     ]
     sizes: list[Any] = []
     for number, more in enumerate(({}, {"val/mean_iou": 0.5})):
-        draw_curves([measures | more for measures in history], tmp_path / f"{number}.png")
-        with Image.open(tmp_path / f"{number}.png") as picture:
-            sizes.append(picture.size)
+        draw_curves([metrics | more for metrics in history], tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as image:
+            sizes.append(image.size)
     assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
 
 

@@ -76,11 +76,11 @@ def run(config: Config, keep: Path, resume_from: Path | None = None) -> tuple[Re
     """Trains; returns the reports and the last weights. keep gets a checkpoint an epoch, by number."""
     reports: Reports = []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         assert snapshot is not None
-        reports.append(measures)
-        shutil.rmtree(keep / f"{measures['epoch']:.0f}", ignore_errors=True)
-        snapshot.copy(resume=True).write(keep / f"{measures['epoch']:.0f}")
+        reports.append(metrics)
+        shutil.rmtree(keep / f"{metrics['epoch']:.0f}", ignore_errors=True)
+        snapshot.copy(resume=True).write(keep / f"{metrics['epoch']:.0f}")
 
     fcn.train(config, report=report, resume_from=resume_from, device=CPU)
     return reports, load_file(keep / f"{reports[-1]['epoch']:.0f}" / "weights.safetensors")
@@ -351,27 +351,27 @@ def test_a_finished_run_that_is_resumed_ends_at_once(config: Config, tmp_path: P
     config = changed(config, epochs=1)
     run(config, tmp_path)
     reports: Reports = []
-    fcn.train(config, report=lambda measures, _: reports.append(measures), resume_from=tmp_path / "1", device=CPU)
+    fcn.train(config, report=lambda metrics, _: reports.append(metrics), resume_from=tmp_path / "1", device=CPU)
     assert reports == []
 
 
 def test_the_seconds_of_the_epochs_are_those_of_the_wall_clock(config: Config) -> None:
     started, reports, at = time.perf_counter(), [], []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         at.append(time.perf_counter())
-        reports.append(measures)
+        reports.append(metrics)
         while time.perf_counter() < at[-1] + 0.2:  # a checkpoint that takes long to write
             pass
 
     fcn.train(changed(config, epochs=3), report=report, device=CPU)
-    found = [measures["time/epoch_seconds"] for measures in reports]
+    found = [metrics["time/epoch_seconds"] for metrics in reports]
     clock = [now - before for before, now in zip([started, *at], at, strict=False)]
     assert found == pytest.approx(clock, abs=0.02)
     assert min(found[1:]) > 0.2
-    for measures in reports:
+    for metrics in reports:
         parts = ("data", "compute", "evaluation", "checkpoint")
-        assert sum(measures[f"time/{part}_seconds"] for part in parts) <= measures["time/epoch_seconds"]
+        assert sum(metrics[f"time/{part}_seconds"] for part in parts) <= metrics["time/epoch_seconds"]
 
 
 def test_the_losses_of_the_batches_are_those_of_which_the_epochs_loss_is_the_mean(config: Config) -> None:
@@ -380,8 +380,8 @@ def test_the_losses_of_the_batches_are_those_of_which_the_epochs_loss_is_the_mea
     fcn.train(config, report=lambda m, _: reports.append(m), device=CPU, batch_losses=losses.__setitem__)
     steps = -(-len(open_cache(config).dataset.splits["train"]) // config.batch_size)
     assert {epoch: len(found) for epoch, found in losses.items()} == {1: steps, 2: steps}
-    for measures, found in zip(reports, losses.values(), strict=True):
-        assert measures["train/loss"] == pytest.approx(sum(found) / steps)
+    for metrics, found in zip(reports, losses.values(), strict=True):
+        assert metrics["train/loss"] == pytest.approx(sum(found) / steps)
     assert len(set(losses[1])) == steps
 
 
@@ -398,8 +398,8 @@ def test_the_losses_of_an_epoch_that_failed_are_told_to_the_one_that_is_not_fini
 def test_report_may_end_the_run(config: Config, tmp_path: Path) -> None:
     reports: Reports = []
 
-    def stop(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
-        reports.append(measures)
+    def stop(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        reports.append(metrics)
         raise SystemExit
 
     with pytest.raises(SystemExit):
@@ -469,16 +469,16 @@ def test_a_run_learns_the_road(cache_dir: Path, tmp_path: Path) -> None:
 # Ranks
 
 
-def _rank(rank: int, world: int, config: Config, folder: Path) -> None:
+def _rank(rank: int, world_size: int, config: Config, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     reports: Reports = []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         assert (snapshot is None) == (rank > 0)
-        reports.append(measures)
+        reports.append(metrics)
         if snapshot is not None:
-            snapshot.copy(resume=True).write(folder / f"{measures['epoch']:.0f}")
+            snapshot.copy(resume=True).write(folder / f"{metrics['epoch']:.0f}")
 
     fcn.train(config, report=report, device=CPU)
     (folder / f"rank-{rank}.json").write_text(json.dumps(measured(reports)))
@@ -574,8 +574,8 @@ def test_the_command_trains_into_a_folder_and_refuses_to_train_over_it(
     assert "epoch 1/1" in text
     assert "device: cpu (" in text
     assert "; computes in float32\n" in text
-    (measures,) = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
-    assert f"  {measures['time/epoch_seconds']:.1f} s\n" in text
+    (metrics,) = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
+    assert f"  {metrics['time/epoch_seconds']:.1f} s\n" in text
     assert (output / "curves.png").read_bytes().startswith(b"\x89PNG")
     status, text = invoke(arguments)
     assert (status, "add --resume" in text) == (2, True)

@@ -17,7 +17,7 @@ from fcn.model import checkpoint
 from fcn.training.run_folder import RunFolder
 
 Invoke = Callable[[list[str]], tuple[int, str]]
-RULE = "val/mean_iou"
+BEST_METRIC = "val/mean_iou"
 
 # fcn.train, ended as kill -9 ends it right after so many checkpoints of it have their names.
 KILLED = """
@@ -62,10 +62,10 @@ def kill_after(checkpoints: int, output: Path, settings: list[str]) -> None:
 
 def best_is_of_the_run(output: Path) -> None:
     """best/ is the best of the epochs that metrics.jsonl has, as it has them."""
-    measures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     best = checkpoint.load(output / "best")
-    assert best.metrics == measures[best.epoch - 1]
-    assert best.metrics[RULE] == max(measured[RULE] for measured in measures)
+    assert best.metrics == metrics[best.epoch - 1]
+    assert best.metrics[BEST_METRIC] == max(measured[BEST_METRIC] for measured in metrics)
 
 
 @pytest.mark.slow
@@ -110,10 +110,10 @@ def test_the_losses_of_batches_lie_beside_the_measures_and_a_resumed_run_has_eac
     assert status == 0, text
     lines = [json.loads(line) for line in losses.read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(e, s) for e in (1, 2) for s in (1, 2, 3)]
-    measures = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     for epoch in (1, 2):
         found = [line["loss"] for line in lines if line["epoch"] == epoch]
-        assert measures[epoch - 1]["train/loss"] == pytest.approx(sum(found) / 3)
+        assert metrics[epoch - 1]["train/loss"] == pytest.approx(sum(found) / 3)
 
 
 @pytest.mark.parametrize("more", [[], ["--resume"]])
@@ -141,5 +141,5 @@ def test_a_new_run_takes_out_curves_and_measures_of_one_whose_checkpoints_are_go
     folder = RunFolder(tmp_path)
     assert folder.start(resume=False) is None
     folder.open(None, Config())
-    assert folder.measures() == []
+    assert folder.metrics() == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "run.toml"]

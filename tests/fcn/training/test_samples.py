@@ -19,7 +19,7 @@ Invoke = Callable[[list[str]], tuple[int, str]]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Two pictures of different sizes, one of them in a folder, and a damaged one."""
     folder = tmp_path / "pictures"
     (folder / "rainy").mkdir(parents=True)
@@ -40,10 +40,10 @@ def made(folder: Path) -> list[str]:
 
 
 def test_samples_are_overlays_by_the_network_of_their_epoch_and_training_is_not_changed_by_them(
-    invoke: Invoke, arguments: list[str], pictures: Path, tmp_path: Path
+    invoke: Invoke, arguments: list[str], images: Path, tmp_path: Path
 ) -> None:
     output, without = tmp_path / "run", tmp_path / "without"
-    status, text = invoke(["--output", str(output), *arguments, "--samples", str(pictures), "--sample-epochs", "1, 2"])
+    status, text = invoke(["--output", str(output), *arguments, "--samples", str(images), "--sample-epochs", "1, 2"])
     assert status == 0, text
     assert text.count("warning: ") == 2
     assert text.count("torn.png") == 2
@@ -54,7 +54,7 @@ def test_samples_are_overlays_by_the_network_of_their_epoch_and_training_is_not_
     loaded = checkpoint.load(output / "last")
     mean, std = (torch.tensor(values) for values in (loaded.normalisation.mean, loaded.normalisation.std))
     for name in names:
-        image = Image.open(pictures / name)
+        image = Image.open(images / name)
         height, width = loaded.config.image_size
         small = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
         with torch.no_grad():
@@ -73,22 +73,22 @@ def test_samples_are_overlays_by_the_network_of_their_epoch_and_training_is_not_
 
 
 def test_left_to_itself_a_run_samples_its_last_epoch_whichever_that_is(
-    invoke: Invoke, arguments: list[str], pictures: Path, tmp_path: Path
+    invoke: Invoke, arguments: list[str], images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     more = ["--set=epochs=9", "--set=early_stop_epochs=1", "--set=learning_rate=1e-12"]
-    status, text = invoke(["--output", str(output), *arguments, *more, "--samples", str(pictures / "a.png")])
+    status, text = invoke(["--output", str(output), *arguments, *more, "--samples", str(images / "a.png")])
     assert status == 0, text
     assert made(output / "samples") == ["epoch-0002/a.png"]
 
 
 def test_samples_that_cannot_be_written_do_not_end_the_run(
-    invoke: Invoke, arguments: list[str], pictures: Path, tmp_path: Path
+    invoke: Invoke, arguments: list[str], images: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
     output.mkdir()
     (output / "samples").write_text("a file where the folder would be")
-    status, text = invoke(["--output", str(output), *arguments, "--samples", str(pictures), "--sample-epochs=1"])
+    status, text = invoke(["--output", str(output), *arguments, "--samples", str(images), "--sample-epochs=1"])
     assert status == 0, text
     assert "warning: " in text
     assert "can't be written" in text
@@ -96,12 +96,12 @@ def test_samples_that_cannot_be_written_do_not_end_the_run(
 
 
 def test_pictures_and_epochs_that_are_none_are_told_before_the_run(
-    invoke: Invoke, arguments: list[str], pictures: Path, tmp_path: Path
+    invoke: Invoke, arguments: list[str], images: Path, tmp_path: Path
 ) -> None:
     output = ["--output", str(tmp_path / "run"), *arguments]
     status, text = invoke([*output, "--sample-epochs=1"])
     assert (status, text) == (2, "error: --sample-epochs 1: needs --samples, the pictures to draw on\n")
-    status, text = invoke([*output, "--samples", str(tmp_path / "nowhere"), "--samples", str(pictures)])
+    status, text = invoke([*output, "--samples", str(tmp_path / "nowhere"), "--samples", str(images)])
     assert (status, text) == (2, f"error: --samples {tmp_path / 'nowhere'}: there is no such file or folder\n")
     assert not (tmp_path / "run").exists()
     for text, part in (("1,3", "'3'"), ("0", "'0'"), ("1,,2", "''"), ("last", "'last'")):

@@ -47,10 +47,10 @@ def test_a_copy_that_is_written_after_another_epoch_is_the_run_as_it_was(
 ) -> None:
     copies: list[SnapshotCopy] = []
 
-    def report(measures: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         assert snapshot is not None
         copies.append(snapshot.copy(resume=True))
-        if measures["epoch"] == 1:
+        if metrics["epoch"] == 1:
             snapshot.copy(resume=True).write(tmp_path / "at once")
 
     fcn.train(config, report=report, device=torch.device(device))
@@ -95,26 +95,28 @@ def test_its_pictures_show_what_the_network_predicted_in_validation(config: Conf
     with torch.no_grad():
         predicted = torch.cat([predicted_classes(model(images_NCHW)) for images_NCHW, _ in batches]).numpy()
     by_name = {cache.dataset.frames[index].name.replace("/", "_"): place for place, index in enumerate(frames)}
-    pictures = sorted((tmp_path / "images").glob("*.png"))
-    assert len(pictures) == 2
-    for picture in pictures:
-        place = by_name[picture.stem]
+    images = sorted((tmp_path / "images").glob("*.png"))
+    assert len(images) == 2
+    for image in images:
+        place = by_name[image.stem]
         index = frames[place]
         expected = side_by_side(cache.images[index], predicted[place], cache.labels[index], cache.dataset.classes)
-        with Image.open(picture) as found:
+        with Image.open(image) as found:
             assert np.array_equal(np.asarray(found), np.asarray(expected))
-        assert (tmp_path / "whole" / "images" / picture.name).read_bytes() == picture.read_bytes()
+        assert (tmp_path / "whole" / "images" / image.name).read_bytes() == image.read_bytes()
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_the_frames_that_are_shown_are_of_the_first_ranks_share(
-    config: Config, monkeypatch: pytest.MonkeyPatch, world: int, batch_size: int
+    config: Config, monkeypatch: pytest.MonkeyPatch, world_size: int, batch_size: int
 ) -> None:
     config = config.model_copy(update={"batch_size": batch_size, "frames": 60})
     cache = open_cache(config)
-    monkeypatch.setattr(training, "world", lambda: world)
+    monkeypatch.setattr(training, "world_size", lambda: world_size)
     shown = training._shown(cache, config)
-    share = {position for position in range(len(cache.dataset.splits["val"])) if position % batch_size % world == 0}
+    share = {
+        position for position in range(len(cache.dataset.splits["val"])) if position % batch_size % world_size == 0
+    }
     assert 1 <= len(shown) <= config.masks
     assert shown <= share

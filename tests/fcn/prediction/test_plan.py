@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcn.errors import InputError
-from fcn.prediction.inputs import plan
+from fcn.prediction.plan import plan
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -17,8 +17,8 @@ def touch(folder: Path, *names: str) -> list[Path]:
     return paths
 
 
-def targets(paths: list[Path], output: Path, frames_as_pictures: bool = False) -> dict[str, str]:
-    jobs, problems, _ = plan(paths, output, frames_as_pictures=frames_as_pictures)
+def targets(paths: list[Path], output: Path, frames_as_images: bool = False) -> dict[str, str]:
+    jobs, problems, _ = plan(paths, output, frames_as_images=frames_as_images)
     assert not problems
     return {str(job.source): job.target.relative_to(output).as_posix() for job in jobs}
 
@@ -61,7 +61,7 @@ def test_an_output_above_the_inputs_hides_none(tmp_path: Path) -> None:
 def test_a_file_given_twice_is_predicted_once(tmp_path: Path) -> None:
     (path,) = touch(tmp_path, "in/a.png")
 
-    jobs, _, _ = plan([tmp_path / "in", path, path], tmp_path / "out", frames_as_pictures=False)
+    jobs, _, _ = plan([tmp_path / "in", path, path], tmp_path / "out", frames_as_images=False)
 
     assert [job.target.name for job in jobs] == ["a.png"]
 
@@ -70,7 +70,7 @@ def test_a_video_becomes_a_video_or_a_folder(tmp_path: Path) -> None:
     paths = touch(tmp_path, "drive.MOV", "drive.png")
 
     assert sorted(targets(paths, tmp_path / "out").values()) == ["drive.mp4", "drive.png"]
-    assert sorted(targets(paths, tmp_path / "out", frames_as_pictures=True).values()) == [
+    assert sorted(targets(paths, tmp_path / "out", frames_as_images=True).values()) == [
         "drive",
         "drive.png",
     ]
@@ -83,15 +83,15 @@ def test_names_that_no_file_system_takes_are_cut_and_still_differ(tmp_path: Path
         "in/short.jpeg",
     )  # fmt: skip
 
-    for frames_as_pictures in (False, True):
-        names = list(targets(paths, tmp_path / "out", frames_as_pictures).values())
+    for frames_as_images in (False, True):
+        names = list(targets(paths, tmp_path / "out", frames_as_images).values())
 
         assert len({name.casefold() for name in names}) == 5
         assert max(len(os.fsencode(name)) for name in names) <= 255
         assert [Path(name).suffix for name in names[:2]] == [".png", ".png"]
         assert names[0].startswith("ü" * 100)
         assert names[4] == "short.png"
-        assert names == list(targets(paths, tmp_path / "out", frames_as_pictures).values())
+        assert names == list(targets(paths, tmp_path / "out", frames_as_images).values())
 
 
 def test_long_names_that_would_collide_are_cut_apart(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_files_of_other_kinds_in_a_folder_are_counted_and_named(tmp_path: Path) 
     touch(tmp_path, "in/a.png", "in/b.gif", "in/c.heic", "in/deep/d.HEIC", "in/.DS_Store", "in/Thumbs.db")
     touch(tmp_path, "none/notes.txt")
 
-    jobs, problems, notes = plan([tmp_path / "in", tmp_path / "none"], tmp_path / "out", frames_as_pictures=False)
+    jobs, problems, notes = plan([tmp_path / "in", tmp_path / "none"], tmp_path / "out", frames_as_images=False)
 
     assert [job.source.name for job in jobs] == ["a.png", "b.gif"]
     (note,) = notes
@@ -125,7 +125,7 @@ def test_linked_folders_are_read_and_links_that_go_round_end(tmp_path: Path) -> 
     (tmp_path / "in" / "up").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "round.png").symlink_to(tmp_path / "in" / "round.png")
 
-    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_pictures=False)
+    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_images=False)
 
     assert sorted(job.target.relative_to(tmp_path / "out").as_posix() for job in jobs) == [
         "a.png", "link/b.png", "round.png",
@@ -136,7 +136,7 @@ def test_linked_folders_are_read_and_links_that_go_round_end(tmp_path: Path) -> 
 def test_a_path_that_no_file_system_takes_is_told_and_the_rest_is_planned(tmp_path: Path) -> None:
     (path,) = touch(tmp_path, "a.png")
 
-    jobs, problems, _ = plan([tmp_path / ("x" * 300), path], tmp_path / "out", frames_as_pictures=False)
+    jobs, problems, _ = plan([tmp_path / ("x" * 300), path], tmp_path / "out", frames_as_images=False)
 
     assert [job.source for job in jobs] == [path]
     assert problems == [f"{tmp_path / ('x' * 300)}: can't be read (File name too long)"]
@@ -147,7 +147,7 @@ def test_a_folder_that_can_not_be_read_is_told_and_the_rest_is_planned(tmp_path:
     touch(tmp_path, "in/a.png", "in/locked/b.png")
     (tmp_path / "in" / "locked").chmod(0)
 
-    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_pictures=False)
+    jobs, problems, _ = plan([tmp_path / "in"], tmp_path / "out", frames_as_images=False)
 
     (tmp_path / "in" / "locked").chmod(0o755)
     assert [job.source.name for job in jobs] == ["a.png"]
@@ -159,4 +159,4 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
 
     assert list(targets([first, second], tmp_path / "out").values()) == ["a.jpg.png", "a.png.png"]
     with pytest.raises(InputError, match=r"would overwrite the input .*out/a\.png: choose another folder"):
-        plan([second], tmp_path / "out", frames_as_pictures=False)
+        plan([second], tmp_path / "out", frames_as_images=False)

@@ -14,7 +14,7 @@ from fcn.model.checkpoint import Checkpoint
 from fcn.presets import with_preset
 
 
-def read_settings(settings: Sequence[str], source: Path | None, start: Checkpoint | None) -> tuple[Config, list[str]]:
+def read_config(settings: Sequence[str], source: Path | None, start: Checkpoint | None) -> tuple[Config, list[str]]:
     """The run's settings, and what a person should know of them.
 
     settings: "KEY=VALUE". source: a TOML file, or the folder of a checkpoint or an export, whose settings and whose

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fcn.data.listing import PICTURE_SUFFIXES, files_within, is_picture, left_out
+from fcn.data.listing import IMAGE_SUFFIXES, files_within, is_image_file, left_out
 from fcn.errors import InputError
 
 MOST_NAME_BYTES = 255 - len("-9999")  # what file systems take, and room for a number
@@ -34,10 +34,10 @@ class Plan(NamedTuple):
     notes: list[str]
 
 
-def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> Plan:
+def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan:
     """Jobs for files, and for pictures and videos in folders at any depth.
 
-    frames_as_pictures: a video becomes a folder of PNGs, not a video.
+    frames_as_images: a video becomes a folder of PNGs, not a video.
     A picture keeps its name and its place in its folder; where two would share one, each gets a longer one.
     Raises InputError if a prediction would overwrite an input, or land among them.
     """
@@ -57,11 +57,11 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> Pl
             continue
         files, unreadable = _inside(path, output)
         problems += unreadable
-        inside = [file for file in files if is_picture(file) or _is_video(file)]
+        inside = [file for file in files if is_image_file(file) or _is_video(file)]
         found = {file: file.relative_to(path) for file in inside} | found
         others = left_out(
-            f"{path} ({', '.join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))})",
-            (file for file in files if not is_picture(file) and not _is_video(file)),
+            f"{path} ({', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))})",
+            (file for file in files if not is_image_file(file) and not _is_video(file)),
         )
         if inside:
             notes += others
@@ -74,7 +74,7 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_pictures: bool) -> Pl
     inputs = {_real(source) for source in found}
     jobs = [
         Job(source, output / name, _is_video(source))
-        for source, name in _named(found, frames_as_pictures=frames_as_pictures).items()
+        for source, name in _named(found, frames_as_images=frames_as_images).items()
     ]
     for job in jobs:
         if _real(job.target) in inputs:
@@ -103,11 +103,11 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _named(found: dict[Path, Path], *, frames_as_pictures: bool) -> dict[Path, Path]:
+def _named(found: dict[Path, Path], *, frames_as_images: bool) -> dict[Path, Path]:
     """Where each source goes: its name with the new suffix; longer for those that would share it."""
 
     def suffix(source: Path) -> str:
-        return ".png" if not _is_video(source) else "" if frames_as_pictures else ".mp4"
+        return ".png" if not _is_video(source) else "" if frames_as_images else ".mp4"
 
     schemes: tuple[Callable[[Path, Path], Path], ...] = (
         lambda source, name: name.with_suffix(suffix(source)),
