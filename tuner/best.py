@@ -80,7 +80,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
     if not ranking:
         raise StudyError(
             f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
-            f"go on with `python -m tuner resume {study}`"
+            f"continue it with `python -m tuner resume {study}`"
         )
     _check_output_is_free(output)
     winner = ranking[0]
@@ -92,7 +92,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
         if directory is None:
             raise StudyError(
                 f"study {study}: trial {winner.id} needs its checkpoint of epoch {winner.best_epoch}, got none in "
-                f"{storage.uri} that is as it was written; was it deleted? Run its setting again: {winner.params}"
+                f"{storage.uri} that is undamaged; was it deleted? Train its hyperparameters again: {winner.params}"
             )
         with _draft(record, output) as draft:
             exported = _export(record, directory, draft, output)
@@ -110,7 +110,7 @@ def _check_output_is_free(output: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(record: StudyRecord, output: Path) -> Iterator[Path]:
-    """A folder that is still to be made, beside the output, so that it gets its name with all in it or not at all."""
+    """A path for a temporary folder beside the output: the finished export is then renamed to the output atomically."""
     try:
         parent = output.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _check_score(best: Best) -> None:
 
 def _move_into_place(draft: Path, output: Path) -> None:
     try:
-        # A rename takes the place of an empty folder, and of nothing else: of two exports at once the second is told.
+        # A rename takes the place of an empty folder, and of nothing else: of two exports at once the second one fails.
         files.publish(draft, output.absolute())
     except OSError as error:
         _check_output_is_free(output)

@@ -30,7 +30,7 @@ from tuner.storage.storage import Storage
 
 app = typer.Typer(
     name="python -m tuner",
-    help="Tune a trainer's settings on Ray, compare the runs in MLflow, export the winner.",
+    help="Tune a trainer's hyperparameters on Ray, compare the runs in MLflow, export the best trial.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +42,7 @@ app = typer.Typer(
 def check(
     study_file: StudyFile, overrides: SetOption = None, name: NameOption = None, address: AddressOption = None
 ) -> None:
-    """Say what would run and what it needs, and every mistake in the file at once. Starts no trial."""
+    """Show what would run and what it needs, or every mistake in the file. Starts no trial."""
     from tuner.driver import cluster
     from tuner.driver.run import prepare
     from tuner.spec.study_file import read_study
@@ -87,7 +87,7 @@ def run(
     tracking_uri: TrackingOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Run a study to its end; Ctrl-C stops it so that it can be gone on with."""
+    """Run a study to its end. Ctrl-C stops it; resume continues it."""
     from tuner.driver import run as runs
     from tuner.spec.study_file import read_study
 
@@ -100,13 +100,13 @@ def run(
 
 @app.command()
 def resume(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study to go on with.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The study to resume.")],
     overrides: SetOption = None,
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Go on with a study that was stopped or killed, or give a finished one more trials."""
+    """Continue a study that was stopped or killed, or give a finished one more trials."""
     from tuner.driver import run as runs
 
     console = _console()
@@ -117,7 +117,7 @@ def resume(
 
 @app.command("list")
 def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
-    """Every study of a storage, oldest first."""
+    """List the studies of a storage, oldest first."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord
 
@@ -137,7 +137,7 @@ def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption =
 
 @app.command()
 def show(name: Name = None, storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
-    """A study's trials, best first."""
+    """Show a study's trials, best first."""
     from tuner.display import show as shows
     from tuner.tracking.state import skipped_note
 
@@ -155,7 +155,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
 ) -> None:
-    """MLflow's own UI on the studies of a storage, until Ctrl-C."""
+    """Start MLflow's UI on the studies of a storage; Ctrl-C ends it."""
     from tuner.tracking.address import default_tracking_uri, sqlite_file
 
     place = Storage(storage)
@@ -173,7 +173,7 @@ def ui(
 
 
 def main() -> None:
-    """Exit status: 0 done, 1 the study failed, 2 a mistake that a person can mend, 130 stopped by Ctrl-C."""
+    """Exit status: 0 done, 1 the study failed, 2 a mistake that a person can fix, 130 stopped by Ctrl-C."""
     run_app(app)
 
 
@@ -209,14 +209,14 @@ def _print_next_steps(record: object, storage: str, console: Console) -> None:
         console.print(best, highlight=False, soft_wrap=True)
         commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
     if record.state == "interrupted":
-        commands.append((f"python -m tuner resume {name}{at}", "go on"))
+        commands.append((f"python -m tuner resume {name}{at}", "continue the study"))
     commands.append((f"python -m tuner ui{at}", "compare the runs in MLflow"))
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
     if HIDDEN in address:
         console.print(
-            f"  Instead of {HIDDEN} give what the address had there; better, leave keys out of it, and set "
+            f"  Replace {HIDDEN} by the secret of the address; or leave the keys out of it, and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             style="dim",
             highlight=False,

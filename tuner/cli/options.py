@@ -12,27 +12,27 @@ import typer
 from tuner.errors import StudyError
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY_FILE", help="A study file; search_spaces/ has examples.")]
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; the newest if left out.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study (default: the newest).")]
 StorageOption = Annotated[
     str,
-    typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies lie: a folder, or s3://bucket/folder."),
+    typer.Option("--storage", metavar="PATH_OR_URI", help="Where studies are stored: a folder, or s3://bucket/folder."),
 ]
 TrackingOption = Annotated[
     str | None,
-    typer.Option("--tracking-uri", metavar="URI", help="An MLflow server; an SQLite file in the storage if left out."),
+    typer.Option("--tracking-uri", metavar="URI", help="An MLflow server (default: an SQLite file in the storage)."),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="ADDR",
-        help='A Ray cluster ("auto": the one of this machine); its own if left out.',
+        help='A Ray cluster, or "auto" for the one of this machine (default: start Ray here).',
     ),
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; the file's if left out.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="The study's name (default: the file's).")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Replaces what the study file says. Repeatable."),
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a value of the study file. Repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DEFAULT_STORAGE = "studies"

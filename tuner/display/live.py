@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one live table on a terminal, one line an event elsewhere."""
+"""The display of a running study: a live table on a terminal, else one line for each event."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Progress:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """Something that isn't about one trial."""
+        """Show a message that isn't about one trial."""
         self._note = text
         if not self._live:
             self._line(text)

@@ -1,4 +1,4 @@
-"""Trials that report nothing: they are ended from outside, since nothing in them can."""
+"""The watchdog: ends trials that hang, since a hung trial can't end itself."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Watchdog:
         else:
             self._hung_once.add(trial.id)
             end = None
-            self._note(f"trial {trial.id} {reported}: its process is ended, and it goes on from its newest checkpoint")
+            self._note(f"trial {trial.id} {reported}: its process is ended, and it resumes from its newest checkpoint")
         self._end(trial, end)
 
     def _stop(self, trial: TrialRecord) -> None:

@@ -3,15 +3,15 @@
 A workload is a Python package with four names (docs/workloads.md shows a complete small one):
 
     Config                                          pydantic model of every hyperparameter
-    prepare(config) -> Prepared                     checks and readies what all trials share; raises ValueError
+    prepare(config) -> Prepared                     checks and prepares what all trials share; raises ValueError
     train(config, *, report, resume_from, device)   trains; calls report(metrics, checkpoint) after each epoch
     export(checkpoint_dir, output_dir) -> Exported  files for use elsewhere, checked, with the score they reach
 
-`report` takes plain numbers, "epoch" among them (a measure that is NaN is left out, the objective must be finite), and
+`report` takes plain numbers, "epoch" among them (a metric that is NaN is left out, the objective must be finite), and
 what a checkpoint of the epoch can be had from: a directory that was written, which it may move away; a Snapshot, of
-which it writes no more than is needed, beside training; or None, an epoch that can't be exported or gone on from. It
+which it writes no more than is needed, beside training; or None, an epoch that can't be exported or resumed. It
 may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks every rank calls it, rank
-0 with the checkpoint. In a checkpoint, `resume/` holds what only going on needs and `images/*.png` the pictures to
+0 with the checkpoint. In a checkpoint, `resume/` holds what only resuming needs and `images/*.png` the images to
 show; the rest is what `export` needs.
 
 `device` is a torch.device, or None for a package that doesn't import torch: its slots then don't either.
@@ -40,14 +40,14 @@ class SnapshotCopy(Protocol):
         """A whole checkpoint in a directory that this makes; without resume/ if the copy was made without."""
 
     def write_images(self, directory: Path) -> None:
-        """Only the pictures, *.png, into a directory that is there."""
+        """Only the images, *.png, into a directory that exists."""
 
 
 class Snapshot(Protocol):
     """A run at the end of an epoch, good until `report` returns."""
 
     def copy(self, *, resume: bool) -> SnapshotCopy:
-        """What training is about to change, copied; resume: with what only going on needs."""
+        """What training is about to change, copied; resume: with what only resuming needs."""
 
 
 class Report(Protocol):

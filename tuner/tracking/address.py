@@ -1,4 +1,4 @@
-"""Where MLflow is: its address, and where its pictures lie."""
+"""Where MLflow is: its address, and where its images are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def artifact_location(uri: str, study: Storage) -> str | None:
-    """Where a study's pictures lie: beside an SQLite file, else in the storage; None leaves it to an MLflow server."""
+    """Where a study's images are: beside an SQLite file, else in the storage; None: where the server puts them."""
     if database := sqlite_file(uri):
         return (database.resolve().parent / "artifacts").as_uri()
     if uri.startswith("http") or study.local is None:

@@ -19,7 +19,7 @@ _BYTES_A_CALL = 800_000
 
 @dataclass
 class Batch:
-    """What a step has for one run. Every call is a transaction, so all of it goes in one where it fits."""
+    """What one step logs to one run. Each call is a transaction, so a batch takes as few calls as possible."""
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
@@ -28,14 +28,14 @@ class Batch:
 
 
 class BatchWriter:
-    """Sends batches. What MLflow refuses is told from the rest, and skipped."""
+    """Sends batches. Items that MLflow refuses are found by bisection, and skipped."""
 
     def __init__(self, runs: Runs, state: TrackingState, took: Callable[[], None]):
         """took: called after each call that MLflow took."""
         self._runs, self._state, self._took = runs, state, took
 
     def send(self, run: str, name: str, batch: Batch) -> None:
-        """Saying it twice does no harm. name: the run's, for people. Raises what MLflow raises in an outage."""
+        """Send a batch; idempotent. name: the run's name in messages. Raises what MLflow raises in an outage."""
         from mlflow.entities import Metric, Param, RunTag
 
         params = {fit_name(key): fit_param(value) for key, value in batch.params.items()}
@@ -61,7 +61,7 @@ class BatchWriter:
             if self._runs.is_deleted(run):
                 self._state.skip(f"{name}: its run was deleted in MLflow, what came later is not in it")
             elif len(items) == 1:
-                kind = {"Param": "setting", "RunTag": "tag", "Metric": "metric"}[type(items[0]).__name__]
+                kind = {"Param": "hyperparameter", "RunTag": "tag", "Metric": "metric"}[type(items[0]).__name__]
                 self._state.skip(f"{name}, {kind} {items[0].key!r}: {refusal}")
             else:
                 for half in (items[: len(items) // 2], items[len(items) // 2 :]):

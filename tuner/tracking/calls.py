@@ -1,7 +1,7 @@
-"""How MLflow is called, wherever it is: what may be said twice is said again, what may not is looked for first.
+"""Calls to MLflow with retries: idempotent calls are repeated; before a create is repeated, its result is searched for.
 
-An answer that got lost leaves in doubt whether the work was done. MLflow's own client sends every request again, one
-that makes a run too, and so makes a second: its retries are off where something is made.
+After a lost response it is unknown whether the server did the work. MLflow's own client repeats every request, also one
+that creates a run, and so creates a duplicate: its retries are off for creates.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Answer = TypeVar("Answer")
 
 
 class RefusalError(Exception):
-    """What was said is wrong, and would be so each time."""
+    """MLflow refused the request, and would refuse it again."""
 
 
 def repeated(call: Callable[[], Answer]) -> Answer:
-    """The answer to a call that may be made twice.
+    """The result of an idempotent call, retried a few times.
 
     Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
     """
@@ -64,9 +64,9 @@ def repeated(call: Callable[[], Answer]) -> Answer:
 
 
 def create_once(make: Callable[[], Answer], look: Callable[[], Answer | None]) -> tuple[Answer, bool]:
-    """Make what must not be there twice. Returns it, and whether nobody can have made it but this very call.
+    """Create something exactly once. Returns it, and whether it was certainly created by this call.
 
-    make: makes one. look: what is there already, or None.
+    make: creates it. look: returns the existing one, or None.
     Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
     """
     certain = True

@@ -1,4 +1,4 @@
-"""The tracker in a process of its own: MLflow's imports and transactions then take nothing from what runs the study."""
+"""The tracker in its own process: MLflow's imports and transactions then don't slow the driver down."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class TrackingProcess:
-    """A Tracker that runs beside. Ends when told to finish, and soon after the process that started it."""
+    """A Tracker in a child process, which ends after `finish`, or within seconds after the driver died."""
 
     def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
         """study: the study's folder. events: its events file. uri: where MLflow is."""
@@ -42,12 +42,12 @@ class TrackingProcess:
 
     @property
     def trouble(self) -> str | None:
-        """Why MLflow takes nothing at the moment, or None."""
+        """MLflow's present error, or None."""
         return self._receive()[0]
 
     @property
     def skipped(self) -> str | None:
-        """What a person is told of what MLflow will never take, or None."""
+        """A sentence on what MLflow refused for good, or None."""
         return self._receive()[1]
 
     def _receive(self) -> tuple[str | None, str | None]:
@@ -61,18 +61,18 @@ class TrackingProcess:
             return self._status
 
     def finish(self, timeout_seconds: float) -> int:
-        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then."""
+        """Write the remaining events. Returns how many are left when MLflow has accepted nothing for this long."""
         with contextlib.suppress(OSError):
             self._connection.send(timeout_seconds)
         while self._process.is_alive():
-            # A pipe that nobody reads is full some time, and holds the process.
+            # A pipe that nobody reads fills up, and then blocks the child process.
             self._receive()
             self._process.join(_LOOK_SECONDS)
         return Tracker(*self._arguments).left()
 
 
 def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection: Connection[Any, Any]) -> None:
-    """The process: says what goes wrong, and waits to be told how long it may take to finish."""
+    """The child process: reports its status, and waits for the timeout with which to finish."""
     # A terminal's Ctrl-C goes to all processes; how the study ends is still to be tracked.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What is tried again is no news; what stays is reported as trouble.

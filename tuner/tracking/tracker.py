@@ -1,9 +1,9 @@
 """The only writer to MLflow while a study runs.
 
-Tracking follows the study's events file from where it got to last time, in a process of its own (tracking_process.py),
-so training never waits for MLflow and an outage loses nothing: what couldn't be written is read again later. Writing an
-event twice does no harm: runs are found by their tags before one is made, MLflow drops a metric that it has, and an
-upload has one name. What MLflow will never take is skipped, and a person is told.
+Tracking reads the study's event log from its last offset, in its own process (tuner/tracking/process.py), so training
+never waits for MLflow. After an outage it sends the same events again, which is idempotent: runs are searched for by
+their tags before one is created, MLflow ignores a metric that it has, and an upload always has the same name. What
+MLflow refuses is skipped, and the user is notified.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tuner.tracking.images import Pictures
 from tuner.tracking.runs import PARENT, Runs
 from tuner.tracking.state import TrackingState
 
-ABANDONED_SECONDS = 5.0  # what is left for MLflow when the process that runs the study was killed
+ABANDONED_SECONDS = 5.0  # the time left for MLflow after the driver was killed
 _BYTES_A_STEP = 1 << 20
 # The pause after a step is _IDLE_FACTOR times as long as the step took. All events of a run that arrive meanwhile go in
 # one call, which takes a quarter of the time of one call for each report.
@@ -35,7 +35,7 @@ _IDLE_FACTOR, _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 3, 0.5, 10.0
 
 
 class Tracker(threading.Thread):
-    """Writes a study's events to MLflow until told to finish."""
+    """Writes a study's events to MLflow until `finish` is called."""
 
     def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
         """study: the study's folder. events: its events file. uri: where MLflow is."""
@@ -45,23 +45,23 @@ class Tracker(threading.Thread):
         self._pictures = Pictures(study, self._state, self._took)
         self._runs: Runs | None = None
         self._writer: EventWriter | None = None
-        """None until MLflow is connected to, and after each trouble."""
+        """None until connected to MLflow, and after each error."""
         self._bytes = _BYTES_A_STEP
         self._accepted = 0
         """What MLflow has accepted so far: runs, calls and steps, but nothing twice."""
         self._calls = self._max_calls = 0
-        """Calls of this step, and of the best attempt at it."""
+        """Successful calls of this attempt at the step, and the most of any attempt."""
         self._duplicate_searches_left = 3
         """How often duplicates are still looked for in the end: it must come, whatever MLflow does."""
         self._ending = threading.Event()
         self._cancelled = False
         self._woken = threading.Event()
         self.trouble: str | None = None
-        """Why MLflow takes nothing at the moment, or None."""
+        """MLflow's present error, or None."""
 
     @property
     def skipped(self) -> str | None:
-        """What a person is told of what MLflow will never take, or None."""
+        """A sentence on what MLflow refused for good, or None."""
         return self._state.note
 
     @property
@@ -94,13 +94,13 @@ class Tracker(threading.Thread):
             self._woken.clear()
 
     def _sentence(self, error: Exception) -> str:
-        """The error's first line; MLflow's may hold the whole address."""
+        """The error's first line, without the secrets of MLflow's address."""
         return redacted(first_line(error), self._uri)[:200]
 
     def finish(self, timeout_seconds: float, abandoned: Callable[[], bool] = lambda: False) -> int:
-        """Write what is left, until MLflow takes nothing for that long. Returns how many events are left then.
+        """Write the remaining events. Returns how many are left when MLflow has accepted nothing for this long.
 
-        abandoned: whether nobody waits for it any more; then it ends soon.
+        abandoned: returns whether the driver has died; only ABANDONED_SECONDS remain then.
         """
         self._ending.set()
         self._woken.set()
