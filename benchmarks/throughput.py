@@ -1,6 +1,6 @@
 """Images a second of fcn.train against a bare loop and against the usual recipe, and what the data path costs alone.
 
-- bare: the same network, optimiser and precision over normalised tensors that are already in memory, nothing else;
+- bare: the same network, optimizer and precision over normalised tensors that are already in memory, nothing else;
 - usual: float32, torch.optim.Adam as it comes, the loss read at each step, and a DataLoader whose workers decode and
   resize the files with Pillow in every epoch.
 
@@ -134,8 +134,8 @@ def _compare(report: Report, name: str, config: fcn.Config, device: torch.device
     report.median(f"bare loop, {name}", "images/s", others["bare"][1:])
     report.median(f"usual recipe, {name}", "images/s", others["usual"][1:])
     ratios = [[a / b for a, b in zip(ours[1:], others[which][1:], strict=True)] for which in ("bare", "usual")]
-    report.median(f"a checkpoint with optimiser: copying, {name}", "s", copies[1:])
-    report.median(f"a checkpoint with optimiser: writing, beside training in a study, {name}", "s", writes[1:])
+    report.median(f"a checkpoint with optimizer: copying, {name}", "s", copies[1:])
+    report.median(f"a checkpoint with optimizer: writing, beside training in a study, {name}", "s", writes[1:])
     over_bare = report.median(f"fcn.train over the bare loop, {name}", "ratio", ratios[0])
     return over_bare, report.median(f"fcn.train over the usual recipe, {name}", "ratio", ratios[1])
 
@@ -187,7 +187,7 @@ class _BareLoop:
 
 
 class _Files(Dataset[tuple[Tensor, Tensor]]):
-    """A picture and its label, decoded, resized, mirrored at random and normalised whenever they are asked for."""
+    """An image and its label, decoded, resized, mirrored at random and normalised whenever they are asked for."""
 
     def __init__(self, pairs: list[Pair], config: fcn.Config):
         self._pairs, self._size = pairs, config.image_size

@@ -2,7 +2,7 @@
 
 config = fcn.Config(dataset="scenes", weights="none", width=0.25, fc_width=256)
 fcn.prepare(config)                     # reads and checks every file, once a machine
-fcn.train(config, report=keep)          # calls keep(measures, snapshot) after each epoch, which may write a checkpoint:
+fcn.train(config, report=keep)          # calls keep(metrics, snapshot) after each epoch, which may write a checkpoint:
                                         # snapshot.copy(resume=True).write(checkpoint_dir)
 fcn.export(checkpoint_dir, output_dir)  # weights, pt2 and ONNX, each compared with the checkpoint
 """

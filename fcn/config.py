@@ -24,7 +24,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: PresetName | None = Field(
-        None, description="A published recipe (below), which gives every setting that isn't set; None: the defaults do."
+        None, description="A published recipe (below), which gives every field that is not set; None: the defaults do."
     )
 
     # Data
@@ -141,7 +141,7 @@ class Config(BaseModel):
     )
     compile: bool = Field(
         False,
-        description="Compile the network (torch.compile) before the first epoch; time/compile_seconds tells how long.",
+        description="Compile the network (torch.compile) before the first epoch; reported as time/compile_seconds.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Weights, order, augmentation and dropout of the run.")
 
@@ -153,7 +153,7 @@ class Config(BaseModel):
     colour: Jitter = Field(0, description="Saturation factor is drawn from 1 -+ this.")
     gamma: Jitter = Field(0, description="Gamma is drawn from 1 -+ this.")
 
-    # Pictures
+    # Images
     masks: int = Field(3, ge=0, le=100, description="Validation frames whose overlay joins each checkpoint.")
 
     @model_validator(mode="before")
@@ -197,7 +197,7 @@ class Config(BaseModel):
 
 
 def validation_sentences(error: ValidationError) -> list[str]:
-    """One sentence a wrong setting, with its name, the rule and the value that broke it."""
+    """One sentence for each wrong config field, with its name, the rule and the value that broke it."""
     return [_sentence(dict(problem)) for problem in error.errors(include_url=False)]
 
 
@@ -207,7 +207,7 @@ def _sentence(problem: dict[str, Any]) -> str:
     if not field:
         return rule
     if problem["type"] == "extra_forbidden":
-        return f"{field}: there is no such setting, got {problem['input']!r}{_suggestion(field)}"
+        return f"{field}: there is no such config field, got {problem['input']!r}{_suggestion(field)}"
     return f"{field}: {rule[:1].lower()}{rule[1:]}, got {problem['input']!r}"
 
 

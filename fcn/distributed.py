@@ -43,7 +43,7 @@ def broadcast_from(source: int, *tensors: Tensor) -> None:
 def raise_on_all_ranks(failure: Exception | None = None) -> None:
     """Every rank comes here, and every rank raises if one brings a failure.
 
-    A rank raises its own; the others InputError if a person can mend that of the first rank that failed, else
+    A rank raises its own; the others InputError if a person can fix that of the first rank that failed, else
     TrainingError, both with its message.
     """
     if world_size() > 1:

@@ -1,15 +1,15 @@
 """What can go wrong, in two kinds.
 
-    InputError      a person can mend it: a path, a file, a setting. Nothing has been trained.
-    TrainingError   the run itself can't go on: the loss is not finite, one image doesn't fit into memory.
+    InputError      a person can fix it: a path, a file, a config field. Nothing has been trained.
+    TrainingError   the run itself cannot continue: the loss is not finite, one image doesn't fit into memory.
 
 Messages say place, rule, value and fix, in one sentence that makes sense without a traceback.
 """
 
 
 class InputError(ValueError):
-    """A file, a folder or a setting that a person can mend."""
+    """A file, a folder or a config field that a person can fix."""
 
 
 class TrainingError(RuntimeError):
-    """A run that can't go on; its last good checkpoint stays where it is."""
+    """A run that cannot continue; its last good checkpoint stays where it is."""

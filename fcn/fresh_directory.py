@@ -29,7 +29,7 @@ def fresh_directory(output: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(0o755)
         try:
-            # A rename takes the place of an empty directory, and of nothing else: of two at once the second is told.
+            # A rename takes the place of an empty directory, and of nothing else: of two at once the second fails.
             files.publish(partial, output)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):

@@ -17,10 +17,10 @@ COMMANDS = {
     "train": "Train FCN-8s once; under torchrun, on every rank.",
     "data": "Show what is in a data set: frames, classes, sequences, the split, a contact sheet.",
     "download": "Fetch a public data set.",
-    "predict": "Predict pictures, folders and videos.",
+    "predict": "Predict images, folders and videos.",
     "evaluate": "Score an export, or write a submission for the KITTI server.",
     "export": "Write a checkpoint as files that others can run.",
-    "settings": "Print every setting of a run as a page of Markdown.",
+    "settings": "Print every config field of a run as a page of Markdown.",
 }
 
 
@@ -58,7 +58,7 @@ def _group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 2 for what a person can mend."""
+    """Runs the command line; returns the exit status: 2 for what a person can fix."""
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m fcn")
     except ValidationError as error:

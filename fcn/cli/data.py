@@ -23,7 +23,7 @@ from fcn.data.layout import check_folder, guess_dataset
 from fcn.data.readers import open_dataset
 from fcn.errors import InputError
 
-SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 400  # pictures, a row, pixels each
+SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 400  # images, a row, pixels each
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +31,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(epilog="`python -m fcn download kitti_road|camvid --to DIR` fetches a data set.")
 def show(
     folder: Annotated[Path | None, typer.Argument(help="Folder of the data set; scenes needs none.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set; told by the folder's layout if left out.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; guessed from the folder's layout if left out.")] = None,
     classes: Annotated[str, typer.Option(help='"all", or the one class that is scored.')] = "all",
     split: Annotated[str, typer.Option(help="sequence or published.")] = "sequence",
     split_seed: Annotated[int, typer.Option(help="Chooses the sequences of each split.")] = 0,

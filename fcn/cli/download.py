@@ -22,7 +22,7 @@ def fetch(
     sha256: Annotated[str | None, typer.Option(help="Checksum that the archive must have.")] = None,
     url: Annotated[str | None, typer.Option(help="A mirror of the same archive.")] = None,
 ) -> None:
-    """Fetch a public data set; run the same command again to go on after a break."""
+    """Fetch a public data set; run the same command again to continue after a break."""
     if dataset not in ARCHIVES:
         raise InputError(f"data set: must be one of {', '.join(ARCHIVES)}, got {dataset!r}")
     archive = ARCHIVES[dataset] if url is None else Archive(url, ARCHIVES[dataset].root)

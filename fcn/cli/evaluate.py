@@ -1,4 +1,4 @@
-"""python -m fcn evaluate: how well an export does on labelled frames, and pictures for the KITTI server.
+"""python -m fcn evaluate: how well an export does on labelled frames, and images for the KITTI server.
 
 python -m fcn evaluate EXPORT DIR --split test                at the network's size, as training scores
 python -m fcn evaluate EXPORT DIR --split test --own-size     at the frames' size, as KITTI's devkit scores
@@ -49,10 +49,10 @@ def run(
     ] = "test",
     dataset: Annotated[
         DatasetName | None,
-        typer.Option(help="What is in DIR, with --split all; told by the folder's layout if left out."),
+        typer.Option(help="What is in DIR, with --split all; guessed from the folder's layout if left out."),
     ] = None,
     native_resolution: Annotated[
-        bool, typer.Option("--own-size", help="At the frames' own size, as KITTI's devkit scores.")
+        bool, typer.Option("--own-size", help="At the frames' native resolution, as KITTI's devkit scores.")
     ] = False,
     bev: Annotated[
         bool, typer.Option("--bev", help="From above, by the calibration files, as KITTI's server scores.")
@@ -63,7 +63,7 @@ def run(
     ] = None,
     format: Annotated[Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")] = "safetensors",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the measures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Scores an export, or writes a submission for the KITTI server."""
     console = Console(highlight=False, markup=False, stderr=as_json)
@@ -76,7 +76,7 @@ def run(
             predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
             result = _submit(opened, predictor, data, submission, console)
         else:
-            # Before the network is opened: a wrong folder is told at once.
+            # Before the network is opened: a wrong folder is reported at once.
             config, frames = frames_to_score(opened, data, split, dataset)
             for sentence in notes(opened, frames, split):
                 typer.echo(f"note: {sentence}", err=True)
@@ -156,11 +156,11 @@ def _counting(console: Console, what: str) -> Iterator[Callable[[], None]]:
 
 def _for_people(result: dict[str, Any]) -> str:
     if "submission" in result:
-        return f"{result['frames']} pictures in {result['submission']}: zip them for the KITTI Road server"
+        return f"{result['frames']} images in {result['submission']}: zip them for the KITTI Road server"
     height, width = result["image_size"]
     where = {
         "network size": f"at the network's {height} x {width} pixels",
-        "own size": "at the frames' own size",
+        "own size": "at the frames' native resolution",
         "bev": "from above, 800 x 400 cells of 0.05 m",
     }[result["view"]]
     frames = f"{result['frames']} frame{'' if result['frames'] == 1 else 's'} of {result['data'] or 'drawn scenes'}"

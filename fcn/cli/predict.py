@@ -1,4 +1,4 @@
-"""python -m fcn predict: what an exported network sees in pictures, folders and videos.
+"""python -m fcn predict: what an exported network sees in images, folders and videos.
 
 Needs what the export needs, and nothing that only training needs.
 Exit status: 0 all done, 1 some failed, 2 nothing could be done. What failed is named on stderr.
@@ -28,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def run(
     export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, videos, and folders of them at any depth.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images, videos, and folders of them at any depth.")],
     output: Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.")],
     kind: Annotated[
         Kind,
@@ -47,7 +47,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images at once.")] = 8,
 ) -> None:
-    """Draws what an exported network sees in pictures and videos."""
+    """Draws what an exported network sees in images and videos."""
     try:
         jobs, problems, left_out = plan(paths, output, frames_as_images=kind != "overlay")
         opened = read_export(export)
@@ -102,8 +102,8 @@ class Log:
     """Progress on a terminal, failures on stderr as they come, and what was done at the end."""
 
     def __init__(self, console: Console, jobs: list[Job]) -> None:
-        self.images = 0  # pictures and frames
-        self.completed = 0  # pictures and videos
+        self.images = 0  # images and frames
+        self.completed = 0  # images and videos
         self.failures = 0
         self._remarks: dict[str, list[Path]] = {}
         self._started = time.perf_counter()
@@ -131,7 +131,7 @@ class Log:
         self._progress.stop()
 
     def image_done(self) -> None:
-        """A picture was written."""
+        """An image was written."""
         self.completed += 1
         self.frame_done()
 
@@ -150,14 +150,14 @@ class Log:
             self._progress.console.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
 
     def remarked(self, image: Path, remark: str) -> None:
-        """A picture was read in a way that a person should know of."""
+        """An image was read in a way that a person should know of."""
         if remark != TURNED:  # that is how everybody sees it; only labels could differ
             self._remarks.setdefault(remark, []).append(image)
 
     def notes(self) -> list[str]:
-        """A sentence for each remark: how many pictures it is of, and the first of them."""
+        """A sentence for each remark: how many images it is of, and the first of them."""
         return [
-            f"{len(images)} picture{'s' * (len(images) != 1)} (such as {shown(images[0])}): {remark}"
+            f"{len(images)} image{'s' * (len(images) != 1)} (such as {shown(images[0])}): {remark}"
             for remark, images in self._remarks.items()
         ]
 

@@ -1,4 +1,4 @@
-"""A run's settings as its command line gives them: a file or a folder, --set, and what --resume goes on from."""
+"""A run's config as its command line gives it: a file or a folder, --set, and what --resume resumes from."""
 
 import tomllib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fcn.presets import with_preset
 
 
 def read_config(settings: Sequence[str], source: Path | None, start: Checkpoint | None) -> tuple[Config, list[str]]:
-    """The run's settings, and what a person should know of them.
+    """The run's config, and what a person should know of them.
 
     settings: "KEY=VALUE". source: a TOML file, or the folder of a checkpoint or an export, whose settings and whose
     sequences of each split are taken. settings go before a file, both before a folder and the checkpoint `start`, for
@@ -65,7 +65,7 @@ def _trained(directory: Path) -> _Trained:
 
 
 def _split(trained: _Trained, given: dict[str, Any]) -> dict[str, Any]:
-    """The same sequences in each split, by name: drawn again with other settings, tested ones would be trained on.
+    """The same sequences in each split, by name: drawn again with another config, tested ones would be trained on.
 
     What is given of the split goes before it.
     """
@@ -83,7 +83,7 @@ def _of_file(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} can't be read as TOML ({error}): mend it or choose another") from error
+        raise InputError(f"{file} can't be read as TOML ({error}): fix it or choose another") from error
 
 
 def _pair(setting: str) -> tuple[str, Any]:

@@ -25,10 +25,10 @@ NOTHING_HELD_OUT = {
 def frames_to_score(
     opened: Export, data: Path | None, split: Split, dataset: DatasetName | None = None
 ) -> tuple[Config, Dataset]:
-    """The settings that read the frames, and the data set with the split.
+    """The config that reads the frames, and the data set with the split.
 
-    data: the folder, which is read or refused; None: drawn scenes. dataset: what is in it, for "all"; None: told by
-    the folder's layout. Raises InputError, or pydantic's ValidationError where the export's settings are none.
+    data: the folder, which is read or refused; None: drawn scenes. dataset: what is in it, for "all"; None: guessed by
+    the folder's layout. Raises InputError, or pydantic's ValidationError where the export's config is invalid.
     """
     if split == "all":
         config = config_for_all(opened, data, dataset)
@@ -61,9 +61,9 @@ def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
 
 
 def config_for(opened: Export, data: Path | None) -> Config:
-    """The run's settings with the data set at `data`, split as the run split it: by the sequences it noted.
+    """The run's config with the data set at `data`, split as the run split it: by the sequences it noted.
 
-    Raises InputError or pydantic's ValidationError where the export's settings are none.
+    Raises InputError or pydantic's ValidationError where the export's config is invalid.
     """
     settings = _settings(opened, data)
     if settings.get("split") == "sequence" and opened.sequences.get("train"):
@@ -74,7 +74,7 @@ def config_for(opened: Export, data: Path | None) -> Config:
 
 
 def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | None) -> Config:
-    """The run's settings with every frame of the data set at `data`, whichever that is."""
+    """The run's config with every frame of the data set at `data`, whichever that is."""
     trained_on = opened.config.get("dataset", "")
     name = dataset or (trained_on if data is None else guess_dataset(data))
     check_folder(name, data)

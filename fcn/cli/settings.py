@@ -1,4 +1,4 @@
-"""python -m fcn settings: every setting of a run as a page of Markdown; docs/settings.md is what it prints."""
+"""python -m fcn settings: every config field of a run as a page of Markdown; docs/settings.md is what it prints."""
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
@@ -8,19 +8,19 @@ from fcn.config import Config
 from fcn.presets import PRESETS
 
 _HEAD = """\
-# Settings of FCN-8s
+# Config fields of FCN-8s
 
 Every field of `fcn.Config`: what goes into `[fixed]` or `[space]` of a study file, and into
 `python -m fcn train --set KEY=VALUE`. The defaults are this program's own; the two recipes that were
 published for KITTI Road are [presets](#presets). This page is printed by `python -m fcn settings`.
 
-| setting | default | allowed | meaning |
+| field | default | allowed | meaning |
 |---|---|---|---|
 """
 _PRESETS = """
 ## Presets
 
-`preset = "batch5"` or `preset = "batch15"` gives each setting of its column that isn't set; a setting that is
+`preset = "batch5"` or `preset = "batch15"` gives each field of its column that is not set; a field that is
 set goes before it, wherever it is set. What a preset doesn't name keeps its default. A checkpoint notes the
 preset and every value that was used. [training.md](training.md#the-two-published-recipes) says what is known
 of the recipes.
@@ -32,7 +32,7 @@ _SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 
 @app.command()
 def settings() -> None:
-    """Print every setting of a run as a page of Markdown."""
+    """Print every config field of a run as a page of Markdown."""
     print(page(), end="")
 
 
@@ -51,8 +51,8 @@ def _written(value: object) -> str:
 
 
 def _presets() -> str:
-    """A row for each setting that a preset names; a dash where it doesn't."""
-    rows = [["setting", "default", *PRESETS], ["---"] * (2 + len(PRESETS))]
+    """A row for each field that a preset names; a dash where it doesn't."""
+    rows = [["field", "default", *PRESETS], ["---"] * (2 + len(PRESETS))]
     for name, field in Config.model_fields.items():
         if any(name in values for values in PRESETS.values()):
             values = [f"`{_written(values[name])}`" if name in values else "–" for values in PRESETS.values()]

@@ -1,12 +1,12 @@
 """python -m fcn train: one run in one folder, with no tuner.
 
-DIR/last/          the newest checkpoint, with what going on needs
+DIR/last/          the newest checkpoint, with what resuming needs
 DIR/best/          the one of the best val/mean_iou, without it; none where nothing is validated
                    (both are written so seldom that it takes a fiftieth of the time, and at the end)
-DIR/metrics.jsonl  the measures of each epoch, a line an epoch
+DIR/metrics.jsonl  the metrics of each epoch, a line an epoch
 DIR/curves.png     drawn at the end
 DIR/batch_losses.jsonl  with --batch-losses: the loss of each batch, a line a batch
-DIR/samples/epoch-0010/ with --samples: overlays of pictures after epoch 10
+DIR/samples/epoch-0010/ with --samples: overlays of images after epoch 10
 """
 
 import ctypes
@@ -43,16 +43,16 @@ def run(
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of fcn.Config, as in TOML. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A field of fcn.Config, as in TOML. Repeatable."),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file of settings, or the folder of a checkpoint or an export, "
-            "whose settings and split are taken; --set goes before it."
+            help="TOML file of config fields, or the folder of a checkpoint or an export, "
+            "whose config and split are taken; --set goes before it."
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint of OUTPUT.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     batch_losses: Annotated[
         bool, typer.Option("--batch-losses", help="Write the loss of each batch to OUTPUT/batch_losses.jsonl.")
@@ -60,7 +60,7 @@ def run(
     samples: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="PATH", help="Pictures, or a folder of them: their overlays go to OUTPUT/samples. Repeatable."
+            metavar="PATH", help="Images, or a folder of them: their overlays go to OUTPUT/samples. Repeatable."
         ),
     ] = None,
     sample_epochs: Annotated[
@@ -88,7 +88,7 @@ def run(
         typer.echo(f"error: {error}{kept}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        how = f"go on with: python -m fcn train --output {output} --resume"
+        how = f"resume with: python -m fcn train --output {output} --resume"
         typer.echo(f"stopped; {how if (output / 'last').exists() else 'there was no checkpoint yet'}", err=True)
         raise typer.Exit(130) from None
 
@@ -172,7 +172,7 @@ class _SampleOptions:
     def samples(self, folder: RunFolder, config: Config, console: Console) -> Samples:
         """Raises InputError where paths or epochs are none."""
         if self.epochs is not None and not self.paths:
-            raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the pictures to draw on")
+            raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the images to draw on")
         epochs = None if self.epochs is None else chosen_epochs(self.epochs, config.epochs)
 
         def warn(sentence: str) -> None:

@@ -47,7 +47,7 @@ class Cache:
     """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only,
     by frame.
 
-    dataset: with warnings of what decoding its pictures remarked on.
+    dataset: with warnings of what decoding its images remarked on.
     path: the folder they are mapped from; it names the pixels, so two caches with one path hold the same.
     """
 

@@ -14,22 +14,22 @@ from fcn.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
 
-VOID = 255  # label of pixels that count neither in the loss nor in the measures
+VOID = 255  # label of pixels that count neither in the loss nor in the metrics
 MOST_PROBLEMS_SHOWN = 10
 
 # What a person should know of images that could be read all the same.
 SIXTEEN_BITS = (
     "grey of 16 bits, read by the upper 8: where a camera fills fewer, save them with 8 bits, or they come out dark"
 )
-TURNED = "stored turned (EXIF orientation), read as displayed: their labels must fit the picture as it is displayed"
+TURNED = "stored turned (EXIF orientation), read as displayed: their labels must fit the image as it is displayed"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One labelled picture. image and label are None where it is drawn, not read.
+    """One labelled image. image and label are None where it is drawn, not read.
 
     sequence: what may not be torn apart by a split: a drive, a city, a generated street.
-    category: group that measures are also reported for (KITTI's um, umm, uu), or None.
+    category: group that metrics are also reported for (KITTI's um, umm, uu), or None.
     """
 
     name: str

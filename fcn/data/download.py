@@ -119,7 +119,7 @@ def download(
 
 
 def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_seconds: float = 1.0) -> None:
-    """Fetches a URL into a file, going on where the file ends if the server still has the same one.
+    """Fetches a URL into a file, continuing where the file ends if the server still has the same one.
 
     Raises InputError if the server can't be reached or refuses; what came so far stays in the file.
     """
@@ -207,7 +207,7 @@ def _first_byte(content_range: str | None) -> int | None:
 
 
 def _read_notes(path: Path) -> dict[str, Any]:
-    """A JSON table, empty if it isn't there or torn: then there is nothing to go on from."""
+    """A JSON table, empty if it isn't there or torn: then there is nothing to resume."""
     try:
         notes = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):

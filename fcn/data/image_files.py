@@ -1,4 +1,4 @@
-"""Picture files to pixels and back to the size that a network wants, with errors that name the file.
+"""Image files to pixels and back to the size that a network wants, with errors that name the file.
 
 An image is read as it is displayed: turned as its EXIF orientation says. A label is turned by its own
 orientation alone, since it is drawn on the displayed image and mostly has none.
@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 from fcn.data.dataset import SIXTEEN_BITS, TURNED, Pixels
 from fcn.errors import InputError
 
-# A picture is whole without its notes, and the warning doesn't name it.
+# An image is whole without its notes, and the warning doesn't name it.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 # Others that Pillow knows are no camera's, and one of them, EPS, would start a program.
@@ -40,7 +40,7 @@ TO_UPRIGHT = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """pixels: RGB HxWx3, as the picture is displayed. orientation: EXIF's, 1 where it is stored as displayed.
+    """pixels: RGB HxWx3, as the image is displayed. orientation: EXIF's, 1 where it is stored as displayed.
 
     remarks: what a person should know of how it was read (SIXTEEN_BITS, TURNED).
     """
@@ -51,7 +51,7 @@ class DecodedImage:
 
 
 def read_image(path: Path) -> Pixels:
-    """RGB pixels HxWx3 of a picture file as it is displayed, without its transparency.
+    """RGB pixels HxWx3 of an image file as it is displayed, without its transparency.
 
     Raises InputError as `decode_image` does.
     """
@@ -59,7 +59,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def decode_image(path: Path) -> DecodedImage:
-    """The pixels of a picture file of 8 bits a channel, or of 16, of which the upper 8 are taken.
+    """The pixels of an image file of 8 bits a channel, or of 16, of which the upper 8 are taken.
 
     Raises InputError if it is damaged, an animation or of several pages, or if its levels are 32-bit
     integers or fractions, of which nobody says what is white.
@@ -72,7 +72,7 @@ def decode_image(path: Path) -> DecodedImage:
 
 
 def read_indices(path: Path) -> Pixels:
-    """Label values HxW of a picture with one channel: grey levels, or the entries of a palette.
+    """Label values HxW of an image with one channel: grey levels, or the entries of a palette.
 
     Raises InputError if it is damaged, has colours instead of indices, or a value that is no index (0 to 255).
     """
@@ -96,7 +96,7 @@ def read_indices(path: Path) -> Pixels:
 
 
 def read_colours(path: Path) -> Pixels:
-    """RGB pixels HxWx3 of a label that is a picture with colours or a palette.
+    """RGB pixels HxWx3 of a label that is an image with colours or a palette.
 
     Raises InputError if it is damaged, or grey: indices would be taken for colours.
     """
@@ -110,12 +110,12 @@ def read_colours(path: Path) -> Pixels:
 
 
 def _open(path: Path) -> tuple[PillowImage.Image, int]:
-    """A decoded picture, upright, and the orientation that it was stored in. Raises InputError."""
+    """A decoded image, upright, and the orientation that it was stored in. Raises InputError."""
     try:
         with PillowImage.open(path, formats=FORMATS) as image:
             if (count := _pages(image)) > 1:
                 raise InputError(
-                    f"{path}: must hold one picture, got {count} (an animation, or pages): save the one that is meant"
+                    f"{path}: must hold one image, got {count} (an animation, or pages): save the one that is meant"
                 )
             # Pillow turns a TIFF itself as it decodes it, and drops the tag.
             turned_by_pillow = _orientation(image) if image.format == "TIFF" else 1
@@ -132,18 +132,18 @@ def _open(path: Path) -> tuple[PillowImage.Image, int]:
     except PermissionError:
         raise InputError(f"{path}: can't be read: permission denied") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: damaged, or no picture: its header makes no sense; fetch the file again") from None
+        raise InputError(f"{path}: damaged, or no image: its header makes no sense; fetch the file again") from None
     except PillowImage.DecompressionBombError as error:
         raise InputError(f"{path}: too large to be a frame ({error})") from None
     # Decoders trip over foreign bytes in more ways than they list, and one file must not end the rest.
     except Exception as error:
-        raise InputError(f"{path}: damaged picture ({error}); fetch the file again") from None
+        raise InputError(f"{path}: damaged image ({error}); fetch the file again") from None
 
 
 def _pages(image: Any) -> int:
-    """Pictures in a file: frames of an animation, pages of a TIFF."""
+    """Images in a file: frames of an animation, pages of a TIFF."""
     count = int(getattr(image, "n_frames", 1))
-    # An MPO is a phone's JPEG with a preview or a depth map behind it; the first picture is the picture.
+    # An MPO is a phone's JPEG with a preview or a depth map behind it; the first image is the image.
     if count == 1 or image.format == "MPO":
         return 1
     if image.format == "TIFF":  # smaller copies of a page are no pages
@@ -159,7 +159,7 @@ def _pages(image: Any) -> int:
 def _orientation(image: PillowImage.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the picture is whole, though its notes are not: viewers show it as it is stored
+    except Exception:  # the image is whole, though its notes are not: viewers show it as it is stored
         return 1
     return found if found in TO_UPRIGHT else 1
 
@@ -183,7 +183,7 @@ def _rgb(image: PillowImage.Image, path: Path) -> Pixels:
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "fractions"
         raise InputError(
-            f"{path}: a picture must have 8 or 16 bits a channel, got {kind}, of which nobody says what is white: "
+            f"{path}: an image must have 8 or 16 bits a channel, got {kind}, of which nobody says what is white: "
             "save it with 8 bits"
         )
     # By way of RGBA, Pillow has nothing to say about a palette with transparent entries; RGB stays what it is.

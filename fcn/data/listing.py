@@ -1,4 +1,4 @@
-"""Which files of a data set are pictures, what they are called, and which label belongs to which image."""
+"""Which files of a data set are images, what they are called, and which label belongs to which image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fcn.data.dataset import Frame, raise_problems
 from fcn.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
-# What systems leave beside pictures without anybody's doing, besides names with a dot in front.
+# What systems leave beside images without anybody's doing, besides names with a dot in front.
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 MOST_NAMES_SHOWN = 5
 
@@ -26,15 +26,15 @@ def is_hidden(name: str) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Picture files right in a folder, sorted by name.
+    """Image files right in a folder, sorted by name.
 
-    Raises InputError if the folder is missing or holds no picture.
+    Raises InputError if the folder is missing or holds no image.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: set data_dir to where the data set lies")
     found = sorted(path for path in folder.iterdir() if is_image_file(path))
     if not found:
-        raise InputError(f"{folder}: must hold pictures ({', '.join(IMAGE_SUFFIXES)}), got none")
+        raise InputError(f"{folder}: must hold images ({', '.join(IMAGE_SUFFIXES)}), got none")
     return found
 
 
@@ -45,7 +45,7 @@ def files_within(folder: Path) -> tuple[list[Path], list[str]]:
     problems: list[str] = []
 
     def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: can't be read ({error.strerror}): mend its permissions, or take it out")
+        problems.append(f"{error.filename}: can't be read ({error.strerror}): fix its permissions, or take it out")
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         above = Path(place).resolve()
@@ -72,7 +72,7 @@ def left_out(what: str, files: Iterable[Path]) -> list[str]:
 
 
 def other_files(folders: Iterable[Path]) -> list[str]:
-    """A sentence for each folder that has files right in it that are no pictures."""
+    """A sentence for each folder that has files right in it that are no images."""
     sentences = []
     for folder in folders:
         others = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_image_file(path)]

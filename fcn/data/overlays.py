@@ -1,4 +1,4 @@
-"""Segmentation masks as pictures: overlay, ground truth, error map.
+"""Segmentation masks as images: overlay, ground truth, error map.
 
 H W pixels; images are uint8 RGB (H, W, 3), masks are integers (H, W): one class index a pixel, VOID where
 nobody labelled.
@@ -79,7 +79,7 @@ def side_by_side(
 ) -> Image.Image:
     """Prediction over the image | ground truth over the image, void darkened | error map.
 
-    The picture is H by 3 W + 2 SEPARATOR_PIXELS: a thin white line between two panels.
+    The image is H by 3 W + 2 SEPARATOR_PIXELS: a thin white line between two panels.
     Raises ValueError as `overlay` does.
     """
     _check(image, predicted, classes)

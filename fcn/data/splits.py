@@ -25,7 +25,7 @@ Splits = dict[str, tuple[int, ...]]
 
 
 def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> tuple[Splits, list[str]]:
-    """Indices of each split, and warnings about it; the same for the same frames and settings.
+    """Indices of each split, and warnings about it; the same for the same frames and config.
 
     val_sequences and test_sequences may name sequences or categories; what they leave open is drawn by
     split_seed.
@@ -180,7 +180,7 @@ def _frame_of(line: str, known: set[str]) -> str | None:
                 whole = "-".join([*path.parts[start:-1], name])
                 if whole in known:
                     return whole
-        # A name may have spaces, so what is behind the last one is dropped only if a picture is before it.
+        # A name may have spaces, so what is behind the last one is dropped only if an image is before it.
         while text := text.rpartition(" ")[0].rstrip():
             if is_image_file(Path(text)):
                 break

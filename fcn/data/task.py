@@ -39,7 +39,7 @@ class Task:
             legal = np.flatnonzero(self.table != NOT_A_CLASS)
             raise InputError(
                 f"{path}: labels must be classes ({_ranges(legal.tolist())}), got {int(label[row, column])} "
-                f"at row {row}, column {column}: mend the label, or make the pixel void"
+                f"at row {row}, column {column}: fix the label, or make the pixel void"
             )
         return channels.astype(np.uint8)
 

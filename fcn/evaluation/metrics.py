@@ -1,4 +1,4 @@
-"""Measures as counts that add up over batches, frames and ranks; memory doesn't grow with their number.
+"""Metrics as counts that add up over batches, frames and ranks; memory doesn't grow with their number.
 
 Legend of tensor names: N images, H W pixels. A target of 255 is void: it counts nowhere.
 """

@@ -29,12 +29,12 @@ def evaluate(
     micro_batch: int | None = None,
     seen: Callable[[int, Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Measures of a split under names that start with prefix; what is undefined there is left out.
+    """Metrics of a split under names that start with prefix; what is undefined there is left out.
 
     predict: images_NCHW, normalised, on the device -> logits_NCHW there. It is called in the precision that
     is on: wrap the call in precision.autocast to score as a run does. micro_batch: most images at once.
     seen: called with each position in the split that this rank has, and the classes (H, W) predicted there.
-    The loss is the mean over valid pixels, without class weights, so that settings can be compared.
+    The loss is the mean over valid pixels, without class weights, so that hyperparameters can be compared.
     Raises TrainingError if the outputs are not finite.
     """
     indices = cache.dataset.splits[split]

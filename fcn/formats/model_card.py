@@ -17,7 +17,7 @@ IMAGENET_TERMS = "It started from torchvision's VGG16 weights, trained on ImageN
 
 _SCORED = "On the validation split, as logged in training, and by each format, loaded again, in float32."
 _NOT_SCORED = (
-    "It was trained without a validation split, so nothing told when to stop; these are the last epoch's weights."
+    "It was trained without a validation split, so nothing showed when to stop; these are the last epoch's weights."
 )
 
 
@@ -41,7 +41,7 @@ A research model: not tested for driving, and not to be trusted with it.
 
 {images}
 
-Each picture: prediction | ground truth | errors."""
+Each image: prediction | ground truth | errors."""
 
 
 def _use(description: Mapping[str, Any]) -> str:
@@ -114,11 +114,11 @@ def _metrics(description: Mapping[str, Any]) -> str:
         f"| {name} | " + " | ".join(_number(column.get(name)) for column in columns.values()) + " |"
         for name in next(iter(columns.values()), ())
     )
-    table = f"""| measure | {" | ".join(columns)} |
+    table = f"""| metric | {" | ".join(columns)} |
 |{"---|" * (len(columns) + 1)}
 {rows}"""
     differences = ", ".join(f"{name} {found['parity']:.1e}" for name, found in formats.items())
-    return f"""## Measures
+    return f"""## Metrics
 
 {_SCORED if "logged" in columns else _NOT_SCORED}
 
@@ -136,7 +136,7 @@ def _number(value: float | None) -> str:
 
 
 def _settings(description: Mapping[str, Any]) -> str:
-    return f"""## Settings of the run
+    return f"""## Config of the run
 
 ```json
 {json.dumps(description["config"], indent=1)}

@@ -39,7 +39,7 @@ class Export:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     network: dict[str, Any]  # arguments of FCN8s
-    config: dict[str, Any]  # settings of the run
+    config: dict[str, Any]  # of the run
     sequences: dict[str, tuple[str, ...]]  # of each split
     frames: dict[str, int]  # of each split
     metrics: dict[str, float]  # logged in training

@@ -70,7 +70,7 @@ def logits_parity(
 def score(
     network: Network, export: Export, cache: Cache, split: str, config: Config, device: torch.device
 ) -> dict[str, float]:
-    """Measures of an opened format on a split, in float32, named "SPLIT/..." as training names them.
+    """Metrics of an opened format on a split, in float32, named "SPLIT/..." as training names them.
 
     config: from with_normalisation_of().
     """

@@ -16,10 +16,10 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Augmentation:
-    """Mirroring, scale and crop, gamma, brightness, contrast and colour, each as strong as its setting
+    """Mirroring, scale and crop, gamma, brightness, contrast and colour, each as strong as its config field
     says.
 
-    Every image needs DRAWS numbers in [0, 1); what a setting leaves off ignores its own, so that turning
+    Every image needs DRAWS numbers in [0, 1); what a field leaves off ignores its own, so that turning
     one change on doesn't alter how the others fall.
     """
 
@@ -77,7 +77,7 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor]:
         """Scale by 1 -+ scale_jitter, at a random place: cropped if larger, framed if smaller."""
         scale = 1 + self._scale * (2 * draws[:, 0] - 1)
-        # affine_grid maps places of the result to places of the source, both from -1 to 1 over the picture.
+        # affine_grid maps places of the result to places of the source, both from -1 to 1 over the image.
         inverse = 1 / scale
         room = (inverse - 1).abs()
         theta = torch.zeros((len(draws), 2, 3), device=draws.device)
@@ -95,7 +95,7 @@ class Augmentation:
 
 def _mirror(images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
     if images_NCHW.device.type == "cpu":
-        # Half of the pictures in place: less work than the batch and its mirror image (docs/performance.md).
+        # Half of the images in place: less work than the batch and its mirror image (docs/performance.md).
         for place in mirrored.nonzero()[:, 0].tolist():
             images_NCHW[place] = images_NCHW[place].flip(-1)
             labels_NHW[place] = labels_NHW[place].flip(-1)

@@ -95,7 +95,7 @@ def road_to_image(calibration: Calibration) -> Array:
 
 
 def birds_eye(image: npt.NDArray[Pixel], calibration: Calibration, outside: float = 0) -> npt.NDArray[Pixel]:
-    """The image (H, W) or (H, W, C) at KITTI's own size, seen from above: (800, 400) or (800, 400, C).
+    """The image (H, W) or (H, W, C) at KITTI's native resolution, seen from above: (800, 400) or (800, 400, C).
 
     Row 0 is 46 m ahead and row 799 6 m, column 0 is 10 m to the left. Cells that no pixel shows get
     `outside`.

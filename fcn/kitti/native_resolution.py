@@ -1,4 +1,4 @@
-"""Measures at the frames' own size, in the image or from above, as KITTI Road's devkit and server take them.
+"""Metrics at the frames' native resolution, in the image or from above, as KITTI Road's devkit and server take them.
 
 Training scores at the size that the network sees; these figures compare with published ones.
 H W pixels.
@@ -26,7 +26,7 @@ def score_at_native_resolution(
     from_above: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Measures as training names them, without prefix, and "CATEGORY/max_f1" ... for each category of frames.
+    """Metrics as training names them, without prefix, and "CATEGORY/max_f1" ... for each category of frames.
 
     from_above: in the bird's-eye view of each frame's calibration file; for the one-class task.
     Counts are kept, no frames: memory does not grow with their number.

@@ -1,4 +1,4 @@
-"""Pictures for the KITTI Road server: probabilities of the testing frames in bird's-eye view, 8-bit PNGs.
+"""Images for the KITTI Road server: probabilities of the testing frames in bird's-eye view, 8-bit PNGs.
 
 The server takes um_road_000000.png ..., 400 x 800 pixels, in one zip; 255 is certainly road.
 """

@@ -1,9 +1,9 @@
-"""A checkpoint directory: a network after an epoch, what is needed to use it, and apart, to go on with it.
+"""A checkpoint directory: a network after an epoch, what is needed to use it, and apart, what resuming needs.
 
     weights.safetensors   every tensor of the network, float32
     config.json           format_version, config, epoch, metrics, scored_on, classes, normalisation, sequences
     images/NAME.png       overlays of the fixed validation frames
-    resume/trainer.pt     optimiser and counters; only going on needs it, so it may be deleted
+    resume/trainer.pt     optimizer and counters; only resuming needs it, so it may be deleted
 
 It is written whole or not at all, a power cut or not: under a temporary name, onto the disk, then renamed.
 """
@@ -118,7 +118,7 @@ def save(
 
 
 def scored_on(config: Config, device: torch.device) -> dict[str, str]:
-    """What a run's measures are measured in: "device" (cpu, cuda), "precision" (bfloat16, float32).
+    """What a run's metrics are measured in: "device" (cpu, cuda), "precision" (bfloat16, float32).
 
     And "float32_layers": those of VGG16 that compute in float32 all the same. Checkpoints in whose time scores and
     upsampling were rounded too have no such entry.

@@ -52,7 +52,7 @@ _HAS_AVX512 = bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of VGG16's, which can be told to compute in float32 whatever autocast says."""
+    """A convolution of VGG16's, which can be set to compute in float32 whatever autocast says."""
 
     in_float32 = False
 

@@ -16,7 +16,7 @@ from fcn.model.numerics import Finding, cpu_name, findings, layers_of, rounded_b
 
 @dataclass(frozen=True)
 class Precision:
-    """Weights, optimiser and measures are float32 in any case, and so are the network's scores and upsampling."""
+    """Weights, optimizer and metrics are float32 in any case, and so are the network's scores and upsampling."""
 
     name: Literal["bfloat16", "float32"]
     float32_layers: tuple[str, ...] = ()  # of a run in bfloat16, those that this machine can't compute in it

@@ -1,4 +1,4 @@
-"""Pictures and videos through a network: read ahead of it, written behind it, in batches of mixed sizes."""
+"""Images and videos through a network: read ahead of it, written behind it, in batches of mixed sizes."""
 
 import errno
 from collections import deque
@@ -29,15 +29,15 @@ FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the n
 
 Done = Callable[[], None]  # called for each image that was written
 Failed = Callable[[str], None]  # called with a sentence that names the file
-Remarked = Callable[[Path, str], None]  # called with a picture and what a person should know of it
+Remarked = Callable[[Path, str], None]  # called with an image and what a person should know of it
 
 
 def predict_images(
     jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed, remarked: Remarked
 ) -> None:
-    """Writes a PNG for each picture; one that can't be read or written is named and skipped.
+    """Writes a PNG for each image; one that can't be read or written is named and skipped.
 
-    Pictures are read ahead of the network and written behind it; memory does not grow with their number.
+    Images are read ahead of the network and written behind it; memory does not grow with their number.
     Raises InputError if no file can be written.
     """
     writing: deque[Future[str | None]] = deque()
@@ -68,7 +68,7 @@ def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, f
     """
     try:
         if job.target.is_dir() and any(job.target.iterdir()):
-            failed(f"{job.target}: is taken, and its pictures could be of another video: remove it")
+            failed(f"{job.target}: is taken, and its images could be of another video: remove it")
             return False
         job.target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".fcn-", dir=job.target.parent) as scratch:
@@ -85,7 +85,7 @@ def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, f
 
 
 def _write_video(job: Job, predictor: Predictor, batch_size: int, target: Path, done: Done) -> None:
-    # Late: pictures need no PyAV.
+    # Late: images need no PyAV.
     from fcn.prediction.video import VideoReader, VideoWriter
 
     with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
@@ -134,8 +134,8 @@ def _read_ahead(
 
 
 def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float32], target: Path) -> str | None:
-    """A sentence if the picture can't be written. Raises InputError if none can."""
-    # A reader never sees half a picture, and a full disk leaves none. Its name is short whatever the target's is.
+    """A sentence if the image can't be written. Raises InputError if none can."""
+    # A reader never sees half an image, and a full disk leaves none. Its name is short whatever the target's is.
     partial = target.with_name(f".fcn-{uuid4().hex}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 @dataclass(frozen=True)
 class Job:
-    """One picture or video and where its prediction goes: a file, or for the frames of a video a folder."""
+    """One image or video and where its prediction goes: a file, or for the frames of a video a folder."""
 
     source: Path
     target: Path
@@ -35,10 +35,10 @@ class Plan(NamedTuple):
 
 
 def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan:
-    """Jobs for files, and for pictures and videos in folders at any depth.
+    """Jobs for files, and for images and videos in folders at any depth.
 
     frames_as_images: a video becomes a folder of PNGs, not a video.
-    A picture keeps its name and its place in its folder; where two would share one, each gets a longer one.
+    An image keeps its name and its place in its folder; where two would share one, each gets a longer one.
     Raises InputError if a prediction would overwrite an input, or land among them.
     """
     found: dict[Path, Path] = {}  # each source once, and where it goes below output, still with its own suffix
@@ -67,7 +67,7 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan
             notes += others
         else:
             problems.append(
-                f"{path}: a folder must hold pictures or videos, got none: give another one"
+                f"{path}: a folder must hold images or videos, got none: give another one"
                 + "".join(f"; {other}" for other in others)
             )
     found = {file: found[file] for file in {_real(file): file for file in found}.values()}

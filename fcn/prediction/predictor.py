@@ -1,4 +1,4 @@
-"""What a network says of a frame, as a picture at the frame's own size.
+"""What a network says of a frame, as an image at the frame's native resolution.
 
 N images, C classes, H W pixels.
 """
@@ -39,7 +39,7 @@ class Predictor:
         self._channel = _channel(export, class_name) if kind == "probability" else None
 
     def render_all(self, frames: Sequence[Pixels]) -> list[Image.Image]:
-        """One picture for each frame, uint8 RGB (H, W, 3), at its size; the frames may differ in size."""
+        """One image for each frame, uint8 RGB (H, W, 3), at its size; the frames may differ in size."""
         return [self.render(frame, logits) for frame, logits in zip(frames, self.logits(frames), strict=True)]
 
     def logits(self, frames: Sequence[Pixels]) -> npt.NDArray[np.float32]:
@@ -47,7 +47,7 @@ class Predictor:
         return self._network(np.stack([resize_image(frame, self._export.image_size) for frame in frames]))
 
     def render(self, frame: Pixels, logits_CHW: npt.NDArray[np.float32]) -> Image.Image:
-        """The picture of one frame from its logits at the export's image size."""
+        """The image of one frame from its logits at the export's image size."""
         height, width = frame.shape[:2]
         if self._channel is not None:
             share = probability(logits_CHW, self._channel, (height, width))

@@ -35,7 +35,7 @@ class VideoReader:
             raise InputError(f"{path}: damaged, or no video ({_reason(error)}); fetch the file again") from error
         if not self._container.streams.video:
             self._container.close()
-            raise InputError(f"{path}: must hold a video stream, got none: give a video or a picture")
+            raise InputError(f"{path}: must hold a video stream, got none: give a video or an image")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
 

@@ -12,7 +12,7 @@ _PANEL_INCHES = (5.0, 3.6)
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """history: the measures of each epoch, in order, each with "epoch".
+    """history: the metrics of each epoch, in order, each with "epoch".
 
     Writes a PNG of 2 x 2 panels; of 1 x 2 without validation.
     """

@@ -70,7 +70,7 @@ class EpochTrainer:
         return time.perf_counter() - started
 
     def run(self) -> dict[str, float]:
-        """The next epoch. Returns its measures. Raises TrainingError where the run can't go on."""
+        """The next epoch. Returns its metrics. Raises TrainingError where the run cannot continue."""
         state = self._state
         epoch = state.epoch + 1
         # Read once an epoch: reading it at each step would wait for a GPU.

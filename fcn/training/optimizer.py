@@ -35,7 +35,7 @@ def build_optimizer(model: FCN8s, config: Config) -> Optimizer:
 
 
 def bytes_to_allocate(optimizer: Optimizer) -> int:
-    """What the optimiser's state will take when its first step has been made; 0 after it."""
+    """What the optimizer's state will take when its first step has been made; 0 after it."""
     if optimizer.state:
         return 0
     tensors = 1 if isinstance(optimizer, torch.optim.SGD) else 2
@@ -63,7 +63,7 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
 
 
 def optimizer_state(optimizer: Optimizer, model: FCN8s) -> dict[str, dict[str, Any]]:
-    """By parameter name, so that a run may go on with other settings."""
+    """By parameter name, so that a run may resume with another config."""
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
@@ -76,6 +76,6 @@ def restore_optimizer(optimizer: Optimizer, model: FCN8s, state: dict[str, dict[
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameter.shape:
                 raise InputError(
                     f"resume: {part} of {name} must have the shape {tuple(parameter.shape)}, "
-                    f"got {tuple(value.shape)}: resume with the settings that the checkpoint was made with"
+                    f"got {tuple(value.shape)}: resume with the config of the checkpoint"
                 )
         optimizer.state[parameter] = dict(state[name])

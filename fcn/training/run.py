@@ -1,4 +1,4 @@
-"""Training: one run from its settings to its last epoch, on one device or on all ranks of torch.distributed.
+"""Training: one run from its config to its last epoch, on one device or on all ranks of torch.distributed.
 
 `python -m fcn train` is train.py; a tuner calls prepare() and train() here.
 """
@@ -25,13 +25,13 @@ from fcn.training.epoch import BatchLosses, EpochTrainer
 from fcn.training.snapshot import Snapshot
 from fcn.training.state import RunState
 
-# Measures of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
+# Metrics of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
 # It may raise SystemExit to end the run.
 Report = Callable[[dict[str, float], Snapshot | None], None]
 
 _EPOCH_METRICS = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
 # Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
-# epoch_seconds: of the wall clock, since the measures of the epoch before were there, or since train() began.
+# epoch_seconds: of the wall clock, since the metrics of the epoch before were there, or since train() began.
 _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
 
 
@@ -82,7 +82,7 @@ def train(
 
     resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
     batch_losses: called before report with the epoch and the loss of each of its batches.
-    Leaves nothing behind in the process: no random state, no setting of torch.
+    Leaves nothing behind in the process: no random state, no changed option of torch.
     Raises InputError before the first step; then TrainingError: loss not finite, out of memory.
     """
     epoch_started = time.perf_counter()
@@ -118,7 +118,7 @@ def train(
 def _validate(
     state: RunState, cache: Cache, config: Config, device: torch.device
 ) -> tuple[dict[str, float], dict[int, Tensor]]:
-    """Measures of the validation split; and what is predicted for its fixed frames, by their index."""
+    """Metrics of the validation split; and what is predicted for its fixed frames, by their index."""
     started = time.perf_counter()
     frames, shown = cache.dataset.splits["val"], _shown(cache, config)
     masks: dict[int, Tensor] = {}

@@ -1,6 +1,6 @@
-"""The folder of one run of `fcn train`: its checkpoints, its measures, its curves.
+"""The folder of one run of `fcn train`: its checkpoints, its metrics, its curves.
 
-What lies there is whole after a kill at any moment, and of the run that goes on there, not of one before it:
+What lies there is whole after a kill at any moment, and of the run that continues there, not of one before it:
 
 - best/ never stands without last/. The first last/ is written before the first best/, which is then a copy of it.
 - After that best/ is written first: its epoch may be one that last/ lacks, and is then trained again.
@@ -23,7 +23,7 @@ from fcn.training.curves import draw_curves
 from fcn.training.samples import drop_samples_after
 from fcn.training.snapshot import Snapshot, SnapshotCopy
 
-BEST_METRIC = "val/mean_iou"  # the measure that best/ is the best of
+BEST_METRIC = "val/mean_iou"  # the metric that best/ is the best of
 _WRITE_INTERVAL_FACTOR = 50  # times as long as it took to write a checkpoint, until the next is written
 
 
@@ -52,20 +52,20 @@ class RunFolder:
             raise self._cannot_write(error) from error
 
     def start(self, *, resume: bool) -> Checkpoint | None:
-        """The checkpoint to go on from; None: a new run. Raises InputError where the folder is another run's."""
+        """The checkpoint to resume from; None: a new run. Raises InputError where the folder is another run's."""
         if self.last.exists():
             if not resume:
-                raise InputError(f"{self.path} holds a run already: add --resume to go on with it, or choose another")
+                raise InputError(f"{self.path} holds a run already: add --resume to continue it, or choose another")
             return checkpoint.load(self.last)
         if self.best.exists():
             raise InputError(
-                f"{self.path} holds {self.best.name}/ of another run and no {self.last.name}/ to go on from: "
+                f"{self.path} holds {self.best.name}/ of another run and no {self.last.name}/ to resume from: "
                 "choose another --output, or move it away"
             )
         return None
 
     def open(self, start: Checkpoint | None, config: Config) -> None:
-        """Makes the folder of a run that goes on after `start`, and takes out what is of later epochs or other runs.
+        """Makes the folder of a run that resumes after `start`, and takes out what is of later epochs or other runs.
 
         Raises InputError where it can't be written.
         """
@@ -87,7 +87,7 @@ class RunFolder:
 
     def _open_best(self, start: Checkpoint, config: Config) -> None:
         best = checkpoint.load(self.best) if self.best.exists() else None
-        # With other settings an epoch that last/ lacks will not be trained again as it was.
+        # With another config an epoch that last/ lacks will not be trained again as it was.
         if best is None or (best.epoch > start.epoch and best.config != config):
             self._copy_last_to_best()
             best = checkpoint.load(self.best)
@@ -116,7 +116,7 @@ class RunFolder:
                 file.write(json.dumps({"epoch": epoch, "step": step, "loss": loss if isfinite(loss) else None}) + "\n")
 
     def write_last(self) -> None:
-        """The newest epoch's checkpoint, if training has not gone on since; with it, the best's."""
+        """The newest epoch's checkpoint, if training has not continued since; with it, the best's."""
         if self._unwritten is None:
             return
         started = time.monotonic()

@@ -1,6 +1,6 @@
-"""What a run makes of the same pictures as it learns: overlays of them after chosen epochs.
+"""What a run makes of the same images as it learns: overlays of them after chosen epochs.
 
-FOLDER/epoch-0010/NAME.png    after epoch 10, at the pictures' own size
+FOLDER/epoch-0010/NAME.png    after epoch 10, at the images' native resolution
 """
 
 import re
@@ -19,18 +19,18 @@ _IMAGES_AT_ONCE = 8
 
 
 class Samples:
-    """Of one run. They never change or end it: a picture that can't be read or written is told and left out."""
+    """Of one run. They never change or end it: an image that can't be read or written is reported and left out."""
 
     def __init__(
         self, paths: Sequence[Path], epochs: frozenset[int] | None, folder: Path, warn: Callable[[str], None]
     ) -> None:
-        """paths: pictures, and folders of them at any depth. epochs: None is the last one, whichever that will be.
+        """paths: images, and folders of them at any depth. epochs: None is the last one, whichever that will be.
 
-        say: gets a sentence for what is left out. Raises InputError for a path that has no pictures.
+        warn: gets a sentence for what is left out. Raises InputError for a path that has no images.
         """
         self._folder, self._epochs, self._warn = folder, epochs, warn
         self._jobs, problems, left_out = plan(paths, folder, frames_as_images=True)
-        problems += [f"{job.source}: samples are of pictures, and this is a video" for job in self._jobs if job.video]
+        problems += [f"{job.source}: samples are of images, and this is a video" for job in self._jobs if job.video]
         if problems:
             raise InputError("\n".join(f"--samples {problem}" for problem in problems))
         for note in left_out:

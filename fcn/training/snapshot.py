@@ -29,7 +29,7 @@ from fcn.training.state import RunState
 
 
 class Snapshot:
-    """Of a run between two epochs: good until training goes on."""
+    """Of a run between two epochs: valid until training continues."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Snapshot:
             state.model.train()
 
     def copy(self, *, resume: bool) -> "SnapshotCopy":
-        """What training is about to change, copied. resume: with what going on needs, three times as much memory."""
+        """What training is about to change, copied. resume: with what resuming needs, three times as much memory."""
         state = self._state
         weights = dict(state.model.state_dict())
         trainer_state = state.trainer_state(self._config) if resume else None
@@ -105,7 +105,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotCopy:
-    """Can be written at any time, in any thread, while training goes on."""
+    """Can be written at any time, in any thread, while training continues."""
 
     epoch: int
     metrics: dict[str, float]
@@ -138,7 +138,7 @@ class SnapshotCopy:
         )
 
     def write_images(self, directory: Path) -> None:
-        """Only the pictures: directory/NAME.png."""
+        """Only the images: directory/NAME.png."""
         for name, image in self._images().items():
             image.save(directory / f"{name}.png")
 
@@ -163,7 +163,7 @@ class SnapshotCopy:
 
 
 def _event(device: torch.device) -> Any:
-    """All that the GPU was told so far is done when it comes; None on a CPU."""
+    """All work queued on the GPU so far is done when it comes; None on a CPU."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -42,9 +42,9 @@ class RunState:
 
     @classmethod
     def resume(cls, config: Config, classes: tuple[str, ...], device: torch.device, directory: Path) -> Self:
-        """Settings may differ from the checkpoint's, but not the network and not the optimizer.
+        """The config may differ from the checkpoint's, but not the network and not the optimizer.
 
-        Raises InputError where they do, or where the checkpoint has lost what going on needs.
+        Raises InputError where they do, or where the checkpoint has lost what resuming needs.
         """
         loaded = checkpoint.load(directory)
         _check_same_network(loaded, config, classes)

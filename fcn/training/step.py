@@ -47,7 +47,7 @@ class BatchGradient:
     def fit(self, height: int, width: int, to_allocate: int) -> None:
         """On a GPU, lower micro_batch to what two small passes say will fit, so that few steps are repeated.
 
-        to_allocate: bytes that the run will allocate later, its optimiser's state.
+        to_allocate: bytes that the run will allocate later, its optimizer's state.
         """
         if self._device.type == "cuda" and self.micro_batch > 2:
             room = memory.gpu_memory(self._device).room - to_allocate
@@ -60,7 +60,7 @@ class BatchGradient:
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         target_NHW = torch.zeros(count, height, width, dtype=torch.int64, device=self._device)
-        # Of no whole batch: ranks rehearse different numbers, so nothing may be summed over them.
+        # Of no whole batch: ranks warm up on different numbers, so nothing may be summed over them.
         self._try(images_NCHW, target_NHW, [0] * count, torch.ones((), device=self._device))
         for parameter in self._parameters:
             parameter.grad = None

@@ -83,7 +83,7 @@ def test_every_setting_has_a_description_and_every_number_has_bounds() -> None:
 
 def test_an_unknown_setting_is_answered_with_the_nearest_name() -> None:
     (sentence,) = sentences(learning_rat=1e-3)
-    assert sentence == "learning_rat: there is no such setting, got 0.001; did you mean learning_rate?"
+    assert sentence == "learning_rat: there is no such config field, got 0.001; did you mean learning_rate?"
 
 
 def test_all_wrong_settings_are_told_at_once_with_their_values() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 
 from fcn.data.dataset import Dataset
 
-if TYPE_CHECKING:  # reading pictures for a prediction needs no config, and so no pydantic
+if TYPE_CHECKING:  # reading images for a prediction needs no config, and so no pydantic
     from fcn.config import Config
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The data set that a config names: listed and split, but no picture decoded yet.
+    """The data set that a config names: listed and split, but no image decoded yet.
 
     With val_fraction = 0 its "val" is empty, and what a published list validates on is trained on.
     Raises InputError that names file, rule, value and fix for whatever is wrong with the folder.
@@ -40,7 +40,7 @@ def _open(config: Config) -> Dataset:
 def _without_validation(dataset: Dataset) -> Dataset:
     train = tuple(sorted(dataset.splits["train"] + dataset.splits["val"]))
     warning = (
-        f"{dataset.name}: val_fraction = 0, so no frames are held out for validation: there are no val/ measures, "
+        f"{dataset.name}: val_fraction = 0, so no frames are held out for validation: there are no val/ metrics, "
         "and the last epoch is the one that is kept"
     )
     return replace(dataset, splits=dataset.splits | {"train": train, "val": ()}, warnings=(*dataset.warnings, warning))

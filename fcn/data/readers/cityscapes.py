@@ -21,7 +21,7 @@ from fcn.errors import InputError
 
 PARTS = ("train", "val")
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"  # what names end with
-LICENCE_PLATE = 255  # its number is -1, which the label pictures write as 255
+LICENCE_PLATE = 255  # its number is -1, which the label images write as 255
 
 
 def open_cityscapes(config: Config) -> Dataset:

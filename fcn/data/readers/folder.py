@@ -1,4 +1,4 @@
-"""Your own frames: images/, masks/ with pictures of the same names, and classes.toml, their legend.
+"""Your own frames: images/, masks/ with images of the same names, and classes.toml, their legend.
 
     void = "#000000"                  # optional: what counts as no class
     sequence = '^(.+)_\\d+$'           # optional: the part of a name that tells the sequence
@@ -7,8 +7,8 @@
     road = "#804080"
 
 A class is one or several indices (road = 1, or road = [1, 7]), for masks of one channel or with a palette,
-or one or several colours ("#804080" or [128, 64, 128]). Pictures in folders within images/ and masks/ are
-sequences by the folder's name. Where nothing tells sequences, each picture is one. split = published reads
+or one or several colours ("#804080" or [128, 64, 128]). Images in folders within images/ and masks/ are
+sequences by the folder's name. Where nothing tells sequences, each image is one. split = published reads
 train.txt, val.txt and test.txt.
 """
 
@@ -50,7 +50,7 @@ def open_folder(config: Config) -> Dataset:
         held_out = splits["val"] or splits["test"]
         if held_out and all(frame.sequence == frame.name for frame in frames):
             of_split.append(
-                "folder: each picture counts as a sequence of its own; if they are frames of videos, "
+                "folder: each image counts as a sequence of its own; if they are frames of videos, "
                 "neighbours land in "
                 "training and validation: put each video into a folder of images/ and masks/, or set "
                 "sequence in classes.toml"
@@ -70,12 +70,12 @@ def open_folder(config: Config) -> Dataset:
 
 
 def _list(folder: Path, legend: Legend) -> tuple[list[Frame], list[str]]:
-    """Frames sorted by name, and a sentence for each folder with files that are no pictures."""
+    """Frames sorted by name, and a sentence for each folder with files that are no images."""
     warnings: list[str] = []
     images, masks = (_images(folder / part, warnings) for part in ("images", "masks"))
     frames = []
     for key, image, mask in match(images, masks, f"{folder}/masks/{{key}}.png"):
-        name = key.replace("/", "-")  # it is the name of a picture in every record of a run
+        name = key.replace("/", "-")  # it is the name of an image in every record of a run
         sequence = legend.sequence_of(key, image) or (str(Path(key).parent) if "/" in key else name)
         frames.append(Frame(name, sequence, image, mask))
     check_unique_names(frames)
@@ -83,7 +83,7 @@ def _list(folder: Path, legend: Legend) -> tuple[list[Frame], list[str]]:
 
 
 def _images(folder: Path, warnings: list[str]) -> dict[str, Path]:
-    """Pictures in a folder and the folders within it, by path without suffix."""
+    """Images in a folder and the folders within it, by path without suffix."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: set data_dir to one with images/, masks/, classes.toml")
     files, problems = files_within(folder)
@@ -93,6 +93,6 @@ def _images(folder: Path, warnings: list[str]) -> dict[str, Path]:
     kinds = f"{folder} ({', '.join(IMAGE_SUFFIXES)})"
     others = left_out(kinds, (path for path in files if not is_image_file(path)))
     if not found:
-        raise InputError(f"{folder}: must hold pictures, got none" + "".join(f"; {other}" for other in others))
+        raise InputError(f"{folder}: must hold images, got none" + "".join(f"; {other}" for other in others))
     warnings += others
     return found

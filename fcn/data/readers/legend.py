@@ -48,13 +48,13 @@ class Legend:
             raise InputError(
                 f"{path}: masks must keep to classes.toml, got {_name(int(marks[row, column]), self.coloured)} at row "
                 f"{row}, column {column} ({int(unknown.sum())} pixels are unknown): add it to a class or to void, or "
-                "mend the mask"
+                "fix the mask"
             )
         positions = np.array([self.marks[mark] for mark in sorted(self.marks)], dtype=np.uint8)
         return positions[places]
 
     def sequence_of(self, key: str, image: Path) -> str | None:
-        """The sequence that a picture's name tells, or None where classes.toml has no pattern.
+        """The sequence that an image's name tells, or None where classes.toml has no pattern.
 
         Raises InputError if the name doesn't match, or the group that is the sequence matches nothing.
         """
@@ -65,7 +65,7 @@ class Legend:
             what = "has no match" if found is None else "has a match, but nothing in its group,"
             raise InputError(
                 f"{image}: must match sequence = {self.sequence.pattern!r} of {self.path}, which {what} in {key!r}: "
-                "mend the pattern, or rename the picture"
+                "fix the pattern, or rename the image"
             )
         return found[1]
 

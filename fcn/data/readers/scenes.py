@@ -1,4 +1,4 @@
-"""Generated road scenes: no download, the same pixels everywhere, and hard enough to tell a good setting
+"""Generated road scenes: no download, the same pixels everywhere, and hard enough to tell a good config
 from a bad one.
 
 Each sequence drives three frames along one street, with its course, light and camera. Pavements, yards and

@@ -102,7 +102,7 @@ def _sky(view: View, drop: Floats, column: Floats) -> tuple[Floats, Pixels]:
     height_HW = np.clip(-drop / np.float32(max(view.horizon, 1.0)), 0, 1)
     haze, zenith = _rgb(light.haze_colour), _rgb(light.zenith)
     colours = haze + (zenith - haze) * (height_HW ** np.float32(0.6))[..., None]
-    scale = np.float32(300.0 / view.width)  # textures keep their size whatever the picture's
+    scale = np.float32(300.0 / view.width)  # textures keep their size whatever the image's
     depth = np.float32(30.0) / (np.float32(0.12) + height_HW)
     bearing = (column - np.float32(view.width / 2)) * scale * np.float32(0.4 / 60)
     cloud = _sample(_noise_tile(1.6), depth + origin[0], bearing * depth + (origin[1] + 512))

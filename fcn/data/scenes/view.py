@@ -35,7 +35,7 @@ def draw_frame(
 
 
 class _Canvas:
-    """A picture and its labels that are drawn on together, through one frame's camera."""
+    """An image and its labels that are drawn on together, through one frame's camera."""
 
     def __init__(self, view: View, colours: Floats, labels: npt.NDArray[np.uint8]) -> None:
         self.view = view

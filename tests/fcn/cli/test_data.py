@@ -15,7 +15,7 @@ from fcn.cli.app import main
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six pictures of two sizes in three sequences; a quarter of each is road, its first row void."""
+    """Six images of two sizes in three sequences; a quarter of each is road, its first row void."""
     for number in range(6):
         size = (20, 40) if number < 4 else (24, 40)
         mask = np.zeros(size, dtype=np.uint8)
@@ -74,7 +74,7 @@ def test_warnings_of_the_split_are_printed(folder: Path, tmp_path: Path, capsys:
     assert "too few for a test split" in out.replace("\n", " ")
 
 
-def test_each_damaged_picture_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_damaged_image_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = [folder / "images" / "walk0" / "0.png", folder / "masks" / "walk1" / "3.png"]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:60])

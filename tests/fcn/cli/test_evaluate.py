@@ -1,4 +1,4 @@
-"""Scores of exports: as training logged them, at the frames' own size, and from above; and submissions."""
+"""Scores of exports: as training logged them, at the frames' native resolution, and from above; and submissions."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def kitti(tmp_path: Path) -> Path:
 
 
 def seen_from_above(plane: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """(800, 400) by the pinhole's two similar triangles; -1 where the picture ends."""
+    """(800, 400) by the pinhole's two similar triangles; -1 where the image ends."""
     view = np.full((800, 400), -1)
     for row in range(800):
         z = 46 - 0.05 * (row + 0.5)
@@ -113,7 +113,7 @@ def best_f1(level: npt.NDArray[np.int64], label: npt.NDArray[np.int64]) -> float
 
 
 @pytest.mark.parametrize("from_above", [False, True])
-def test_measures_agree_with_counts_made_frame_by_frame(kitti: Path, from_above: bool) -> None:
+def test_metrics_agree_with_counts_made_frame_by_frame(kitti: Path, from_above: bool) -> None:
     dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))
     export = road_export()
     names = [frame.name for frame in dataset.frames]
@@ -167,7 +167,7 @@ def test_the_command_gives_the_score_that_training_logged(tiny_checkpoint: Path,
     assert (found["split"], found["view"]) == ("val", "network size")
 
 
-def test_at_their_own_size_drawn_frames_score_the_same(tiny_export: Tiny) -> None:
+def test_at_their_native_resolution_drawn_frames_score_the_same(tiny_export: Tiny) -> None:
     # They are drawn at the network's size: only the levels of probability are rounded.
     there = json.loads(evaluate(tiny_export[0], "--split", "test", "--own-size", "--json").stdout)["metrics"]
 
@@ -266,7 +266,7 @@ def test_every_damaged_frame_is_named_before_anything_is_predicted_for_a_submiss
     assert named == ["um_000011.png", "umm_000000.png", "umm_000000.txt", "uu_000011.png"]
 
 
-def test_every_damaged_frame_is_named_where_frames_are_scored_at_their_own_size(kitti: Path) -> None:
+def test_every_damaged_frame_is_named_where_frames_are_scored_at_their_native_resolution(kitti: Path) -> None:
     for name in ("training/image_2/um_000000.png", "training/gt_image_2/uu_road_000011.png"):
         (kitti / name).write_bytes(b"cut")
     dataset = open_dataset(Config(dataset="kitti_road", data_dir=kitti))

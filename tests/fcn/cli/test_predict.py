@@ -1,4 +1,4 @@
-"""Pictures, folders and videos through python -m fcn predict, with an export of the real kind."""
+"""Images, folders and videos through python -m fcn predict, with an export of the real kind."""
 
 import os
 import struct
@@ -30,7 +30,7 @@ def predict(export: Path, *arguments: object) -> Result:
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Pixels:
-    """A picture of noise, width x height; its pixels."""
+    """An image of noise, width x height; its pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -91,7 +91,7 @@ def test_probabilities_are_the_softmax_and_masks_its_largest() -> None:
     assert np.array_equal(class_mask(two, (6, 7)), two.argmax(axis=0))
 
 
-def test_files_and_folders_give_a_picture_of_the_same_name_and_size_each(tiny_export: Tiny, tmp_path: Path) -> None:
+def test_files_and_folders_give_an_image_of_the_same_name_and_size_each(tiny_export: Tiny, tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", (40, 30))
     save(tmp_path / "in" / "deep" / "b.jpg", (64, 21))
     save(tmp_path / "single.png", (33, 50))
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_named_and_skipped_and_the_exit_status_says_so(tiny_ex
     save(tmp_path / "in" / "good.png")
     whole = (tmp_path / "in" / "good.png").read_bytes()
     (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "in" / "text.jpg").write_text("no picture")
+    (tmp_path / "in" / "text.jpg").write_text("no image")
 
     result = predict(tiny_export[0], tmp_path / "in", tmp_path / "nowhere.png", "--output", tmp_path / "out")
 
@@ -174,7 +174,7 @@ def test_files_of_other_kinds_are_noted_and_an_animation_is_refused(tiny_export:
 
     assert result.exit_code == 1
     error, note = result.stderr.splitlines()
-    assert error.startswith(f"error: {tmp_path}/in/moving.gif: must hold one picture, got 2")
+    assert error.startswith(f"error: {tmp_path}/in/moving.gif: must hold one image, got 2")
     assert note.startswith(f"note: {tmp_path}/in (")
     assert note.endswith("1 file is of another kind and left out: phone.heic")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "still.png"]
@@ -188,7 +188,7 @@ def test_nothing_to_do_ends_with_status_two(tiny_export: Tiny, tmp_path: Path) -
     no_export = predict(tmp_path / "empty", tmp_path / "bad.png", "--output", tmp_path / "out")
 
     assert (nothing.exit_code, no_export.exit_code) == (2, 2)
-    assert "empty: a folder must hold pictures or videos, got none" in nothing.stderr
+    assert "empty: a folder must hold images or videos, got none" in nothing.stderr
     assert "is no export" in no_export.stderr
 
 

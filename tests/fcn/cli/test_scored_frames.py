@@ -37,7 +37,7 @@ def refusal(result: Result) -> str:
 
 
 def save_folder(folder: Path, classes: str, drives: dict[str, int], seed: int = 0) -> Path:
-    """A folder data set: drawn scenes as pictures of some drives, with road = 1 in the masks and the rest 0."""
+    """A folder data set: drawn scenes as images of some drives, with road = 1 in the masks and the rest 0."""
     config = Config(dataset="scenes", weights="none", image_size=SIZE, frames=60)
     scenes = open_dataset(config)
     index = seed

@@ -78,11 +78,11 @@ def test_building_reports_each_frame_and_opening_again_builds_nothing(config: Co
     assert not built(config)[1]
 
 
-def test_opening_again_reads_no_picture(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_again_reads_no_image(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     open_cache(config)
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a picture was opened")
+        raise AssertionError("an image was opened")
 
     monkeypatch.setattr(Image, "open", refuse)
     open_cache(config)
@@ -123,7 +123,7 @@ def test_settings_that_change_pixels_have_their_own_cache(config: Config, change
     assert second.path != first.path
 
 
-def test_a_changed_picture_is_decoded_again(config: Config) -> None:
+def test_a_changed_image_is_decoded_again(config: Config) -> None:
     path = open_cache(config).dataset.frames[4].image
     assert path is not None
     before = path.stat()

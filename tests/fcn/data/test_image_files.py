@@ -1,4 +1,4 @@
-"""Pictures of cameras, phones and labelling tools are read as they are displayed, or refused in a sentence."""
+"""Images of cameras, phones and labelling tools are read as they are displayed, or refused in a sentence."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LOSSLESS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg"])
 @pytest.mark.parametrize("orientation", SIDES)
-def test_a_picture_is_read_as_it_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_an_image_is_read_as_it_is_displayed(tmp_path: Path, suffix: str, orientation: int) -> None:
     path = tmp_path / f"phone{suffix}"
     save_turned(path, scene(), orientation, **LOSSLESS.get(suffix, {"quality": 100, "subsampling": 0}))
     image = decode_image(path)
@@ -83,7 +83,7 @@ DAMAGED_NOTES = [
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("notes", DAMAGED_NOTES)
-def test_a_picture_with_damaged_notes_is_read_as_it_is_stored(tmp_path: Path, notes: bytes) -> None:
+def test_an_image_with_damaged_notes_is_read_as_it_is_stored(tmp_path: Path, notes: bytes) -> None:
     Image.fromarray(scene()).save(tmp_path / "phone.jpg", exif=notes)
     assert read_image(tmp_path / "phone.jpg").shape == (24, 40, 3)
 
@@ -162,7 +162,7 @@ def png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
 @pytest.mark.parametrize(("kind", "says"), [(np.int32, "got 32-bit integers"), (np.float32, "got fractions")])
 def test_levels_that_do_not_say_what_is_white_are_refused(tmp_path: Path, kind: type, says: str) -> None:
     Image.fromarray(RAMP.astype(kind)).save(tmp_path / "measured.tif")
-    with pytest.raises(InputError, match=rf"measured.tif: a picture must have 8 or 16 bits a channel, {says}"):
+    with pytest.raises(InputError, match=rf"measured.tif: an image must have 8 or 16 bits a channel, {says}"):
         read_image(tmp_path / "measured.tif")
 
 
@@ -191,11 +191,11 @@ def test_a_printers_jpeg_is_read_in_its_colours(tmp_path: Path) -> None:
 def test_an_animation_or_several_pages_are_refused_with_their_number(tmp_path: Path, suffix: str) -> None:
     pages = [Image.fromarray(scene() // n) for n in (1, 2, 3)]
     pages[0].save(tmp_path / f"many{suffix}", save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match=rf"many{suffix}: must hold one picture, got 3"):
+    with pytest.raises(InputError, match=rf"many{suffix}: must hold one image, got 3"):
         read_image(tmp_path / f"many{suffix}")
 
 
-def test_a_single_gif_a_tiff_with_its_thumbnail_and_a_phones_double_jpeg_are_one_picture(tmp_path: Path) -> None:
+def test_a_single_gif_a_tiff_with_its_thumbnail_and_a_phones_double_jpeg_are_one_image(tmp_path: Path) -> None:
     palette = Image.fromarray(scene()).quantize(16)
     palette.save(tmp_path / "still.gif")
     large, small = Image.fromarray(scene()), Image.fromarray(scene()[::2, ::2])
@@ -207,9 +207,9 @@ def test_a_single_gif_a_tiff_with_its_thumbnail_and_a_phones_double_jpeg_are_one
     assert read_image(tmp_path / "phone.jpg").shape == (24, 40, 3)
 
 
-def test_a_file_of_a_format_that_runs_programs_is_no_picture(tmp_path: Path) -> None:
+def test_a_file_of_a_format_that_runs_programs_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n")
-    with pytest.raises(InputError, match=r"page.png: damaged, or no picture"):
+    with pytest.raises(InputError, match=r"page.png: damaged, or no image"):
         read_image(tmp_path / "page.png")
 
 
@@ -230,7 +230,7 @@ def test_a_page_without_its_height_is_damaged(tmp_path: Path) -> None:
     # A second directory, in which the tag of the height is one that nobody knows.
     second = directory.replace(struct.pack("<HH", 257, 4), struct.pack("<HH", 65000, 4)) + bytes(4)
     (tmp_path / "cut.tif").write_bytes(page[:-4] + struct.pack("<I", len(page)) + second)
-    with pytest.raises(InputError, match=r"cut.tif: damaged picture"):
+    with pytest.raises(InputError, match=r"cut.tif: damaged image"):
         read_image(tmp_path / "cut.tif")
 
 

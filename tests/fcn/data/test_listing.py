@@ -35,7 +35,7 @@ def save(folder: Path, key: str, suffix: str = ".png", level: int = 0) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six pictures in two folders."""
+    """Six images in two folders."""
     for key in ("day/1", "day/2", "day/3", "dusk/1", "dusk/2", "dusk/3"):
         save(tmp_path, key)
     (tmp_path / "classes.toml").write_text("[classes]\nverge = 0\nroad = 1\n")
@@ -117,7 +117,7 @@ def test_a_list_that_is_no_text_is_named(folder: Path) -> None:
 # Names
 
 
-def test_two_pictures_whose_paths_flatten_to_one_name_are_refused(folder: Path) -> None:
+def test_two_images_whose_paths_flatten_to_one_name_are_refused(folder: Path) -> None:
     save(folder, "day-2")
     assert refused(folder) == [
         f"{folder}/images/day/2.png: would be called day-2, as {folder}/images/day-2.png is: rename one of them and "
@@ -178,16 +178,16 @@ def test_a_name_that_is_no_utf8_is_refused_in_letters_that_can_be_printed(folder
     assert refused(folder) == [f"{folder}/images/stra\\xdfe.png: the name must be UTF-8: rename the file"]
 
 
-def test_suffixes_in_upper_case_are_pictures_too(folder: Path) -> None:
+def test_suffixes_in_upper_case_are_images_too(folder: Path) -> None:
     save(folder, "DSC 0001", ".JPG")
     (folder / "masks" / "DSC 0001.png").rename(folder / "masks" / "DSC 0001.PNG")
     assert "DSC 0001" in names(opened(folder))
 
 
-# What is no picture
+# What is no image
 
 
-def test_what_systems_leave_beside_pictures_is_no_picture_and_not_mentioned(folder: Path) -> None:
+def test_what_systems_leave_beside_images_is_no_image_and_not_mentioned(folder: Path) -> None:
     before = opened(folder)
     for name in (
         ".DS_Store", "day/._1.png", "day/Thumbs.db", "desktop.ini", "__MACOSX/day/._1.png", "day/@eaDir/1.png",
@@ -220,7 +220,7 @@ def test_files_of_other_kinds_are_named_in_published_sets_too(tmp_path: Path) ->
     assert warning.endswith("1 file is of another kind and left out: 0001TP_2.heic")
 
 
-def test_a_gif_is_a_picture_of_a_data_set(folder: Path) -> None:
+def test_a_gif_is_an_image_of_a_data_set(folder: Path) -> None:
     save(folder, "day/4", ".gif")
     dataset = opened(folder)
     assert (dataset.read(names(dataset).index("day-4"))[0] == 90).all()

@@ -1,4 +1,4 @@
-"""A data set of a phone's pictures: what is stored turned is trained, shown and predicted upright."""
+"""A data set of a phone's images: what is stored turned is trained, shown and predicted upright."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save(path: Path, pixels: Array, orientation: int | None) -> None:
 
 
 def street() -> tuple[Array, Array]:
-    """A portrait picture, 40x30: sky above, road below, a little more of it to the left; and its mask."""
+    """A portrait image, 40x30: sky above, road below, a little more of it to the left; and its mask."""
     mask = np.zeros((40, 30), dtype=np.uint8)
     mask[24:] = 1
     mask[16:24, :6] = 1
@@ -49,7 +49,7 @@ def street() -> tuple[Array, Array]:
 
 @pytest.fixture
 def phones(tmp_path: Path) -> Path:
-    """A picture of each of STORED, all of one scene, their masks drawn on it as it is displayed."""
+    """An image of each of STORED, all of one scene, their masks drawn on it as it is displayed."""
     image, mask = street()
     for orientation, stored in STORED.items():
         save(tmp_path / "set/images" / f"walk{orientation}.png", stored(image), orientation)
@@ -132,7 +132,7 @@ def test_the_contact_sheet_shows_them_upright_and_the_warning_is_printed(
         assert np.abs(tile - first).max() == 0
 
 
-def test_a_phones_picture_is_predicted_as_it_is_displayed(
+def test_a_phones_image_is_predicted_as_it_is_displayed(
     phones: Path, tiny_export: tuple[Path, Exported], tmp_path: Path
 ) -> None:
     arguments = [tiny_export[0], phones / "images", "--output", tmp_path / "out", "--kind", "mask"]
@@ -147,9 +147,7 @@ def test_a_phones_picture_is_predicted_as_it_is_displayed(
         np.testing.assert_array_equal(mask, masks[0])
 
 
-def test_pictures_of_sixteen_bits_are_predicted_with_one_note(
-    tiny_export: tuple[Path, Exported], tmp_path: Path
-) -> None:
+def test_images_of_sixteen_bits_are_predicted_with_one_note(tiny_export: tuple[Path, Exported], tmp_path: Path) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (40, 30)).astype(np.uint16)
     (tmp_path / "in").mkdir()
     for name in "ab":
@@ -160,8 +158,8 @@ def test_pictures_of_sixteen_bits_are_predicted_with_one_note(
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
-    assert lines[0].startswith(f"error: {tmp_path}/in/d.tif: a picture must have 8 or 16 bits")
-    assert lines[1].startswith(f"note: 2 pictures (such as {tmp_path}/in/a.png): grey of 16 bits")
+    assert lines[0].startswith(f"error: {tmp_path}/in/d.tif: an image must have 8 or 16 bits")
+    assert lines[1].startswith(f"note: 2 images (such as {tmp_path}/in/a.png): grey of 16 bits")
     assert len(lines) == 2
     overlays = [(tmp_path / "out" / f"{name}.png").read_bytes() for name in "abc"]
     assert overlays[0] == overlays[1] == overlays[2]

@@ -1,4 +1,4 @@
-"""Pictures of masks, pixel by pixel."""
+"""Images of masks, pixel by pixel."""
 
 import numpy as np
 import pytest

@@ -204,7 +204,7 @@ def test_an_empty_folder_is_named(camvid: Path) -> None:
     for path in (camvid / "images").iterdir():
         path.unlink()
     said = problems_of(configure("camvid", camvid))
-    assert said.startswith(f"{camvid / 'images'}: must hold pictures")
+    assert said.startswith(f"{camvid / 'images'}: must hold images")
 
 
 def test_an_image_without_its_label_and_the_reverse_are_both_named(camvid: Path) -> None:
@@ -246,7 +246,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, zero_the_header, garble_the_middle, empty])
 @pytest.mark.parametrize("kind", ["images", "labels"])
-def test_a_damaged_picture_is_named(camvid: Path, kind: str, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_image_is_named(camvid: Path, kind: str, damage: Callable[[Path], None]) -> None:
     path = camvid / kind / "0006R0_00001.png"
     save_image(path, (40, 60)) if kind == "images" else save_label(
         path, np.random.default_rng(0).integers(0, 11, (40, 60))
@@ -317,7 +317,7 @@ def test_kitti_reads_red_as_valid_and_blue_as_road(kitti: Path) -> None:
     assert [set(label[rows].ravel().tolist()) for rows in (0, slice(1, 5), slice(5, 10))] == [{255}, {0}, {1}]
 
 
-def test_kitti_frames_keep_their_own_sizes(kitti: Path) -> None:
+def test_kitti_frames_keep_their_native_resolutions(kitti: Path) -> None:
     dataset = open_dataset(configure("kitti_road", kitti))
     assert {image.shape for image, _ in read_all(dataset)} == {(10, 30, 3), (10, 31, 3)}
 
@@ -435,7 +435,7 @@ def test_what_systems_leave_among_cities_is_no_city(cityscapes: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures with colour masks: half street, half verge, one void pixel."""
+    """Four images with colour masks: half street, half verge, one void pixel."""
     (tmp_path / "classes.toml").write_text(
         'void = "#000000"\n[classes]\nverge = ["#006400", [0, 120, 0]]\nstreet = "#804080"\n'
     )
@@ -493,10 +493,10 @@ def test_an_index_that_classes_toml_lacks_is_named(folder: Path) -> None:
     assert f"{folder}/masks/walk_2.png: masks must keep to classes.toml, got the index 2" in said
 
 
-def test_pictures_that_share_no_sequence_are_each_their_own_with_a_warning(folder: Path) -> None:
+def test_images_that_share_no_sequence_are_each_their_own_with_a_warning(folder: Path) -> None:
     dataset = open_dataset(configure("folder", folder, classes="street"))
     assert len({frame.sequence for frame in dataset.frames}) == 4
-    assert "each picture counts as a sequence of its own" in dataset.warnings[-1]
+    assert "each image counts as a sequence of its own" in dataset.warnings[-1]
 
 
 def test_folders_within_a_folder_are_sequences(folder: Path) -> None:
@@ -550,7 +550,7 @@ def test_a_folder_without_classes_toml_is_told_what_to_write(folder: Path) -> No
     assert "there is no such file: write one, [classes]" in problems_of(configure("folder", folder))
 
 
-def test_two_pictures_of_one_name_are_refused(folder: Path) -> None:
+def test_two_images_of_one_name_are_refused(folder: Path) -> None:
     save_image(folder / "images" / "walk_1.png", (6, 8))
     said = problems_of(configure("folder", folder, classes="street"))
     assert said.startswith(f"{folder}/images/walk_1.png: has the same name as walk_1.jpg")
@@ -588,7 +588,7 @@ def test_real_camvid_has_its_three_drives(real: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["all_zero_header.png", "truncated.png"])
-def test_real_damaged_pictures_are_named(real: Path, camvid: Path, name: str) -> None:
+def test_real_damaged_images_are_named(real: Path, camvid: Path, name: str) -> None:
     path = camvid / "images" / "0006R0_00001.png"
     shutil.copy(real / "bad_inputs" / name, path)
     assert problems_of(configure("camvid", camvid)).startswith(f"{path}: damaged")

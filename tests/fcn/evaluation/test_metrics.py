@@ -1,4 +1,4 @@
-"""The measures against scikit-learn and against the KITTI Road devkit's definitions in plain NumPy."""
+"""The metrics against scikit-learn and against the KITTI Road devkit's definitions in plain NumPy."""
 
 import os
 from pathlib import Path

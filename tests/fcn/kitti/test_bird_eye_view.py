@@ -142,7 +142,7 @@ def test_a_level_camera_sees_a_lane_of_three_metres_as_sixty_columns() -> None:
 
     near = birds_eye(image, level)[700]
 
-    # At 11 m one pixel is 0.016 m wide, and the devkit's counting from 1 moves the picture by one.
+    # At 11 m one pixel is 0.016 m wide, and the devkit's counting from 1 moves the image by one.
     columns = np.flatnonzero(near)
     assert (columns[0], columns[-1], len(columns)) == pytest.approx((180, 239, 60), abs=1)
 
@@ -209,6 +209,6 @@ def test_real_kitti_calibrations_show_the_road_ahead_of_the_car() -> None:
             birds_eye(numbered, calibration), as_the_devkit_samples(numbered, calibration, np.float32)
         )
         seen = birds_eye(np.ones((375, 1241), np.uint8), calibration)
-        # Straight ahead all is seen; near the car, 10 m to either side lies outside the picture.
+        # Straight ahead all is seen; near the car, 10 m to either side lies outside the image.
         assert seen[:, 200].mean() > 0.98
         assert seen[-1, 0] == seen[-1, -1] == 0

@@ -115,7 +115,7 @@ def test_files_of_other_kinds_in_a_folder_are_counted_and_named(tmp_path: Path) 
     assert note.startswith(f"{tmp_path}/in (.png, ")
     assert note.endswith("2 files are of another kind and left out: c.heic, d.HEIC")
     (problem,) = problems
-    assert problem.startswith(f"{tmp_path}/none: a folder must hold pictures or videos, got none")
+    assert problem.startswith(f"{tmp_path}/none: a folder must hold images or videos, got none")
     assert problem.endswith("1 file is of another kind and left out: notes.txt")
 
 

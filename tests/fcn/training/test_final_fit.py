@@ -32,7 +32,7 @@ def scenes(**settings: object) -> Config:
 def test_without_validation_every_frame_that_is_not_tested_is_trained_on() -> None:
     whole = open_dataset(scenes(val_fraction=0, test_fraction=0))
     assert whole.splits == {"train": tuple(range(24)), "val": (), "test": ()}
-    assert "no val/ measures" in whole.warnings[0]
+    assert "no val/ metrics" in whole.warnings[0]
     tested = open_dataset(scenes(val_fraction=0))
     assert sorted(tested.splits["train"] + tested.splits["test"]) == list(range(24))
     assert len(tested.splits["test"]) > 0
@@ -116,7 +116,7 @@ def test_the_final_fit_of_an_export_trains_on_its_train_and_validation_frames_an
     assert all(found.parity < 1e-5 for found in exported.formats.values())
     card = (tmp_path / "export" / "README.md").read_text()
     assert "trained without a validation split" in card
-    assert "| measure | test split |" in card
+    assert "| metric | test split |" in card
     # Frames that were added since would draw another test split.
     again = config_for(read_export(tmp_path / "export"), None)
     assert again.test_sequences == chosen.sequences["test"]
@@ -159,7 +159,7 @@ def test_the_curves_of_a_run_without_validation_have_no_empty_panels(tmp_path: P
     assert sizes[1] == (sizes[0][0], 2 * sizes[0][1])
 
 
-def test_the_measures_of_each_epoch_are_kept_without_validation(
+def test_the_metrics_of_each_epoch_are_kept_without_validation(
     invoke: Invoke, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     arguments = ["--device", "cpu", "--config", str(tiny_checkpoint), "--set=val_fraction=0", "--set=test_fraction=0"]

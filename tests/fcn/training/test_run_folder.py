@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_with_other_settings_drops_the_best_of_an_epoch_it_do
     best_is_of_the_run(output)
 
 
-def test_the_losses_of_batches_lie_beside_the_measures_and_a_resumed_run_has_each_once(
+def test_the_losses_of_batches_lie_beside_the_metrics_and_a_resumed_run_has_each_once(
     invoke: Invoke, settings: list[str], tmp_path: Path
 ) -> None:
     output, losses = tmp_path / "run", tmp_path / "run" / "batch_losses.jsonl"
@@ -125,13 +125,13 @@ def test_a_best_without_a_last_is_refused_and_left_alone(
     status, text = invoke(["--output", str(output), "--device", "cpu", *settings, *more])
     assert (status, text) == (
         2,
-        f"error: {output} holds best/ of another run and no last/ to go on from: "
+        f"error: {output} holds best/ of another run and no last/ to resume from: "
         "choose another --output, or move it away\n",
     )
     assert [path.name for path in output.iterdir()] == ["best"]
 
 
-def test_a_new_run_takes_out_curves_and_measures_of_one_whose_checkpoints_are_gone_and_nothing_else(
+def test_a_new_run_takes_out_curves_and_metrics_of_one_whose_checkpoints_are_gone_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "curves.png").write_bytes(b"of another run")

@@ -1,4 +1,4 @@
-"""Overlays of chosen pictures after chosen epochs of a run."""
+"""Overlays of chosen images after chosen epochs of a run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,8 @@ Invoke = Callable[[list[str]], tuple[int, str]]
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two pictures of different sizes, one of them in a folder, and a damaged one."""
-    folder = tmp_path / "pictures"
+    """Two images of different sizes, one of them in a folder, and a damaged one."""
+    folder = tmp_path / "images"
     (folder / "rainy").mkdir(parents=True)
     noise = np.random.default_rng(3)
     for name, size in (("a.png", (40, 100)), ("rainy/b.png", (31, 65))):
@@ -95,12 +95,12 @@ def test_samples_that_cannot_be_written_do_not_end_the_run(
     assert len((output / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_pictures_and_epochs_that_are_none_are_told_before_the_run(
+def test_images_and_epochs_that_are_none_are_told_before_the_run(
     invoke: Invoke, arguments: list[str], images: Path, tmp_path: Path
 ) -> None:
     output = ["--output", str(tmp_path / "run"), *arguments]
     status, text = invoke([*output, "--sample-epochs=1"])
-    assert (status, text) == (2, "error: --sample-epochs 1: needs --samples, the pictures to draw on\n")
+    assert (status, text) == (2, "error: --sample-epochs 1: needs --samples, the images to draw on\n")
     status, text = invoke([*output, "--samples", str(tmp_path / "nowhere"), "--samples", str(images)])
     assert (status, text) == (2, f"error: --samples {tmp_path / 'nowhere'}: there is no such file or folder\n")
     assert not (tmp_path / "run").exists()
@@ -108,7 +108,7 @@ def test_pictures_and_epochs_that_are_none_are_told_before_the_run(
         with pytest.raises(InputError, match=f"must be epochs from 1 to 2, as in 1,2; got {part}"):
             chosen_epochs(text, 2)
     (tmp_path / "drive.mp4").touch()
-    with pytest.raises(InputError, match=r"drive\.mp4: samples are of pictures, and this is a video"):
+    with pytest.raises(InputError, match=r"drive\.mp4: samples are of images, and this is a video"):
         Samples([tmp_path / "drive.mp4"], None, tmp_path / "samples", print)
 
 

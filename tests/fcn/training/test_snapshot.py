@@ -78,7 +78,7 @@ def test_a_copy_without_what_going_on_needs_is_a_checkpoint_without_it(config: C
     ]  # fmt: skip
 
 
-def test_its_pictures_show_what_the_network_predicted_in_validation(config: Config, tmp_path: Path) -> None:
+def test_its_images_show_what_the_network_predicted_in_validation(config: Config, tmp_path: Path) -> None:
     def report(_: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
         assert snapshot is not None
         snapshot.copy(resume=False).write(tmp_path / "whole")
