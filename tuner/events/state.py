@@ -27,6 +27,10 @@ class TrialRecord:
     began: float | None = None
     """When its present attempt began, in seconds since 1970; None while it doesn't run."""
     last_seen: float = 0.0
+    started: float = 0.0
+    """When its first attempt began, in seconds since 1970."""
+    ended: float | None = None
+    """When it ended, in seconds since 1970; None while it is open."""
     earlier_seconds: float = 0.0
     """What its attempts before the present one took."""
     epoch: int = 0
@@ -94,6 +98,7 @@ class StudyRecord:
             self._ended.remove(trial)
             self._ranking = [other for other in self._ranking if other is not trial]
         trial.state, trial.began, trial.last_seen = "running", event["time"], event["time"]
+        trial.started, trial.ended = trial.started or event["time"], None
 
     def _on_report(self, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
@@ -133,6 +138,7 @@ class StudyRecord:
         again = not trial.open
         trial.state, trial.reason = event["state"], event.get("reason")
         trial.pause(event["time"])
+        trial.ended = event["time"]
         if again:
             return
         self._ended.append(trial)
