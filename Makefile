@@ -1,11 +1,12 @@
 # make demo   a small study on drawn scenes, from nothing to an exported model
 # make test   the checks, then every test that this machine can run
+# make test-browser, make test-cluster   one part of them alone, without the checks
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-browser test-cluster check format clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -22,7 +23,11 @@ demo: .venv/installed
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
+# Each test says why where it is skipped: a browser test where there is no Chromium.
+test-browser test-cluster: test-%: .venv/installed
+	$(BIN)/python -m pytest -m $*
 
 check: .venv/installed
 	$(BIN)/ruff check .
