@@ -16,6 +16,12 @@ def config() -> dict[str, Any]:
     return loaded
 
 
+def test_ray_accepts_the_cluster_file_for_machines_of_one_s_own() -> None:
+    on_prem = yaml.safe_load((PATH.parent / "deploy" / "on_prem.yaml").read_text(encoding="utf-8"))
+    validate_config(prepare_config(on_prem))
+    assert "--dashboard-host=127.0.0.1" in " ".join(on_prem["head_start_ray_commands"])
+
+
 def test_ray_accepts_the_cluster_file(config: dict[str, Any]) -> None:
     validate_config(prepare_config(config))
 

@@ -16,7 +16,7 @@ TUNER = [
     {"cli"},
     {"driver"},
     {"display"},
-    {"tracking", "worker", "search"},
+    {"tracking", "worker", "search", "jobs"},
     {"events"},
     {"spec", "storage"},
     {"errors"},
@@ -39,7 +39,7 @@ FCN = [
 LIBRARIES = {
     "mlflow": {"tracking/runs.py", "tracking/batch.py", "tracking/calls.py"},
     "optuna": {"spec/space.py", "search"},
-    "ray": {"driver", "worker", "cli"},
+    "ray": {"driver", "worker", "cli", "jobs"},
 }
 MOST_IN_A_ROOM = 13
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tuner.cli import jobs
 from tuner.cli.options import (
     DEFAULT_STORAGE,
     AddressOption,
@@ -86,15 +87,21 @@ def run(
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = None,
     address: AddressOption = None,
+    or_resume: Annotated[
+        bool,
+        typer.Option("--or-resume", help="Resume it if the storage has it already: the same command means both."),
+    ] = False,
 ) -> None:
     """Run a study to its end. Ctrl-C stops it; resume continues it."""
     from tuner.driver import run as runs
+    from tuner.driver.repeat import run_or_resume
     from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
-    record = runs.run(spec, options, list(overrides or []), console)
+    start = run_or_resume if or_resume else runs.run
+    record = start(spec, options, list(overrides or []), console)
     _print_next_steps(record, storage, console)
 
 
@@ -170,6 +177,10 @@ def ui(
     # Jobs are for language models: seven processes that a study has no use for.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
+
+
+for _command in (jobs.submit, jobs.status, jobs.logs, jobs.stop, jobs.fetch):
+    app.command(rich_help_panel="A cluster, from outside")(_command)
 
 
 def main() -> None:
