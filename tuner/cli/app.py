@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,9 +17,12 @@ from tuner.cli import jobs
 from tuner.cli.options import (
     DEFAULT_STORAGE,
     AddressOption,
+    CsvOption,
     JsonOption,
+    MetricsOption,
     Name,
     NameOption,
+    ParquetOption,
     SetOption,
     StorageOption,
     StudyFile,
@@ -143,16 +147,40 @@ def list_studies(storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption =
 
 
 @app.command()
-def show(name: Name = None, storage: StorageOption = DEFAULT_STORAGE, as_json: JsonOption = False) -> None:
-    """Show a study's trials, best first."""
+def show(
+    name: Name = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    as_json: JsonOption = False,
+    csv: CsvOption = None,
+    parquet: ParquetOption = None,
+    metrics: MetricsOption = False,
+) -> None:
+    """Show a study's trials, best first, or write them to a file for other programs."""
     from tuner.display import show as shows
     from tuner.tracking.state import skipped_note
 
+    if csv or parquet:
+        _write_tables(name, storage, csv, parquet, metrics)
+        return
+    if metrics:
+        raise StudyError("--metrics: says what --csv FILE or --parquet FILE writes; give one of them")
     record = shows.find(Storage(storage), name)
     if as_json:
         print(json.dumps(shows.record_json(record), indent=2))
     else:
         shows.print_record(record, _console(), skipped=skipped_note(Storage(storage) / record.spec.name))
+
+
+def _write_tables(name: str | None, storage: str, csv: Path | None, parquet: Path | None, metrics: bool) -> None:
+    from tuner.results import tables
+    from tuner.results.study import load
+
+    study = load(name, storage)
+    table = study.metrics if metrics else study.trials
+    if csv:
+        tables.write_csv(table, csv)
+    if parquet:
+        tables.write_parquet(table, parquet)
 
 
 @app.command()

@@ -35,6 +35,15 @@ SetOption = Annotated[
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a value of the study file. Repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CsvOption = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a trial to a CSV file, and print nothing.")
+]
+ParquetOption = Annotated[
+    Path | None, typer.Option("--parquet", metavar="FILE", help="As --csv, in Parquet, which keeps types.")
+]
+MetricsOption = Annotated[
+    bool, typer.Option("--metrics", help="With --csv or --parquet: one row a trial and epoch, every metric.")
+]
 DEFAULT_STORAGE = "studies"
 
 

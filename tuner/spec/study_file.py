@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,21 @@ def read_study(path: Path, overrides: Iterable[str] = (), name: str | None = Non
         raise StudyError(f"{path}: must be TOML: {error}; correct that line") from None
     except OSError as error:
         raise StudyError(f"{path}: must be a file that can be read: {error.strerror}") from None
+    return study_of_tables({"name": path.stem, **raw}, overrides, name, place=str(path))
+
+
+def study_of_tables(
+    tables: Mapping[str, Any], overrides: Iterable[str] = (), name: str | None = None, *, place: str
+) -> StudySpec:
+    """Check what a study file would say; overrides and name replace what it says. Raises StudyError as `read_study`."""
+    raw = copy.deepcopy(dict(tables))
     for override in overrides:
         _apply(override, raw)
     if "id" in raw:
-        raise StudyError(f"{path}: id: no such key; remove it")
-    raw["name"] = name or raw.get("name", path.stem)
-    return check_study(raw, place=str(path))
+        raise StudyError(f"{place}: id: no such key; remove it")
+    if name is not None:
+        raw["name"] = name
+    return check_study(raw, place=place)
 
 
 def override_study(spec: StudySpec, overrides: Iterable[str]) -> StudySpec:

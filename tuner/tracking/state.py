@@ -20,6 +20,8 @@ class TrackingState(BaseModel):
     """The study's id."""
     parent: str | None = None
     """MLflow's id of the parent run. A database that was lost and made anew doesn't have it."""
+    runs: dict[str, str] = {}
+    """MLflow's run id by trial."""
     offset: int = 0
     """Bytes of the events file that MLflow has."""
     skipped: list[str] = []
@@ -55,7 +57,7 @@ class TrackingState(BaseModel):
 
     def reset(self) -> None:
         """MLflow is to get everything again."""
-        self.offset, self.parent = 0, None
+        self.offset, self.parent, self.runs = 0, None, {}
         self.skipped, self.more_skipped = [], 0
 
     @property
@@ -72,6 +74,12 @@ def skipped_note(study: Storage) -> str | None:
     """What a person is told of what MLflow will never take of the study in this folder, or None."""
     state = _read(study)
     return state.note if state else None
+
+
+def run_ids(study: Storage) -> dict[str, str]:
+    """MLflow's run id by trial, of the study in this folder; of trials that MLflow has."""
+    state = _read(study)
+    return state.runs if state else {}
 
 
 def _read(study: Storage) -> TrackingState | None:

@@ -147,6 +147,7 @@ class Tracker(threading.Thread):
         self._max_calls = 0
         self._accepted += 1
         self._state.offset, self._state.parent = offset, self.runs.get(PARENT)
+        self._state.runs = {trial: run for trial, run in self.runs.items() if trial != PARENT}
         # Without it the next run of the study says everything again, which does no harm.
         with contextlib.suppress(TunerError):
             self._state.save(self._study)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.tuner.test_best import run_study
@@ -189,6 +190,18 @@ def test_list_and_show_print_json_alone(tuner: Command, tmp_path: Path) -> None:
     assert set(found["best"]) == {"trial", "value", "epoch", "params"}
     keys = {"id", "state", "params", "value", "epochs", "startup_seconds", "seconds", "reason"}
     assert set(found["trials"][0]) >= keys
+
+
+def test_show_writes_tables_for_other_programs(tuner: Command, tmp_path: Path) -> None:
+    run_study(Storage(str(tmp_path / "studies")))
+    asked = ("show", "a", "--storage", tmp_path / "studies")
+    assert tuner(*asked, "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet") == (0, "", "")
+    assert tuner(*asked, "--metrics", "--csv", tmp_path / "m.csv") == (0, "", "")
+    assert pd.read_csv(tmp_path / "t.csv")["x"].tolist() == [0.5, 0.9, 0.7]
+    assert pd.read_parquet(tmp_path / "t.parquet")["state"].tolist() == ["finished"] * 3
+    assert pd.read_csv(tmp_path / "m.csv")["epoch"].tolist() == [1, 2, 3] * 3
+    code, _, err = tuner(*asked, "--metrics")
+    assert (code, err) == (2, "error: --metrics: says what --csv FILE or --parquet FILE writes; give one of them\n")
 
 
 def test_list_of_a_storage_that_is_not_there_is_empty(tuner: Command, tmp_path: Path) -> None:

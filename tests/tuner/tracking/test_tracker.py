@@ -49,6 +49,8 @@ def test_tracking_goes_on_where_it_got_to(study: TrackedStudy) -> None:
     assert study.seen() == EXPECTED
     state = json.loads((study.events.parent / "tracking.json").read_text())
     assert state["offset"] == study.events.stat().st_size
+    assert study.tracker is not None
+    assert state["runs"] == {trial: run for trial, run in study.tracker.runs.items() if trial != "study"}
 
 
 def test_a_line_that_is_being_written_is_left_for_later(study: TrackedStudy) -> None:

@@ -1,0 +1,156 @@
+"""A study's trials and metrics as pandas tables, and such a table as a file.
+
+A column has the plain name of its hyperparameter or metric. One that would have the name of another column of the table
+is preceded by `param.` or `metric.`: a sampled `epochs` is `param.epochs`, since `epochs` is how far the trial came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tuner.errors import StudyError
+from tuner.events.log import read_events
+from tuner.events.state import StudyRecord
+from tuner.spec.space import Float, Int
+from tuner.storage.storage import Storage
+from tuner.tracking.state import run_ids
+
+_TRIAL_COLUMNS = (
+    "trial", "state", "value", "best_epoch", "epochs", "seconds", "startup_seconds", "started", "ended", "reason",
+    "mlflow_run_id",
+)  # fmt: skip
+
+
+def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFrame:
+    """One row a trial, indexed by its id: hyperparameters first, then what became of it.
+
+    folder: the study's. now: seconds since 1970, until which a trial that runs has taken time.
+    """
+    trials = [record.trials[id] for id in sorted(record.trials)]
+    runs = run_ids(folder)
+    columns: dict[str, Any] = {}
+    for name, values in _hyperparameters(record).items():
+        columns[column_of(name)] = values
+    return pd.DataFrame(
+        {
+            **columns,
+            "state": pd.Series([trial.state for trial in trials], dtype="str"),
+            "value": pd.Series([trial.value for trial in trials], dtype="float64"),
+            "best_epoch": pd.Series([trial.best_epoch for trial in trials], dtype="Int64"),
+            "epochs": pd.Series([trial.epoch for trial in trials], dtype="int64"),
+            "seconds": pd.Series([round(trial.seconds(now), 3) for trial in trials], dtype="float64"),
+            "startup_seconds": pd.Series([trial.startup_seconds for trial in trials], dtype="float64"),
+            "started": _times([trial.started for trial in trials]),
+            "ended": _times([trial.ended for trial in trials]),
+            "reason": pd.Series([trial.reason for trial in trials], dtype="str"),
+            "mlflow_run_id": pd.Series([runs.get(str(trial.id)) for trial in trials], dtype="str"),
+        }
+    ).set_axis(pd.Index([trial.id for trial in trials], name="trial", dtype="int64"))
+
+
+def column_of(hyperparameter: str) -> str:
+    """The name of a hyperparameter's column in the table of trials."""
+    return f"param.{hyperparameter}" if hyperparameter in _TRIAL_COLUMNS else hyperparameter
+
+
+def _hyperparameters(record: StudyRecord) -> dict[str, pd.Series[Any]]:
+    """The sampled ones in the study's order, then those that only trials of an earlier space have."""
+    trials = [record.trials[id] for id in sorted(record.trials)]
+    names = dict.fromkeys([*record.spec.space, *(name for trial in trials for name in trial.params)])
+    return {name: _series(record, name, [trial.params.get(name) for trial in trials]) for name in names}
+
+
+def _series(record: StudyRecord, name: str, values: list[Any]) -> pd.Series[Any]:
+    """With the type of the hyperparameter's range; the values of a choice have the type that all of them share."""
+    dimension, known = record.spec.space.get(name), [value for value in values if value is not None]
+    kinds = {type(value) for value in known}
+    if isinstance(dimension, Float) and kinds <= {float, int}:
+        return pd.Series(values, dtype="float64")
+    if isinstance(dimension, Int) and kinds <= {int}:
+        return pd.Series(values, dtype="Int64")
+    same = {frozenset({bool}): "boolean", frozenset({int}): "Int64", frozenset({str}): "str"}
+    numbers = "float64" if kinds == {float} or kinds == {float, int} else "object"
+    return pd.Series(values, dtype=same.get(frozenset(kinds), numbers))
+
+
+def _times(seconds: list[float | None]) -> pd.Series[Any]:
+    return pd.Series(pd.to_datetime(pd.Series(seconds, dtype="float64"), unit="s", utc=True))
+
+
+def metrics_table(record: StudyRecord, folder: Storage) -> pd.DataFrame:
+    """One row a trial and epoch, in the order of both: trial, epoch, seconds, then each metric in a column.
+
+    seconds: from the study's begin to the report. What a trial reported of epochs to which it was rewound later, since
+    its process was killed, isn't there but as it reported them again. A trial of which the record knows less than the
+    events, since the study goes on, is there as far as the record knows it.
+    """
+    rows = _rows(record, folder)
+    names = dict.fromkeys(name for *_, metrics in rows for name in metrics)
+    names.pop("epoch", None)
+    columns: dict[str, Any] = {
+        "trial": pd.Series([trial for trial, *_ in rows], dtype="int64"),
+        "epoch": pd.Series([epoch for _, epoch, *_ in rows], dtype="int64"),
+        "seconds": pd.Series([round(time - record.created, 3) for _, _, time, _ in rows], dtype="float64"),
+    }
+    taken = set(columns)
+    for name in names:
+        column = f"metric.{name}" if name in taken else name
+        columns[column] = pd.Series([metrics.get(name) for *_, metrics in rows], dtype="float64")
+    return pd.DataFrame(columns)
+
+
+def _rows(record: StudyRecord, folder: Storage) -> list[tuple[int, int, float, dict[str, float]]]:
+    """(trial, epoch, time, metrics) of each report that counts."""
+    reports: dict[int, dict[int, tuple[float, dict[str, float]]]] = {trial: {} for trial in sorted(record.trials)}
+    for event in read_events(folder):
+        known = reports.get(event.get("trial", 0))
+        if known is None:
+            continue
+        if event["event"] == "report":
+            known[event["epoch"]] = event["time"], event["metrics"]
+        elif event["event"] == "back":
+            for epoch in [epoch for epoch in known if epoch > event["epoch"]]:
+                del known[epoch]
+    return [
+        (trial, epoch, *report)
+        for trial, known in reports.items()
+        for epoch, report in known.items()
+        if epoch <= record.trials[trial].epoch
+    ]
+
+
+def write_csv(table: pd.DataFrame, file: Path) -> None:
+    """Write a table as CSV: what isn't there is empty, times are ISO 8601. Raises StudyError if it can't be written."""
+    with _writing(file):
+        _whole(table).to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def write_parquet(table: pd.DataFrame, file: Path) -> None:
+    """Write a table as Parquet, in which a choice between values of several types is text.
+
+    Raises StudyError if it can't be written.
+    """
+    whole = _whole(table)
+    mixed = [name for name in whole.columns if whole[name].dtype == object]
+    texts = {name: whole[name].map(str, na_action="ignore").astype("str") for name in mixed}
+    with _writing(file):
+        whole.assign(**texts).to_parquet(file, index=False)
+
+
+def _whole(table: pd.DataFrame) -> pd.DataFrame:
+    return table.reset_index() if table.index.name else table
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(
+            f"{file}: must be a file that can be written, got: {error.strerror or error}; give another"
+        ) from None

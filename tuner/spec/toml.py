@@ -1,0 +1,50 @@
+"""TOML, written: a study as the file that would run it again, and a value as `--set` takes it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.spec.study import StudySpec
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def study_toml(spec: StudySpec) -> str:
+    """The study file of a study, with every key, defaults too: another version may have others."""
+    whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None and name != "id"}
+    tables = {name: value for name, value in whole.items() if isinstance(value, dict)}
+    lines = [f"{key(name)} = {toml(value)}" for name, value in whole.items() if name not in tables and value != []]
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{key(name)}]", *(f"{key(k)} = {toml(v)}" for k, v in table.items() if v is not None)]
+    return "\n".join(lines) + "\n"
+
+
+def toml(value: Any) -> str:
+    """A value in TOML, on one line; what a table holds as None is left out, since TOML has no such value.
+
+    Raises TypeError for what TOML doesn't have.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else str(float(value))
+    if isinstance(value, str | os.PathLike):
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        inner = {k: v for k, v in value.items() if v is not None and not (k == "when" and v == {})}
+        return "{" + ", ".join(f"{key(str(k))} = {toml(v)}" for k, v in inner.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml(inner) for inner in value) + "]"
+    raise TypeError(f"a number, a text, true, false, a list or a table is needed, got {value!r}")
+
+
+def key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else toml(name)
