@@ -199,5 +199,5 @@ def test_a_damaged_checkpoint_is_not_exported(storage: Storage, tmp_path: Path) 
     run_study(storage)
     weights = tmp_path / "studies" / "a" / "trials" / "2" / "epoch-000002" / "weights.bin"
     weights.write_bytes(b"w" * 999)
-    with pytest.raises(StudyError, match=r"needs its checkpoint of epoch 2, got none .* as it was written"):
+    with pytest.raises(StudyError, match=r"needs its checkpoint of epoch 2, got none .* that is undamaged"):
         export_best(storage, "a", tmp_path / "out")
