@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tuner.events.event import EpochReported, ImagesStored, RunBegan, RunEnded, TrialEnded, TrialStarted
 from tuner.events.log import Journal
 from tuner.spec.study import to_json
 from tuner.spec.study_file import check_study
@@ -51,14 +52,14 @@ def _tracked_study(folder: Path) -> dict[str, str]:
     Image.new("RGB", (64, 32), (0, 200, 0)).save(picture)
     with Journal(study) as journal:
         for event in (
-            {"event": "run", "number": 1, "versions": {"tuner": "0"}, "tracking_uri": "", "overrides": []},
-            {"event": "start", "trial": 1, "params": {"learning_rate": 0.001}},
-            {"event": "report", "trial": 1, "epoch": 1, "metrics": {"val/iou_road": 0.875}},
-            {"event": "images", "trial": 1, "images": ["images/epoch-000001/street.png"]},
-            {"event": "end", "trial": 1, "state": "finished", "reason": None, "value": 0.875, "best_epoch": 1},
-            {"event": "stop", "state": "finished", "reason": None},
-        ):  # fmt: skip
-            journal.append({**event, "time": time.time()})
+            RunBegan(time.time(), 1, "h", 1, {"tuner": "0"}, (), ""),
+            TrialStarted(time.time(), 1, {"learning_rate": 0.001}),
+            EpochReported(time.time(), 1, 1, {"val/iou_road": 0.875}),
+            ImagesStored(time.time(), 1, ("images/epoch-000001/street.png",)),
+            TrialEnded(time.time(), 1, 0.875, 1, "finished", None),
+            RunEnded(time.time(), "finished", None),
+        ):
+            journal.append(event)
         tracker = Tracker(spec, study, journal.path, default_tracking_uri(storage))
         tracker.start()
         assert tracker.finish(120) == 0, tracker.trouble

@@ -11,6 +11,7 @@ import pytest
 
 from tests.studies import study_spec
 from tests.workloads import replay
+from tests.written_event import event
 from tuner.best import export_best
 from tuner.errors import StudyError
 from tuner.events.log import Journal
@@ -26,10 +27,10 @@ def run_study(storage: Storage, name: str = "a", direction: str = "maximize", **
     study.write_text("study.json", to_json(spec))
     with Journal(study) as journal:
 
-        def write(event: str, **fields: Any) -> None:
-            journal.append({"event": event, "time": 1e9, **fields})
+        def write(kind: str, **fields: Any) -> None:
+            journal.append(event(kind, 1e9, **fields))
 
-        write("run", number=1, tracking_uri="x")
+        write("run", number=1, host="h", pid=1, versions={}, overrides=[], tracking_uri="x")
         for trial, x in ((1, 0.5), (2, 0.9), (3, 0.7)):
             config = replay.Config(x=x, dip_epoch=3, **fixed)
             checkpoints = TrialCheckpoints(trial_folder(study, trial))

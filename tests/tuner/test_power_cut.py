@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from tests.studies import study_spec
 from tests.tuner.events.test_log import RUN, trial
 from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads.replay import Config, write_checkpoint
+from tuner.events.event import EpochReported, Event
 from tuner.events.log import Journal
 from tuner.events.state import load_record
 from tuner.spec.study import to_json
@@ -78,13 +78,13 @@ def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snaps
 
 def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: Path, cut: PowerCut) -> None:
     study = Storage(str(tmp_path / "disk")) / "s"
-    events: list[dict[str, Any]] = [RUN, *trial(1, *(0.01 * epoch for epoch in range(1, 6)))]
+    events: list[Event] = [RUN, *trial(1, *(0.01 * epoch for epoch in range(1, 6)))]
     with cut.watching():
         study.write_text("study.json", to_json(study_spec()))
         with Journal(study) as journal:
             for number, event in enumerate(events, start=1):
                 journal.append(event)
-                if event["event"] == "report":
+                if isinstance(event, EpochReported):
                     journal.sync()
                 cut.promised = number
         study.write_text("study.json", to_json(study_spec(objective={"direction": "minimize"})))

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tuner.events.event import EpochReported, Event, TrialEnded, TrialRewound, TrialStarted
 from tuner.events.state import StudyRecord, TrialRecord
 
 _LIVE_ROWS = 12
@@ -60,7 +61,7 @@ class Progress:
         if not self._live:
             self._line(text)
 
-    def event(self, event: dict[str, Any]) -> None:
+    def event(self, event: Event) -> None:
         if self._live:
             return
         line = self._sentence(event)
@@ -76,25 +77,34 @@ class Progress:
             f"{_clock(time.time() - self._started)}  {text}", highlight=False, markup=False, soft_wrap=True
         )
 
-    def _sentence(self, event: dict[str, Any]) -> str | None:
-        if event["event"] not in ("start", "back", "report", "end"):
-            return None
-        trial = self._record.trials[event["trial"]]
-        metric = self._record.spec.objective.metric
-        name = f"trial {trial.id:<3}"
-        if event["event"] == "start":
-            again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
-            return f"{name} starts{again}  {format_params(trial.params)}"
-        if event["event"] == "back":
-            there = f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
-            return f"{name} {there}"
-        if event["event"] == "report":
-            star = "  best so far of the study" if self._leads(trial) else ""
-            return f"{name} epoch {trial.epoch:<3} {metric} {format_metric(event['metrics'][metric])}{star}"
-        best = f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}" if trial.value is not None else ""
-        reason = f": {trial.reason}" if trial.reason else ""
-        done = len(self._record.ended)
-        return f"{name} {trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
+    def _sentence(self, event: Event) -> str | None:
+        match event:
+            case TrialStarted() | TrialRewound() | EpochReported() | TrialEnded():
+                trial = self._record.trials[event.trial]
+                return f"trial {trial.id:<3} {self._news(trial, event)}"
+            case _:
+                return None
+
+    def _news(self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialEnded) -> str:
+        match event:
+            case TrialStarted():
+                again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
+                return f"starts{again}  {format_params(trial.params)}"
+            case TrialRewound():
+                return f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
+            case EpochReported():
+                metric = self._record.spec.objective.metric
+                star = "  best so far of the study" if self._leads(trial) else ""
+                return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
+            case TrialEnded():
+                best = (
+                    f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}"
+                    if trial.value is not None
+                    else ""
+                )
+                reason = f": {trial.reason}" if trial.reason else ""
+                done = len(self._record.ended)
+                return f"{trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
 
     def _leads(self, trial: TrialRecord) -> bool:
         return trial is self._record.leader and trial.best_epoch == trial.epoch

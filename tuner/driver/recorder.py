@@ -11,6 +11,15 @@ from typing import Any, NamedTuple
 
 from tuner.driver.control import StudyControl
 from tuner.errors import StorageError
+from tuner.events.event import (
+    EpochReported,
+    Event,
+    ImagesStored,
+    TrialEnd,
+    TrialEnded,
+    TrialRewound,
+    TrialStarted,
+)
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.early_stopping import EarlyStopping, early_stopping
@@ -51,7 +60,7 @@ class Recorder:
         record: StudyRecord,
         journal: Journal,
         control: StudyControl,
-        readers: list[Callable[[dict[str, Any]], None]],
+        readers: list[Callable[[Event], None]],
     ):
         self.record = record
         self._journal, self._control, self._readers = journal, control, readers
@@ -64,22 +73,21 @@ class Recorder:
         self.refusals: dict[int, Refusal] = {}
         """By trial."""
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: Event) -> None:
         """The events first, then the record, then whoever shows or uses it."""
         with self._one_at_a_time:
-            line = {"event": event, "time": time.time(), **fields}
-            self._append(line)
-            self.record.apply(line)
+            self._append(event)
+            self.record.apply(event)
             for reader in self._readers:
-                reader(line)
+                reader(event)
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, event: Event) -> None:
         """A checkpoint that doesn't fit fills the disk for a moment, until it is removed: an event waits for that."""
         until = time.monotonic() + _MOMENT_SECONDS
         while True:
             before = self._journal.size
             try:
-                self._journal.append(line)
+                self._journal.append(event)
                 return
             except StorageError:
                 if self._journal.size != before or time.monotonic() > until:
@@ -110,22 +118,25 @@ class Recorder:
         # A killed trial resumes from its newest checkpoint, whose report it sends again, or begins anew.
         resumes_from = report.epoch if report.resumed else report.epoch - 1
         if resumes_from < trial.epoch:
-            self.write("back", trial=trial.id, epoch=resumes_from)
+            self.write(TrialRewound(time.time(), trial.id, resumes_from))
             self._early_stopping.rewind(trial.id, resumes_from)
         if report.best is not None and trial.epoch < report.best[0] < report.epoch:
             # A bucket's events are seconds old when a machine dies, and the checkpoint may be newer: the reports in
             # between are lost, but for the best, whose weights are there.
             epoch, value = report.best
-            self.write("report", trial=trial.id, epoch=epoch, metrics={self.record.spec.objective.metric: value})
+            self.write(EpochReported(time.time(), trial.id, epoch, {self.record.spec.objective.metric: value}))
         if report.epoch > trial.epoch:
-            measured = {
-                "metrics": report.metrics,
-                "startup_seconds": report.startup_seconds,
-                "gpu_share": report.gpu_share,
-                "again": report.epoch <= trial.furthest,
-            }
-            known = {name: value for name, value in measured.items() if value}
-            self.write("report", trial=trial.id, epoch=report.epoch, **known)
+            self.write(
+                EpochReported(
+                    time.time(),
+                    trial.id,
+                    report.epoch,
+                    report.metrics,
+                    report.startup_seconds,
+                    report.gpu_share,
+                    again=report.epoch <= trial.furthest,
+                )
+            )
         self._images(trial, report.images)
         keep = self.record.would_be_kept(trial)
         if self._control.ending:
@@ -142,13 +153,13 @@ class Recorder:
         if trial.open and not self._control.stopping:
             self._write_end(trial, end.state, end.reason)
 
-    def _write_end(self, trial: TrialRecord, state: str, reason: str | None) -> None:
+    def _write_end(self, trial: TrialRecord, state: TrialEnd, reason: str | None) -> None:
         self.refusals.pop(trial.id, None)
-        self.write("end", trial=trial.id, value=trial.value, best_epoch=trial.best_epoch, state=state, reason=reason)
+        self.write(TrialEnded(time.time(), trial.id, trial.value, trial.best_epoch, state, reason))
 
     def _images(self, trial: TrialRecord, images: tuple[str, ...]) -> None:
         if images:
-            self.write("images", trial=trial.id, images=list(images))
+            self.write(ImagesStored(time.time(), trial.id, images))
 
     def _storage_wait(self, number: int, sentence: str | None) -> None:
         if sentence is None:
@@ -163,7 +174,7 @@ class Recorder:
             if number in self.refusals and not self.refusals[number].over_at_report:
                 # Its process died while it waited.
                 del self.refusals[number]
-            self.write("start", trial=number, params=params)
+            self.write(TrialStarted(time.time(), number, params))
 
     def heard_of(self, number: int) -> float | None:
         """When a trial that has a process sent something last, in seconds since 1970.
@@ -197,7 +208,7 @@ class Recorder:
                 self._write_end(trial, *self._unsent_end(number, given_up, interruption))
             return Outcome(slot_is_lost=slot_is_lost)
 
-    def _unsent_end(self, number: int, given_up: str | None, interruption: Interruption | None) -> tuple[str, str]:
+    def _unsent_end(self, number: int, given_up: str | None, interruption: Interruption | None) -> tuple[TrialEnd, str]:
         """State and reason of a trial that didn't send its end."""
         if given_up is not None:
             return "failed", given_up

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import ray.exceptions
@@ -30,6 +29,7 @@ from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFif
 from tuner.driver.watchdog import Watchdog
 from tuner.errors import StudyError
 from tuner.events.bucket import being_run
+from tuner.events.event import Event, RunBegan, RunEnded, StudyEnd, TrialEnded
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, load_record
 from tuner.spec import workload as workloads
@@ -137,7 +137,7 @@ def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: l
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
 
 
-def _verdict(record: StudyRecord) -> tuple[str, str | None]:
+def _verdict(record: StudyRecord) -> tuple[StudyEnd, str | None]:
     """How a study has ended whose trials, the last of them by now, have ended: (state, reason)."""
     ended = record.ended
     if len(ended) >= record.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
@@ -146,22 +146,22 @@ def _verdict(record: StudyRecord) -> tuple[str, str | None]:
 
 
 def _write_run(recorder: Recorder, tracking_uri: str, overrides: list[str]) -> None:
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     recorder.write(
-        "run",
-        number=recorder.record.runs + 1,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        versions={
-            "tuner": __version__,
-            **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-        },
-        overrides=overrides,
-        tracking_uri=without_secrets(tracking_uri),
+        RunBegan(
+            time.time(),
+            number=recorder.record.runs + 1,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            versions={"tuner": __version__, **versions},
+            overrides=tuple(overrides),
+            tracking_uri=without_secrets(tracking_uri),
+        )
     )
 
 
-def _write_stop(recorder: Recorder, state: str, reason: str | None) -> None:
-    recorder.write("stop", state=state, reason=reason)
+def _write_stop(recorder: Recorder, state: StudyEnd, reason: str | None) -> None:
+    recorder.write(RunEnded(time.time(), state, reason))
 
 
 def _start(
@@ -285,11 +285,11 @@ class _Run:
                 ),
             ).fit()
 
-    def _after(self, event: dict[str, Any]) -> None:
+    def _after(self, event: Event) -> None:
         """What follows from an event."""
-        if event["event"] != "end":
+        if not isinstance(event, TrialEnded):
             return
-        self._retention.trial_ended(event["trial"])
+        self._retention.trial_ended(event.trial)
         self._share_gpus()
         state, reason = _verdict(self._record)
         if state == "failed":

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.tune_adapter import TrialSource
+from tuner.events.event import TrialRewound
 from tuner.events.state import TrialRecord
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
@@ -75,7 +76,7 @@ class Watchdog:
         if trial.best_epoch is not None and not checkpoints.has(trial.best_epoch):
             # What it reached can't be exported: the weights were in its memory.
             newest = checkpoints.newest()
-            self._recorder.write("back", trial=trial.id, epoch=newest[0].epoch if newest else 0)
+            self._recorder.write(TrialRewound(time.time(), trial.id, newest[0].epoch if newest else 0))
         self._end(trial, End("stopped", self._control.reason))
 
     def _end(self, trial: TrialRecord, end: End | None) -> None:

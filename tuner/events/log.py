@@ -1,38 +1,38 @@
-"""What happened in a study: events in the order they came, one JSON object a line.
+"""What happened in a study: events (tuner/events/event.py) in the order they came, one JSON object a line.
 
 The events file is the only truth about a study. `show`, `resume`, `best`, tracking and progress all read the same
-events; nothing is known that is not in it. Each has "event" and "time" (seconds since 1970):
-
-    run     {number, host, pid, versions, overrides, tracking_uri}  a run or resume of the study began
-    start   {trial, params}                                         a trial was handed to a slot
-    report  {trial, epoch, metrics, startup_seconds?, gpu_share?, again?}  a trial finished an epoch; again: it had
-                                                                    reported it before, and went back
-    images  {trial, images}                                         pictures of its best epochs came into the storage
-    back    {trial, epoch}                                          a killed trial goes on from this epoch, or from 0:
-                                                                    what it reported of later ones it will report again
-    end     {trial, state, reason, value, best_epoch}               state: finished, stopped or failed
-    stop    {state, reason}                                         the run ended: finished, interrupted or failed
+events; nothing is known that is not in it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 from tuner.errors import StorageError, StudyError
 from tuner.events import bucket
+from tuner.events.event import (
+    Event,
+    IncompleteEventError,
+    NewerFormatError,
+    RunBegan,
+    RunEnded,
+    TrialEnded,
+    TrialStarted,
+    from_line,
+    to_line,
+)
 from tuner.storage import files
 from tuner.storage.storage import Storage
 
 EVENTS = "events.jsonl"
 # Synced at once; the others with `sync`, before whoever told of them goes on. A start that got lost would give a trial
 # another's checkpoint, and an end that got lost a trial that is gone on with though its checkpoints are tidied up.
-_SYNCED = ("run", "start", "end", "stop")
+_SYNCED = (RunBegan, TrialStarted, TrialEnded, RunEnded)
 
 
 class Journal:
@@ -62,10 +62,10 @@ class Journal:
         if self._copy:
             self._copy.start()
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: Event) -> None:
         """Write an event. Nothing is written if not all of it can be."""
         self.check()
-        line = (json.dumps(event, allow_nan=False) + "\n").encode()
+        line = to_line(event)
         try:
             written = self._file.write(line)
             if written < len(line):  # the disk had room for a part; a second try says why not for the rest
@@ -74,7 +74,7 @@ class Journal:
             self._file.truncate(self._size)
             raise self._trouble(error) from None
         self._size += len(line)
-        if event["event"] in _SYNCED:
+        if isinstance(event, _SYNCED):
             self.sync()
             if self._copy:
                 self._copy.put()
@@ -118,17 +118,22 @@ class Journal:
         self.close()
 
 
-def read_events(study: Storage) -> Iterator[dict[str, Any]]:
+def read_events(study: Storage) -> Iterator[Event]:
     """The events of the study in this folder, but for a torn end, which a kill or a power cut leaves.
 
-    Raises StudyError, with file and line, at a damaged line before whole ones.
+    Raises StudyError, with file and line, at a damaged line before whole ones, and at one of a later version.
     """
     data = study.read_bytes(EVENTS) if study.local else bucket.read_events(study, EVENTS)
     lines = (data or b"").split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
-        event = _event(line)
+        try:
+            event = from_line(line)
+        except NewerFormatError as error:
+            raise StudyError(f"{study.uri}/{EVENTS}, line {number}: {error}") from None
+        except IncompleteEventError as error:
+            raise damaged(study, number, str(error)) from None
         if event is None:
-            if all(_event(other) is None for other in lines[number:]):
+            if not any(map(_is_event, lines[number:])):
                 return
             raise damaged(study, number, f"must be an event in JSON, got {line[:60].decode(errors='replace')!r}")
         yield event
@@ -142,12 +147,12 @@ def damaged(study: Storage, line: int, what: str) -> StudyError:
     )
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def _is_event(line: bytes) -> bool:
+    """Whether a line is one that a study wrote whole, whatever it says."""
     try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
+        return from_line(line) is not None
+    except (NewerFormatError, IncompleteEventError):
+        return True
 
 
 def is_running(storage: Storage) -> bool:
@@ -173,7 +178,7 @@ def whole(data: bytes) -> int:
     size = data.rfind(b"\n") + 1
     while size:
         start = data.rfind(b"\n", 0, size - 1) + 1
-        if _event(data[start:size]) is not None:
+        if _is_event(data[start:size]):
             break
         size = start
     return size

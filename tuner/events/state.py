@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import bisect
 import json
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from tuner.errors import StudyError
+from tuner.events.event import (
+    EpochReported,
+    Event,
+    ImagesStored,
+    RunBegan,
+    RunEnded,
+    StudyEnd,
+    TrialEnd,
+    TrialEnded,
+    TrialRewound,
+    TrialStarted,
+)
 from tuner.events.log import EVENTS, damaged, is_running, read_events
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 
 SPEC = "study.json"
 
+TrialState = Literal["running", "interrupted"] | TrialEnd
+
 
 @dataclass(slots=True)
 class TrialRecord:
-    """One trial. States: running, finished, stopped (by the scheduler), failed, interrupted."""
+    """One trial."""
 
     id: int
     params: dict[str, Any]
-    state: str = "running"
+    state: TrialState = "running"
     began: float | None = None
     """When its present attempt began, in seconds since 1970; None while it doesn't run."""
     last_seen: float = 0.0
@@ -64,7 +79,7 @@ class StudyRecord:
     def __init__(self, spec: StudySpec):
         self.spec = spec
         self.trials: dict[int, TrialRecord] = {}
-        self.state = "created"
+        self.state: Literal["created", "running"] | StudyEnd = "created"
         self.created = 0.0
         self.runs = 0
         self.reason: str | None = None
@@ -77,37 +92,48 @@ class StudyRecord:
         self._ended: list[TrialRecord] = []
         self._ranking: list[TrialRecord] = []
 
-    def apply(self, event: dict[str, Any]) -> None:
-        """Raises ValueError for an event that isn't known, KeyError or TypeError for one that lacks a part."""
-        take = getattr(self, f"_on_{event['event']}", None)
-        if take is None:
-            raise ValueError(f"event {event['event']!r} is not known to this version; a newer one may have written it")
-        take(event)
+    def apply(self, event: Event) -> None:
+        """Raises KeyError for an event of a trial that never started, or a report without the objective."""
+        match event:
+            case EpochReported():
+                self._report(self.trials[event.trial], event)
+            case ImagesStored():
+                pass  # the storage has them
+            case TrialStarted():
+                self._start(event)
+            case TrialEnded():
+                self._end(self.trials[event.trial], event)
+            case TrialRewound():
+                self._rewind(self.trials[event.trial], event.epoch)
+            case RunBegan():
+                self._begin_run(event)
+            case RunEnded():
+                self.state, self.reason = event.state, event.reason
+                self._interrupt()
 
-    def _on_run(self, event: dict[str, Any]) -> None:
-        self.runs, self.state, self.reason = event["number"], "running", None
-        self.created = self.created or event["time"]
-        self.tracking_uri = event["tracking_uri"]
+    def _begin_run(self, event: RunBegan) -> None:
+        self.runs, self.state, self.reason = event.number, "running", None
+        self.created = self.created or event.time
+        self.tracking_uri = event.tracking_uri
         self._interrupt()
 
-    def _on_start(self, event: dict[str, Any]) -> None:
-        trial = self.trials.setdefault(event["trial"], TrialRecord(event["trial"], event["params"]))
+    def _start(self, event: TrialStarted) -> None:
+        trial = self.trials.setdefault(event.trial, TrialRecord(event.trial, event.params))
         if trial.began is not None:
-            trial.pause(event["time"])
+            trial.pause(event.time)
         if not trial.open:
             self._ended.remove(trial)
             self._ranking = [other for other in self._ranking if other is not trial]
-        trial.state, trial.began, trial.last_seen = "running", event["time"], event["time"]
-        trial.started, trial.ended = trial.started or event["time"], None
+        trial.state, trial.began, trial.last_seen = "running", event.time, event.time
+        trial.started, trial.ended = trial.started or event.time, None
 
-    def _on_report(self, event: dict[str, Any]) -> None:
-        trial = self.trials[event["trial"]]
-        trial.epoch, trial.last_seen = event["epoch"], event["time"]
+    def _report(self, trial: TrialRecord, event: EpochReported) -> None:
+        value = event.metrics[self.spec.objective.metric]
+        trial.epoch, trial.last_seen = event.epoch, event.time
         if trial.startup_seconds is None:
-            trial.startup_seconds = event.get("startup_seconds")
-        if "gpu_share" in event:
-            trial.gpu_share = max(trial.gpu_share or 0.0, event["gpu_share"])
-        value = event["metrics"][self.spec.objective.metric]
+            trial.startup_seconds = event.startup_seconds
+        if event.gpu_share is not None:
+            trial.gpu_share = max(trial.gpu_share or 0.0, event.gpu_share)
         trial.curve.append((trial.epoch, value))
         trial.furthest = max(trial.furthest, trial.epoch)
         if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
@@ -117,13 +143,10 @@ class StudyRecord:
             if self.leader is None or self.spec.objective.better(value, self.leader.value):
                 self.leader = trial
 
-    def _on_images(self, event: dict[str, Any]) -> None:
-        """The storage has them."""
-
-    def _on_back(self, event: dict[str, Any]) -> None:
-        trial, better = self.trials[event["trial"]], self.spec.objective.better
-        trial.epoch = event["epoch"]
-        trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= trial.epoch]
+    def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
+        better = self.spec.objective.better
+        trial.epoch = to_epoch
+        trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= to_epoch]
         trial.value = trial.best_epoch = None
         for epoch, value in trial.curve:
             if better(value, trial.value):
@@ -133,21 +156,16 @@ class StudyRecord:
             if other.value is not None and better(other.value, self.leader.value if self.leader else None):
                 self.leader = other
 
-    def _on_end(self, event: dict[str, Any]) -> None:
-        trial = self.trials[event["trial"]]
+    def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
         again = not trial.open
-        trial.state, trial.reason = event["state"], event.get("reason")
-        trial.pause(event["time"])
-        trial.ended = event["time"]
+        trial.state, trial.reason = event.state, event.reason
+        trial.pause(event.time)
+        trial.ended = event.time
         if again:
             return
         self._ended.append(trial)
         if trial.value is not None and trial.state in ("finished", "stopped"):
             bisect.insort(self._ranking, trial, key=self._rank)
-
-    def _on_stop(self, event: dict[str, Any]) -> None:
-        self.state, self.reason = event["state"], event.get("reason")
-        self._interrupt()
 
     def _interrupt(self) -> None:
         for trial in self.trials.values():
@@ -182,13 +200,11 @@ def load_record(storage: Storage) -> StudyRecord:
     for line, event in enumerate(read_events(storage), start=1):
         try:
             record.apply(event)
-        except ValueError as error:
-            raise StudyError(f"{storage.uri}/{EVENTS}, line {line}: {error}: use that version of tuner") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise damaged(storage, line, f"event {event['event']!r} is not whole ({error!r})") from None
+        except KeyError as error:
+            raise damaged(storage, line, f"event {event.KIND!r} is not whole: {error} is not there") from None
     if record.state == "running" and not is_running(storage):
         # Killed: nobody was left to write the stop event.
-        record.apply({"event": "stop", "state": "interrupted", "reason": "its process is gone"})
+        record.apply(RunEnded(time.time(), "interrupted", "its process is gone"))
     return record
 
 

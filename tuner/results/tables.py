@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.errors import StudyError
+from tuner.events.event import EpochReported, TrialRewound
 from tuner.events.log import read_events
 from tuner.events.state import StudyRecord
 from tuner.spec.space import Float, Int
@@ -108,14 +109,14 @@ def _rows(record: StudyRecord, folder: Storage) -> list[tuple[int, int, float, d
     """(trial, epoch, time, metrics) of each report that counts."""
     reports: dict[int, dict[int, tuple[float, dict[str, float]]]] = {trial: {} for trial in sorted(record.trials)}
     for event in read_events(folder):
-        known = reports.get(event.get("trial", 0))
-        if known is None:
-            continue
-        if event["event"] == "report":
-            known[event["epoch"]] = event["time"], event["metrics"]
-        elif event["event"] == "back":
-            for epoch in [epoch for epoch in known if epoch > event["epoch"]]:
-                del known[epoch]
+        match event:
+            case EpochReported() if event.trial in reports:
+                reports[event.trial][event.epoch] = event.time, event.metrics
+            case TrialRewound() if event.trial in reports:
+                for epoch in [epoch for epoch in reports[event.trial] if epoch > event.epoch]:
+                    del reports[event.trial][epoch]
+            case _:
+                pass
     return [
         (trial, epoch, *report)
         for trial, known in reports.items()

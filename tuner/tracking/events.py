@@ -6,6 +6,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tuner.events.event import (
+    EpochReported,
+    Event,
+    ImagesStored,
+    RunBegan,
+    RunEnded,
+    TrialEnded,
+    TrialRewound,
+    TrialStarted,
+)
 from tuner.spec.study import StudySpec
 from tuner.tracking.batch import Batch, BatchWriter
 from tuner.tracking.calls import RefusalError, repeated
@@ -26,69 +36,69 @@ class EventWriter:
         self._batches: defaultdict[int | None, Batch] = defaultdict(Batch)
         """By trial, None for the parent run."""
 
-    def write(self, events: Iterable[dict[str, Any]]) -> None:
+    def write(self, events: Iterable[Event]) -> None:
         """Raises what MLflow raises in an outage; then all is to be written again."""
         self._batches.clear()
         for event in events:
-            # What a newer version writes into a study, this one leaves alone.
-            handle = getattr(self, f"_on_{event.get('event')}", None)
-            try:
-                if handle is not None:
-                    handle(event)
-            except (LookupError, TypeError, ValueError) as error:
-                if isinstance(error, OSError):  # as some of the network's are
-                    raise
-                self._state.skip(f"an event that can't be understood, {str(event)[:80]}: {error!r}")
+            match event:
+                case RunBegan():
+                    self._begin_run(event)
+                case TrialStarted():
+                    self._begin(event.trial, event.time)
+                    self._batches[event.trial].params |= event.params
+                case EpochReported():
+                    self._report(event)
+                case ImagesStored():
+                    self._runs.of(event.trial, event.time)
+                    self._pictures.log(self._runs, event.trial, event.images, event.time)
+                case TrialRewound():
+                    pass  # MLflow can't forget
+                case TrialEnded():
+                    self._end(event)
+                case RunEnded():
+                    self._end_run(event)
         for trial in list(self._batches):
             self._send(trial)
 
-    def _on_run(self, event: dict[str, Any]) -> None:
-        self._runs.doubtful = self._runs.doubtful or event["number"] > 1
-        self._begin(None, event["time"])
+    def _begin_run(self, event: RunBegan) -> None:
+        self._runs.doubtful = self._runs.doubtful or event.number > 1
+        self._begin(None, event.time)
         objective, batch = self._spec.objective, self._batches[None]
         batch.params |= {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed}
-        batch.tags |= {f"tuner.version.{name}": version for name, version in event["versions"].items()}
+        batch.tags |= {f"tuner.version.{name}": version for name, version in event.versions.items()}
 
-    def _on_start(self, event: dict[str, Any]) -> None:
-        self._begin(event["trial"], event["time"])
-        self._batches[event["trial"]].params |= event["params"]
-
-    def _on_report(self, event: dict[str, Any]) -> None:
-        self._runs.of(event["trial"], event["time"])
-        # MLflow can't forget: of an epoch that was trained again it keeps the first report.
-        if not event.get("again"):
-            for name, value in event["metrics"].items():
+    def _report(self, event: EpochReported) -> None:
+        self._runs.of(event.trial, event.time)
+        # Of an epoch that was trained again MLflow keeps the first report.
+        if not event.again:
+            for name, value in event.metrics.items():
                 if name != "epoch":
-                    self._measure(event["trial"], name, value, event["time"], event["epoch"])
+                    self._measure(event.trial, name, value, event.time, event.epoch)
 
-    def _on_images(self, event: dict[str, Any]) -> None:
-        self._runs.of(event["trial"], event["time"])
-        self._pictures.log(self._runs, event["trial"], event["images"], event["time"])
-
-    def _on_end(self, event: dict[str, Any]) -> None:
-        trial, at = event["trial"], event["time"]
+    def _end(self, event: TrialEnded) -> None:
+        trial, at = event.trial, event.time
         run = self._runs.of(trial, at)
         tags = self._batches[trial].tags
-        tags["tuner.state"] = event["state"]
-        if event.get("reason"):
-            tags["tuner.reason"] = event["reason"]
-        if event.get("value") is not None:
+        tags["tuner.state"] = event.state
+        if event.reason:
+            tags["tuner.reason"] = event.reason
+        if event.value is not None and event.best_epoch is not None:
             # The run's own metric ends on its last epoch; a comparison of runs wants their best.
             best = f"best/{self._spec.objective.metric.removeprefix('best/')}"
             self._runs.of(None, at)
-            self._measure(trial, best, event["value"], at, event["best_epoch"])
-            self._measure(None, best, event["value"], at, trial)
+            self._measure(trial, best, event.value, at, event.best_epoch)
+            self._measure(None, best, event.value, at, trial)
         self._send(trial)
-        self._set_status(run, _name(trial), event["state"], at)
+        self._set_status(run, _name(trial), event.state, at)
 
-    def _on_stop(self, event: dict[str, Any]) -> None:
-        parent = self._runs.of(None, event["time"])
+    def _end_run(self, event: RunEnded) -> None:
+        parent = self._runs.of(None, event.time)
         for trial in list(self._batches):
             self._send(trial)
         # A trial that is to go on later doesn't run now.
         for child in list(self._runs.running_children()):
-            self._set_status(child, "a trial", "interrupted", event["time"])
-        self._set_status(parent, "the study", event["state"], event["time"])
+            self._set_status(child, "a trial", "interrupted", event.time)
+        self._set_status(parent, "the study", event.state, event.time)
 
     def _begin(self, trial: int | None, at: float) -> None:
         """The run runs now; one that was just made does so already."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Pictures:
         self._failed = 0
         """How often in a row the place for artifacts failed."""
 
-    def log(self, runs: Runs, trial: int, paths: list[str], at: float) -> None:
+    def log(self, runs: Runs, trial: int, paths: Sequence[str], at: float) -> None:
         """paths: under the trial's folder. at: seconds since 1970. Raises what MLflow raises in an outage."""
         run = runs.of(trial, at)
         there = self._ask(runs, run, f"trial {trial}, pictures", lambda: runs.client.list_artifacts(run, _FOLDER))

@@ -9,15 +9,14 @@ MLflow refuses is skipped, and the user is notified.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tuner.errors import TunerError
+from tuner.events.event import Event, IncompleteEventError, NewerFormatError, from_line
 from tuner.spec.study import StudySpec
 from tuner.storage.address import redacted
 from tuner.storage.storage import Storage
@@ -153,15 +152,14 @@ class Tracker(threading.Thread):
             self._state.save(self._study)
         return True
 
-    def _event(self, line: bytes) -> dict[str, Any] | None:
+    def _event(self, line: bytes) -> Event | None:
         try:
-            event = json.loads(line)
-            if isinstance(event, dict):
-                return event
-        except ValueError:
-            pass
-        self._state.skip(f"a damaged line of {self._events.name}: {line[:60]!r}")
-        return None
+            event, why = from_line(line), "it is none"
+        except (IncompleteEventError, NewerFormatError) as error:
+            event, why = None, str(error)
+        if event is None:
+            self._state.skip(f"a line of {self._events.name} that can't be read as an event, {line[:60]!r}: {why}")
+        return event
 
     def _connect(self) -> EventWriter:
         self._runs = Runs(self._spec, self._study, self._uri, self._made)

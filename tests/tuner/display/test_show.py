@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.studies import study_spec
+from tests.written_event import event
 from tuner.display.live import Progress
 from tuner.display.show import best_line, find, print_record, print_studies, record_json, studies, study_json
 from tuner.errors import StudyError
@@ -25,8 +26,8 @@ def write(storage: Storage, name: str, created: float, *events: dict[str, Any]) 
     study.write_text("study.json", to_json(study_spec(name=name, budget={"trials": 4})))
     run = {"event": "run", "number": 1, "host": "h", "pid": 1, "versions": {}, "overrides": [], "tracking_uri": "x"}
     with Journal(study) as journal:
-        for event in (run, *events):
-            journal.append({"time": created, **event})
+        for fields in (dict(found) for found in (run, *events)):
+            journal.append(event(fields.pop("event"), created, **fields))
     return load_record(study)
 
 
@@ -171,11 +172,11 @@ def test_what_mlflow_lacks_is_said_once_while_a_study_runs_and_again_when_it_is_
     state = TrackingState()
     text = io.StringIO()
     progress = Progress(record, Console(file=text, width=200), lambda: None, lambda: state.note)
-    progress.event({"event": "stop", "time": 1.0})
+    progress.event(event("stop", 1.0, state="finished"))
     assert text.getvalue() == ""
     for name in ("[a]", "b"):
         state.skip(f"trial 1, picture {name}.png: truncated")
-        progress.event({"event": "stop", "time": 1.0})
+        progress.event(event("stop", 1.0, state="finished"))
     assert text.getvalue().count("MLflow lacks one thing: trial 1, picture [a].png: truncated") == 1
     assert text.getvalue().count("MLflow lacks") == 1
     state.save(storage / "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Outcome, Recorder
+from tuner.events.event import EpochReported, to_line
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
@@ -44,7 +46,8 @@ def report(
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
     """The journal without the start, and without what doesn't matter here."""
     events = read_events(Storage(str(tmp_path / "s")))
-    return [{k: v for k, v in e.items() if k in ("event", "epoch", "again", "images")} for e in events][1:]
+    written = [json.loads(to_line(event)) for event in events]
+    return [{k: v for k, v in e.items() if k in ("event", "epoch", "again", "images")} for e in written][1:]
 
 
 def begin(recorder: Recorder, number: int) -> None:
@@ -212,4 +215,4 @@ def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path
             recorder.receive(1, report(epoch))
         room.join()
         events = list(read_events(Storage(str(disk)) / "s"))
-    assert [event["epoch"] for event in events if event["event"] == "report"] == list(range(1, sent + 1))
+    assert [event.epoch for event in events if isinstance(event, EpochReported)] == list(range(1, sent + 1))

@@ -9,6 +9,7 @@ import pytest
 
 from tests.studies import study_spec
 from tests.workloads.replay import Config, write_checkpoint
+from tests.written_event import event
 from tuner.driver.retention import Retention
 from tuner.events.state import StudyRecord
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
@@ -22,14 +23,14 @@ def record(keep: int, direction: str = "maximize") -> StudyRecord:
 
 def report(record: StudyRecord, study: Storage, trial: int, value: float) -> None:
     """A trial's only epoch, with its checkpoint."""
-    record.apply({"event": "start", "time": 0.0, "trial": trial, "params": {}})
-    record.apply({"event": "report", "time": 0.0, "trial": trial, "epoch": 1, "metrics": {"score": value}})
+    record.apply(event("start", 0.0, trial=trial, params={}))
+    record.apply(event("report", 0.0, trial=trial, epoch=1, metrics={"score": value}))
     progress = Progress(epoch=1, metrics={"score": value}, best_value=value, best_epoch=1)
     TrialCheckpoints(trial_folder(study, trial)).publish(write_checkpoint(Config(), 1), progress)
 
 
 def end(record: StudyRecord, trial: int, state: str = "finished") -> None:
-    record.apply({"event": "end", "time": 0.0, "trial": trial, "state": state, "reason": None})
+    record.apply(event("end", 0.0, trial=trial, state=state, reason=None))
 
 
 def kept(folder: Path) -> set[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,16 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.studies import study_spec
-from tests.tuner.events.test_log import RUN, event
+from tests.tuner.events.test_log import RUN
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
+from tests.written_event import event
 from tuner.errors import StorageError, StudyError
 from tuner.events import bucket as buckets
+from tuner.events.event import Event, to_line
 from tuner.events.log import Journal, read_events
 from tuner.events.state import load_record
 from tuner.spec.study import to_json
@@ -45,7 +46,7 @@ def study(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stora
     return study
 
 
-def report(epoch: int) -> dict[str, Any]:
+def report(epoch: int) -> Event:
     return event("report", trial=1, epoch=epoch, metrics={"score": 0.5})
 
 
@@ -91,9 +92,9 @@ def test_a_runner_that_was_suspended_stops_with_a_sentence_and_spoils_nothing(
 ) -> None:
     runner.send_signal(signal.SIGSTOP)
     with Journal(study) as journal:
-        journal.append({**RUN, "number": 2})
+        journal.append(replace(RUN, number=2))
         taken_over = list(read_events(study))
-        assert [line["event"] for line in taken_over[:2]] == ["run", "start"]
+        assert [line.KIND for line in taken_over[:2]] == ["run", "start"]
         runner.send_signal(signal.SIGCONT)
         said, _ = runner.communicate(timeout=30)
         assert said.startswith("study s: process ")
@@ -145,21 +146,21 @@ def test_a_put_that_was_under_way_when_the_study_was_taken_over_is_never_read(
         """Suspended after it had looked whose study it is; meanwhile another took it over."""
         monkeypatch.setattr(Storage, "write_bytes", write_bytes)
         seconds.append(Journal(study))
-        seconds[0].append({**RUN, "number": 2})
+        seconds[0].append(replace(RUN, number=2))
         write_bytes(self, path, data)
 
     monkeypatch.setattr(Storage, "write_bytes", late)
     first.append(START)
     with pytest.raises(StorageError, match="has taken it over"):
         first.append(event("end", trial=1, state="failed", reason="late"))
-    assert list(read_events(study)) == [RUN, {**RUN, "number": 2}]
+    assert list(read_events(study)) == [RUN, replace(RUN, number=2)]
     with pytest.raises(StorageError, match="has taken it over"):
         first.append(report(1))
     with pytest.raises(StorageError, match="has taken it over"):
         first.check()
     seconds[0].close()
     first.close()
-    assert list(read_events(study)) == [RUN, {**RUN, "number": 2}]
+    assert list(read_events(study)) == [RUN, replace(RUN, number=2)]
 
 
 def test_of_two_that_begin_at_once_one_runs_the_study(study: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +211,10 @@ def test_events_reach_a_bucket_though_no_trial_starts_or_ends(study: Storage) ->
 
 
 def test_a_study_that_an_older_version_left_in_a_bucket_is_read_and_gone_on_with(study: Storage) -> None:
-    study.write_text("events.jsonl", "".join(json.dumps(line) + "\n" for line in (RUN, START)))
+    study.write_text("events.jsonl", "".join(to_line(line).decode() for line in (RUN, START)))
     study.write_text("alive", f"{time.time() - 1000:017.6f}")
     assert len(load_record(study).trials) == 1
     with Journal(study) as journal:
-        journal.append({**RUN, "number": 2})
+        journal.append(replace(RUN, number=2))
     record = load_record(study)
     assert (record.runs, len(record.trials)) == (2, 1)

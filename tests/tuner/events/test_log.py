@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
+from tests.written_event import event
 from tuner.errors import StorageError, StudyError
+from tuner.events.event import EpochReported, Event, RunBegan, from_line, to_line
 from tuner.events.log import EVENTS, Journal, is_running, read_events
 from tuner.events.state import StudyRecord, load_record
 from tuner.spec.study import to_json
 from tuner.storage.storage import Storage
 
-
-def event(kind: str, time: float = 0.0, **fields: Any) -> dict[str, Any]:
-    return {"event": kind, "time": time, **fields}
+RUN = RunBegan(1.0, number=1, host="h", pid=1, versions={}, overrides=(), tracking_uri="sqlite:///x")
 
 
-RUN = event("run", 1.0, number=1, host="h", pid=1, versions={}, overrides=[], tracking_uri="sqlite:///x")
-
-
-def record_of(*events: dict[str, Any], direction: str = "maximize") -> StudyRecord:
+def record_of(*events: Event, direction: str = "maximize") -> StudyRecord:
     record = StudyRecord(study_spec(objective={"direction": direction}))
     for line in events:
         record.apply(line)
     return record
 
 
-def trial(number: int, *values: float, end: str | None = "finished") -> list[dict[str, Any]]:
+def trial(number: int, *values: float, end: str | None = "finished") -> list[Event]:
     lines = [event("start", trial=number, params={"x": 0.1})]
     lines += [event("report", trial=number, epoch=e, metrics={"score": v}) for e, v in enumerate(values, start=1)]
     if end:
@@ -122,7 +118,7 @@ def test_the_time_between_two_attempts_is_not_the_trials() -> None:
 
 
 def test_a_run_that_begins_knows_that_no_trial_of_the_last_one_runs() -> None:
-    record = record_of(RUN, *trial(1, 0.5, end=None), {**RUN, "number": 2})
+    record = record_of(RUN, *trial(1, 0.5, end=None), replace(RUN, number=2))
     assert record.trials[1].state == "interrupted"
     assert record.runs == 2
 
@@ -149,7 +145,7 @@ def test_a_torn_last_line_is_dropped_and_nothing_is_glued_to_it(study: Storage) 
 
 def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: Storage) -> None:
     with Journal(study) as journal, pytest.raises(ValueError, match="JSON"):
-        journal.append(event("report", trial=1, epoch=1, metrics={"score": float("nan")}))
+        journal.append(EpochReported(0.0, 1, 1, {"score": float("nan")}))
 
 
 HOLD = """
@@ -203,7 +199,7 @@ def test_a_study_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_journal_makes_its_folder(tmp_path: Path) -> None:
     with Journal(Storage(str(tmp_path)) / "new" / "study") as journal:
         journal.append(RUN)
-    assert json.loads((tmp_path / "new" / "study" / EVENTS).read_text()) == RUN
+    assert from_line((tmp_path / "new" / "study" / EVENTS).read_bytes()) == RUN
 
 
 @pytest.mark.parametrize("kind", ["start", "end"])
@@ -213,7 +209,7 @@ def test_the_start_and_the_end_of_a_trial_are_on_the_disk_before_anything_follow
     with Journal(study) as journal:
         synced: list[str] = []
         for line in trial(1, 0.5):
-            monkeypatch.setattr(os, "fdatasync", lambda _, event=line["event"]: synced.append(event))
+            monkeypatch.setattr(os, "fdatasync", lambda _, kind=line.KIND: synced.append(kind))
             journal.append(line)
     assert kind in synced
     assert "report" not in synced, "it waits for those that come with it"
@@ -228,7 +224,7 @@ def test_a_damaged_middle_line_is_told_with_its_number(study: Storage) -> None:
         b"[1]",
         b"7",
     ):
-        lines = [json.dumps(line).encode() for line in [RUN, *trial(1, 0.5)]]
+        lines = [to_line(line).strip() for line in [RUN, *trial(1, 0.5)]]
         path.write_bytes(b"\n".join([lines[0], damage, *lines[1:]]) + b"\n")
         with pytest.raises(StudyError, match=rf"{path}, line 2: must be an event in JSON, got .* \(sed -i 2d\)"):
             load_record(study)
@@ -237,7 +233,7 @@ def test_a_damaged_middle_line_is_told_with_its_number(study: Storage) -> None:
 def test_a_torn_end_of_several_lines_is_no_damage_and_is_cut_off(study: Storage) -> None:
     """A power cut may leave zeros where the last lines were to be."""
     path = folder(study) / EVENTS
-    whole = json.dumps(RUN).encode() + b"\n"
+    whole = to_line(RUN).strip() + b"\n"
     path.write_bytes(whole + b"\0" * 100 + b"\n\xff\n" + b'{"event": "sta')
     assert load_record(study).runs == 1
     Journal(study).close()
@@ -245,7 +241,7 @@ def test_a_torn_end_of_several_lines_is_no_damage_and_is_cut_off(study: Storage)
 
 
 def test_an_event_of_a_newer_version_is_told(study: Storage) -> None:
-    (folder(study) / EVENTS).write_text(json.dumps(RUN) + '\n{"event": "pause", "time": 1}\n')
+    (folder(study) / EVENTS).write_text(to_line(RUN).decode().strip() + '\n{"event": "pause", "time": 1}\n')
     with pytest.raises(StudyError, match=r"line 2: event 'pause' is not known to this version.*: use that version"):
         load_record(study)
 
@@ -254,8 +250,8 @@ def test_an_event_of_a_newer_version_is_told(study: Storage) -> None:
     "line", ['{"event": "report", "trial": 7}', '{"event": "report", "trial": 1, "epoch": 1}', '{"event": "start"}']
 )
 def test_an_event_that_is_not_whole_is_told(study: Storage, line: str) -> None:
-    start = json.dumps(event("start", trial=1, params={}))
-    (folder(study) / EVENTS).write_text(f"{json.dumps(RUN)}\n{start}\n{line}\n{json.dumps(RUN)}\n")
+    run, start = to_line(RUN), to_line(event("start", trial=1, params={}))
+    (folder(study) / EVENTS).write_bytes(run + start + line.encode() + b"\n" + run)
     with pytest.raises(StudyError, match=rf"{EVENTS}, line 3: event '\w+' is not whole"):
         load_record(study)
 
@@ -286,7 +282,7 @@ def append_until_refused(journal: Journal) -> tuple[int, str]:
     raise AssertionError("the disk is not full")
 
 
-def report(epoch: int) -> dict[str, Any]:
+def report(epoch: int) -> Event:
     return event("report", trial=1, epoch=epoch, metrics={"score": 0.5})
 
 
@@ -310,12 +306,13 @@ def test_a_full_disk_under_the_events_is_told_and_tears_nothing(tmp_path: Path) 
 
 LIMITED = """
 import resource, sys
+from tuner.events.event import EpochReported
 from tuner.events.log import Journal
 from tuner.storage.storage import Storage
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with Journal(Storage(sys.argv[1])) as journal:
     while True:
-        journal.append({"event": "report", "time": 0.0, "trial": 1, "epoch": 1, "metrics": {"score": 0.5}})
+        journal.append(EpochReported(0.0, 1, 1, {"score": 0.5}))
 """
 
 

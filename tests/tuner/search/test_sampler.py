@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.studies import study_spec
+from tests.written_event import event
 from tuner.events.state import StudyRecord
 from tuner.search import sampler
 from tuner.search.sampler import Sampler, value_for_sampler
@@ -23,9 +24,9 @@ class Study:
         self.sampler = Sampler(record)
         self.clock = 0.0
 
-    def event(self, event: str, **fields: Any) -> None:
+    def event(self, kind: str, **fields: Any) -> None:
         self.clock += 1
-        self.record.apply({"event": event, "time": self.clock, **fields})
+        self.record.apply(event(kind, self.clock, **fields))
 
     def begin(self) -> tuple[int, dict[str, Any]]:
         proposal = self.sampler.ask()
@@ -103,8 +104,8 @@ def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameter
 def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
     record = StudyRecord(study_spec(budget={"trials": 3}))
     # The second trial's process was up first; then the driver died.
-    record.apply({"event": "start", "time": 1.0, "trial": 2, "params": {"x": 0.2}})
-    record.apply({"event": "stop", "time": 2.0, "state": "interrupted", "reason": None})
+    record.apply(event("start", 1.0, trial=2, params={"x": 0.2}))
+    record.apply(event("stop", 2.0, state="interrupted"))
     study = Study(record)
     numbers = []
     for _ in range(3):

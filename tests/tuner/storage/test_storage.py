@@ -17,6 +17,7 @@ from tests.workloads.replay import Config, write_checkpoint
 from tuner.display.show import studies
 from tuner.errors import StudyError
 from tuner.events import bucket as buckets
+from tuner.events.event import RunEnded
 from tuner.events.log import Journal, is_running, read_events
 from tuner.events.state import load_record
 from tuner.spec.study import to_json
@@ -113,7 +114,7 @@ def test_checkpoints_live_in_either_kind(storage: Storage, tmp_path: Path) -> No
 
 def test_a_journal_lives_in_either_kind(storage: Storage) -> None:
     study = study_of(storage)
-    event = {"event": "stop", "time": 1.0, "state": "finished", "reason": None}
+    event = RunEnded(1.0, "finished", None)
     for _ in range(2):
         with Journal(study) as journal:
             journal.append(event)

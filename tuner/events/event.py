@@ -1,0 +1,228 @@
+"""What can happen in a study: a class for each kind of event, and how an event is a line of JSON.
+
+A line has "event", the kind, and "time"; the other keys are the fields of the kind's class:
+
+    {"event": "start", "time": 1764103455.2, "trial": 1, "params": {"learning_rate": 0.001}}
+
+A field that has a default is left out of the line where it has that value. Keys that a class doesn't have are passed
+over when a line is read: logs of earlier versions hold some, and nothing is made of them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
+from types import UnionType
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
+
+from tuner import __version__
+
+FORMAT_VERSION = 1
+"""Of the lines, written with each run of a study; a run that names none has written the first. A later version may be
+read by another rule than this one's, so it isn't read at all."""
+
+TrialEnd = Literal["finished", "stopped", "failed"]
+"""How a trial ends: by itself, by early stopping or the study's end, or by an error."""
+
+StudyEnd = Literal["finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunBegan:
+    """A run or a resume of the study began: the first line of a log, and the first of each resume."""
+
+    KIND: ClassVar = "run"
+    time: float
+    """Seconds since 1970, as of every event."""
+    number: int
+    """From 1."""
+    host: str
+    pid: int
+    versions: dict[str, str]
+    """By library."""
+    overrides: tuple[str, ...]
+    """What the command line changed: KEY=VALUE."""
+    tracking_uri: str
+    """Where MLflow is, without secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial was given to a slot, for the first time or again."""
+
+    KIND: ClassVar = "start"
+    time: float
+    trial: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReported:
+    """A trial finished an epoch."""
+
+    KIND: ClassVar = "report"
+    time: float
+    trial: int
+    epoch: int
+    metrics: dict[str, float]
+    startup_seconds: float | None = None
+    """From the sampler's proposal to the beginning of the trial's first epoch."""
+    gpu_share: float | None = None
+    """The most that the trial has taken of its GPU's memory, 0 to 1."""
+    again: bool = False
+    """Whether it had reported this epoch before, and was rewound since."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesStored:
+    """Images of a trial's best epochs came into the storage."""
+
+    KIND: ClassVar = "images"
+    time: float
+    trial: int
+    images: tuple[str, ...]
+    """Paths under the trial's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRewound:
+    """A killed trial continues from an earlier epoch: what it reported of later ones it will report again."""
+
+    KIND: ClassVar = "back"
+    time: float
+    trial: int
+    epoch: int
+    """0: it begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """A trial ended."""
+
+    KIND: ClassVar = "end"
+    time: float
+    trial: int
+    value: float | None
+    """The objective's best value, None if it reported none."""
+    best_epoch: int | None
+    state: TrialEnd
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run of the study ended."""
+
+    KIND: ClassVar = "stop"
+    time: float
+    state: StudyEnd
+    reason: str | None
+
+
+Event = RunBegan | TrialStarted | EpochReported | ImagesStored | TrialRewound | TrialEnded | RunEnded
+
+
+class NewerFormatError(ValueError):
+    """A later version of tuner wrote the line, and this one can't know what it means."""
+
+
+class IncompleteEventError(ValueError):
+    """A line lacks a part of its event, or has it in another type."""
+
+
+def to_line(event: Event) -> bytes:
+    """The event in JSON, with its newline. Raises ValueError for a number that JSON doesn't have, NaN or infinity."""
+    found = _LAYOUTS[event.KIND].to_json(event)
+    if isinstance(event, RunBegan):
+        found["format_version"] = FORMAT_VERSION
+    return (_ENCODE(found) + "\n").encode()
+
+
+def from_line(line: bytes) -> Event | None:
+    """The event of a line, None if the line is none at all, as a torn one.
+
+    Raises NewerFormatError or IncompleteEventError.
+    """
+    try:
+        text = line.strip().decode()
+        found, end = _DECODE(text)
+    except ValueError:
+        return None
+    if end != len(text) or not isinstance(found, dict):
+        return None
+    if "format_version" in found:
+        _check_version(found)
+    kind = found.get("event")
+    if not isinstance(kind, str):
+        return None
+    layout = _LAYOUTS.get(kind)
+    if layout is None:
+        raise NewerFormatError(
+            f"event {kind!r} is not known to this version; a newer one may have written it: use that version of tuner"
+        )
+    return layout.from_json(found)
+
+
+def _check_version(found: dict[str, Any]) -> None:
+    version = found["format_version"]
+    if not isinstance(version, int) or version < 1:
+        raise IncompleteEventError(f"format_version must be a whole number from 1 on, got {version!r}")
+    if version > FORMAT_VERSION:
+        versions = found.get("versions")
+        by = versions.get("tuner") if isinstance(versions, dict) else None
+        raise NewerFormatError(
+            f"format_version must be at most {FORMAT_VERSION} for this tuner ({__version__}), got {version}: use "
+            f"{f'tuner {by}, which wrote it, or a later one' if by else 'the tuner that wrote it'}"
+        )
+
+
+class _Layout:
+    """How one kind of event is laid out in JSON: read from its class, once."""
+
+    def __init__(self, kind: type[Event]):
+        self._kind: Any = kind
+        names = [field.name for field in fields(kind)]
+        self._keys, self._values = ("event", *names), attrgetter("KIND", *names)
+        self._left_out = [(field.name, field.default) for field in fields(kind) if field.default is not MISSING]
+        """Where they are their default."""
+        hints = get_type_hints(kind)
+        self._rules = [(field.name, field.default, *_rule(hints[field.name])) for field in fields(kind)]
+
+    def to_json(self, event: Event) -> dict[str, Any]:
+        found = dict(zip(self._keys, self._values(event), strict=True))
+        for name, default in self._left_out:
+            if found[name] == default:
+                del found[name]
+        return found
+
+    def from_json(self, found: dict[str, Any]) -> Event:
+        values = []
+        for name, default, types, choices in self._rules:
+            value = found.get(name, default)
+            kind = type(value)
+            if kind not in types or (kind is str and choices and value not in choices):
+                # A log of an earlier version need not have what may be unknown.
+                if value is not MISSING or type(None) not in types:
+                    raise IncompleteEventError(
+                        f"event {self._kind.KIND!r} is not whole: {name} is "
+                        f"{'not there' if value is MISSING else repr(value)[:60]}"
+                    )
+                value = None
+            values.append(tuple(value) if kind is list else value)
+        return cast(Event, self._kind(*values))
+
+
+def _rule(hint: Any) -> tuple[frozenset[type], tuple[str, ...]]:
+    """What JSON may have in place of a field of this type: the types, and of strings the values if they are few."""
+    if get_origin(hint) is Literal:
+        return frozenset({str}), get_args(hint)
+    parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    in_json: dict[Any, set[type]] = {float: {float, int}, tuple: {list}}
+    origins = [get_origin(part) or part for part in parts]
+    return frozenset(kind for origin in origins for kind in in_json.get(origin, {origin})), ()
+
+
+_ENCODE = json.JSONEncoder(allow_nan=False).encode
+_DECODE = json.JSONDecoder().raw_decode
+_LAYOUTS = {kind.KIND: _Layout(kind) for kind in get_args(Event)}
