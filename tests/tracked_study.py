@@ -108,9 +108,18 @@ def _held(client: MlflowClient, run: Any, parent: str) -> dict[str, Any]:
     }
 
 
+def _at_the_end(trial: int) -> dict[str, list[tuple[int, float]]]:
+    """What a trial's run has when it has ended."""
+    return {
+        "best/score": [(3, 0.1 * trial * 3)],
+        "trial/epochs": [(3, 3.0)],
+        "trial/seconds": [(3, 17.0)],
+    }
+
+
 EXPECTED: dict[str, Any] = {
     "study": {
-        "status": "KILLED",
+        "status": "SCHEDULED",
         "params": {"objective": "maximize score", "epochs": "3"},
         "child": False,
         "reason": None,
@@ -126,12 +135,16 @@ EXPECTED: dict[str, Any] = {
             "metrics": {
                 "score": [(epoch, 0.1 * trial * epoch) for epoch in (1, 2, 3)],
                 "loss": [(epoch, 1.0 / epoch) for epoch in (1, 2, 3)],
-                **({} if status == "KILLED" else {"best/score": [(3, 0.1 * trial * 3)]}),
+                **({} if status == "SCHEDULED" else _at_the_end(trial)),
             },
             "images": {}
             if trial > 1
-            else {f"images/frame_a+step+{epoch}{kind}": 1 for epoch in (1, 2, 3) for kind in (".png", ".webp")},
+            else {
+                f"images/{key}+step+{step}{kind}": 1
+                for key, step in (("frame_a", 1), ("frame_a", 2), ("frame_a", 3), ("best frame_a", 0))
+                for kind in (".png", ".webp")
+            },
         }
-        for trial, status in ((1, "FINISHED"), (2, "FAILED"), (3, "KILLED"))
+        for trial, status in ((1, "FINISHED"), (2, "FAILED"), (3, "SCHEDULED"))
     },
 }

@@ -1,11 +1,9 @@
-"""python -m tuner: check, run, resume, list, show, ui."""
+"""python -m tuner: check, run, resume, list, show, ui, sync, optuna."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tuner.cli import jobs
+from tuner.cli.console import console as _console
 from tuner.cli.options import (
     DEFAULT_STORAGE,
     AddressOption,
@@ -29,6 +28,7 @@ from tuner.cli.options import (
     TrackingOption,
     run_app,
 )
+from tuner.cli.tracking import optuna, study_link, sync, ui
 from tuner.errors import StudyError
 from tuner.storage.address import HIDDEN, without_secrets
 from tuner.storage.storage import Storage
@@ -106,7 +106,7 @@ def run(
     options = runs.Options(Storage(storage), tracking_uri, address)
     start = run_or_resume if or_resume else runs.run
     record = start(spec, options, list(overrides or []), console)
-    _print_next_steps(record, storage, console)
+    _print_next_steps(record, storage, console, study_link(Storage(storage), record))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def resume(
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
     record = runs.resume(name, options, list(overrides or []), console)
-    _print_next_steps(record, storage, console)
+    _print_next_steps(record, storage, console, study_link(Storage(storage), record))
 
 
 @app.command("list")
@@ -183,28 +183,9 @@ def _write_tables(name: str | None, storage: str, csv: Path | None, parquet: Pat
         tables.write_parquet(table, parquet)
 
 
-@app.command()
-def ui(
-    storage: StorageOption = DEFAULT_STORAGE,
-    tracking_uri: TrackingOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 5000,
-) -> None:
-    """Start MLflow's UI on the studies of a storage; Ctrl-C ends it."""
-    from tuner.tracking.address import default_tracking_uri, sqlite_file
-
-    place = Storage(storage)
-    uri = tracking_uri or default_tracking_uri(place)
-    database = sqlite_file(uri)
-    if database and not database.is_file():
-        raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
-    _console().print(f"MLflow: http://{host}:{port}  (Ctrl-C ends it)", highlight=False)
-    # In the environment: on the command line everybody on this machine can read it, password and all.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    # Jobs are for language models: seven processes that a study has no use for.
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.execv(sys.executable, command)
+app.command()(ui)
+app.command()(sync)
+app.command()(optuna)
 
 
 for _command in (jobs.submit, jobs.status, jobs.logs, jobs.stop, jobs.fetch):
@@ -216,21 +197,7 @@ def main() -> None:
     run_app(app)
 
 
-class _PatientConsole(Console):
-    """A study doesn't end because nobody reads any more what it says, as in `python -m tuner run … | head`."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _console() -> Console:
-    """Where no terminal sets the width, a table gets room enough for every column."""
-    # No markup: what it is given holds paths, names and exceptions, in whose square brackets rich would see its own.
-    return _PatientConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _print_next_steps(record: object, storage: str, console: Console) -> None:
+def _print_next_steps(record: object, storage: str, console: Console, link: str | None = None) -> None:
     """The ranking and the commands to look closer; the exit status says how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord
@@ -249,10 +216,12 @@ def _print_next_steps(record: object, storage: str, console: Console) -> None:
         commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
     if record.state == "interrupted":
         commands.append((f"python -m tuner resume {name}{at}", "continue the study"))
-    commands.append((f"python -m tuner ui{at}", "compare the runs in MLflow"))
+    commands.append((f"python -m tuner ui {name}{at}", "compare the trials in MLflow"))
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
+    if link:
+        console.print(f"  {link}", highlight=False, soft_wrap=True)
     if HIDDEN in address:
         console.print(
             f"  Replace {HIDDEN} by the secret of the address; or leave the keys out of it, and set "

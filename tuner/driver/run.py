@@ -39,7 +39,7 @@ from tuner.spec.validation_errors import nearest
 from tuner.storage.address import HIDDEN, without_secrets
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
-from tuner.tracking.address import default_tracking_uri
+from tuner.tracking.address import check_tracking_uri, default_tracking_uri, unreachable
 from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
 
@@ -86,6 +86,7 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
     options.storage.check_writable()
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
+    check_tracking_uri(tracking_uri)
     return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
 
 
@@ -105,6 +106,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if HIDDEN in tracking_uri:
         raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
+    check_tracking_uri(tracking_uri)
     # In a bucket, whether it is run is found out by watching, when the journal is opened.
     if record.state == "running" and study.local:
         raise being_run(study)
@@ -176,6 +178,15 @@ def _start(
     study = options.storage / spec.name
     if options.address is None:
         cluster.plan(spec.resources, *cluster.machine_capacity())
+    if trouble := unreachable(tracking_uri):
+        console.print(
+            f"warning: {trouble}: the study runs, and MLflow gets all of it when it answers, or by "
+            f"`python -m tuner sync {spec.name} --tracking-uri URI`",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     with console.status("reading the data, and decoding what isn't decoded yet …"):
         prepared = prepare(spec)
     console.print(f"{spec.name}: {prepared.summary}", highlight=False, soft_wrap=True)

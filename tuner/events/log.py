@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 from tuner.errors import StorageError, StudyError
@@ -203,3 +204,12 @@ def _lock(storage: Storage) -> int:
                 os.close(handle)
                 raise bucket.being_run(storage) from None
             time.sleep(0.02)
+
+
+def local_copy(study: Storage, folder: Path) -> Path:
+    """A local file with the events of a study: its own, or, of one in a bucket, a copy in `folder`."""
+    if study.local:
+        return study.local / EVENTS
+    copy = folder / EVENTS
+    copy.write_bytes(bucket.read_events(study, EVENTS) or b"")
+    return copy

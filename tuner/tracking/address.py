@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tuner.errors import StudyError
+from tuner.storage.address import without_secrets
 from tuner.storage.storage import Storage
 
 
@@ -39,3 +42,40 @@ def artifact_location(uri: str, study: Storage) -> str | None:
     if uri.startswith("http") or study.local is None:
         return None
     return (study.local.parent / "artifacts").as_uri()
+
+
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_REACH_SECONDS = 5.0
+
+
+def check_tracking_uri(uri: str) -> None:
+    """Raises StudyError for what MLflow can't track to."""
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise StudyError(
+            f"--tracking-uri: an MLflow server (http://host:port) or a database (sqlite:///FILE, postgresql://…) is "
+            f"needed, got {without_secrets(uri)!r}; correct it, or leave it out: an SQLite file in the storage is taken"
+        )
+
+
+def unreachable(uri: str) -> str | None:
+    """Why nothing answers at the address of an MLflow, in a sentence; None if something does, or it is a file."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    try:
+        port = parts.port or _PORTS.get(scheme)
+        if not parts.hostname or port is None:
+            return None
+        socket.create_connection((parts.hostname, port), _REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return f"nothing answers at {without_secrets(uri)} ({error})"
+    return None
+
+
+def server_page(uri: str) -> str | None:
+    """The page of an MLflow server, without user and password, which a browser asks for; None for a database."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"

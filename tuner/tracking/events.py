@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from tuner.events.event import (
     EpochReported,
@@ -16,23 +19,47 @@ from tuner.events.event import (
     TrialRewound,
     TrialStarted,
 )
-from tuner.spec.study import StudySpec
+from tuner.events.state import StudyRecord
+from tuner.spec.space import Float, Int
 from tuner.tracking.batch import Batch, BatchWriter
 from tuner.tracking.calls import RefusalError, repeated
+from tuner.tracking.experiment_page import ExperimentPage
 from tuner.tracking.images import Pictures
+from tuner.tracking.names import best_metric, logarithm_of
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
-_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+# MLflow's lists show a red cross for FAILED and KILLED: only what failed is to have one. The tag tuner.state says more.
+_STATUS = {
+    "running": "RUNNING",
+    "paused": "RUNNING",
+    "interrupted": "SCHEDULED",  # it waits for a resume
+    "stopped": "FINISHED",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+}
+_FILES = ("study.toml", "study.json", "report.html")
+"""Of the study's folder, in the parent run's artifacts."""
+_ENDED = ("FINISHED", "FAILED")
 
 
 class EventWriter:
     """Writes events to the runs of one study. Writing an event twice does no harm."""
 
-    def __init__(self, spec: StudySpec, runs: Runs, pictures: Pictures, state: TrackingState, took: Callable[[], None]):
-        """took: called after each call that MLflow took."""
-        self._spec, self._runs, self._pictures, self._state, self._took = spec, runs, pictures, state, took
+    def __init__(
+        self,
+        record: StudyRecord,
+        runs: Runs,
+        pictures: Pictures,
+        state: TrackingState,
+        took: Callable[[], None],
+    ):
+        """record: what the events before the first that is written add up to. took: called after each call that MLflow
+        took."""
+        self._record, self._spec = record, record.spec
+        self._runs, self._pictures, self._state, self._took = runs, pictures, state, took
         self._sender = BatchWriter(runs, state, took)
+        self._page = ExperimentPage(record.spec, runs, state, took)
         self._batches: defaultdict[int | None, Batch] = defaultdict(Batch)
         """By trial, None for the parent run."""
 
@@ -40,17 +67,20 @@ class EventWriter:
         """Raises what MLflow raises in an outage; then all is to be written again."""
         self._batches.clear()
         for event in events:
+            try:
+                self._record.apply(event)
+            except LookupError as error:
+                self._state.skip(f"an event that can't follow those before it, {str(event)[:80]}: {error!r}")
+                continue
             match event:
                 case RunBegan():
                     self._begin_run(event)
                 case TrialStarted():
-                    self._begin(event.trial, event.time)
-                    self._batches[event.trial].params |= event.params
+                    self._start(event)
                 case EpochReported():
                     self._report(event)
                 case ImagesStored():
-                    self._runs.of(event.trial, event.time)
-                    self._pictures.log(self._runs, event.trial, event.images, event.time)
+                    self._store_images(event)
                 case TrialRewound():
                     pass  # MLflow can't forget
                 case TrialEnded():
@@ -59,6 +89,31 @@ class EventWriter:
                     self._end_run(event)
         for trial in list(self._batches):
             self._send(trial)
+        self._page.update()
+
+    def finish(self) -> None:
+        """Log what the study's end leaves beside the events. Raises what MLflow raises in an outage."""
+        self._pictures.log_files(self._runs, self._runs.of(None, self._record.created), _FILES)
+        if note := self._winner():
+            self._page.write_note(note)
+
+    def _winner(self) -> str | None:
+        """A note on the study's best trial, in Markdown; None if no trial can win."""
+        ranking = self._record.ranking()
+        if not ranking:
+            return None
+        best, objective, experiment = ranking[0], self._spec.objective, self._runs.experiment
+        run = self._runs.of(best.id, self._record.created)
+        rows = "\n".join(f"| {name} | `{value}` |" for name, value in best.params.items())
+        images = "".join(
+            f'\n\n{title}:<br><img src="get-artifact?path={quote(path, safe="")}&run_uuid={run}">'
+            for title, path in self._pictures.best_of(self._runs, run)
+        )
+        return (
+            f"**Study {self._spec.name}**, {self._record.state}: {len(self._record.ended)} trials. Winner: "
+            f"[trial {best.id}](#/experiments/{experiment}/runs/{run}), {objective.metric} {best.value:.6g} "
+            f"at epoch {best.best_epoch}.\n\n| hyperparameter | value |\n|---|---|\n{rows}{images}"
+        )
 
     def _begin_run(self, event: RunBegan) -> None:
         self._runs.doubtful = self._runs.doubtful or event.number > 1
@@ -67,6 +122,25 @@ class EventWriter:
         batch.params |= {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed}
         batch.tags |= {f"tuner.version.{name}": version for name, version in event.versions.items()}
 
+    def _start(self, event: TrialStarted) -> None:
+        self._begin(event.trial, event.time)
+        batch = self._batches[event.trial]
+        batch.params |= event.params
+        batch.tags["tuner.state"] = "running"
+        for name, value in event.params.items():
+            dimension = self._spec.space.get(name)
+            # MLflow's scatter plots and parallel coordinates have linear axes alone.
+            if isinstance(dimension, Float | Int) and dimension.log and isinstance(value, float | int) and value > 0:
+                batch.params[logarithm_of(name)] = math.log10(value)
+
+    def _store_images(self, event: ImagesStored) -> None:
+        self._runs.of(event.trial, event.time)
+        keys = self._pictures.log(self._runs, event.trial, event.images, event.time)
+        if keys:
+            # Only of runs with this tag do MLflow's charts look for images.
+            self._batches[event.trial].tags["mlflow.loggedImages"] = "True"
+            self._page.found(images=keys)
+
     def _report(self, event: EpochReported) -> None:
         self._runs.of(event.trial, event.time)
         # Of an epoch that was trained again MLflow keeps the first report.
@@ -74,6 +148,7 @@ class EventWriter:
             for name, value in event.metrics.items():
                 if name != "epoch":
                     self._measure(event.trial, name, value, event.time, event.epoch)
+            self._page.found(event.metrics)
 
     def _end(self, event: TrialEnded) -> None:
         trial, at = event.trial, event.time
@@ -84,10 +159,17 @@ class EventWriter:
             tags["tuner.reason"] = event.reason
         if event.value is not None and event.best_epoch is not None:
             # The run's own metric ends on its last epoch; a comparison of runs wants their best.
-            best = f"best/{self._spec.objective.metric.removeprefix('best/')}"
+            best = best_metric(self._spec.objective.metric)
             self._runs.of(None, at)
             self._measure(trial, best, event.value, at, event.best_epoch)
             self._measure(None, best, event.value, at, trial)
+            self._log_best_images(trial, event.best_epoch, at)
+        known = self._record.trials[trial]
+        self._measure(trial, "trial/epochs", known.epoch, at, known.epoch)
+        self._measure(trial, "trial/seconds", round(known.seconds(at), 3), at, known.epoch)
+        if known.startup_seconds is not None:
+            self._measure(trial, "trial/startup_seconds", known.startup_seconds, at, known.epoch)
+        self._page.found(["trial/epochs", best_metric(self._spec.objective.metric)])
         self._send(trial)
         self._set_status(run, _name(trial), event.state, at)
 
@@ -97,7 +179,9 @@ class EventWriter:
             self._send(trial)
         # A trial that is to go on later doesn't run now.
         for child in list(self._runs.running_children()):
-            self._set_status(child, "a trial", "interrupted", event.time)
+            self._change(child, "a trial", partial(self._interrupt, child))
+        self._batches[None].tags["tuner.state"] = event.state
+        self._send(None)
         self._set_status(parent, "the study", event.state, event.time)
 
     def _begin(self, trial: int | None, at: float) -> None:
@@ -108,8 +192,20 @@ class EventWriter:
         else:
             self._runs.of(trial, at)
 
+    def _interrupt(self, run: str) -> None:
+        self._runs.client.set_tag(run, "tuner.state", "interrupted")
+        self._runs.client.update_run(run, status=_STATUS["interrupted"])
+
     def _set_status(self, run: str, name: str, state: str, at: float) -> None:
-        self._change(run, name, lambda: self._runs.client.set_terminated(run, _STATUS[state], int(at * 1000)))
+        status = _STATUS.get(state, "RUNNING")
+        if status in _ENDED:
+            self._change(run, name, lambda: self._runs.client.set_terminated(run, status, int(at * 1000)))
+        else:
+            self._change(run, name, lambda: self._runs.client.update_run(run, status=status))
+
+    def _log_best_images(self, trial: int, epoch: int, at: float) -> None:
+        keys = self._pictures.log_best(self._runs, trial, epoch, at)
+        self._page.found(images=keys)
 
     def _change(self, run: str, name: str, call: Callable[[], Any]) -> None:
         try:

@@ -19,7 +19,7 @@ from tuner.storage.checkpoints import epoch_of
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.tracking.calls import RefusalError, first_line, repeated
-from tuner.tracking.names import fit_image_key
+from tuner.tracking.names import BEST_IMAGE, fit_image_key
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
@@ -38,14 +38,49 @@ class Pictures:
         self._failed = 0
         """How often in a row the place for artifacts failed."""
 
-    def log(self, runs: Runs, trial: int, paths: Sequence[str], at: float) -> None:
-        """paths: under the trial's folder. at: seconds since 1970. Raises what MLflow raises in an outage."""
+    def log(self, runs: Runs, trial: int, paths: Sequence[str], at: float) -> set[str]:
+        """Returns the keys under which MLflow has them. paths: under the trial's folder. at: seconds since 1970.
+
+        Raises what MLflow raises in an outage.
+        """
+        titles = {path: (fit_image_key(Path(path).stem), epoch_of(Path(path).parent.name)) for path in paths}
+        return self._log_all(runs, trial, titles, at)
+
+    def log_best(self, runs: Runs, trial: int, epoch: int, at: float) -> set[str]:
+        """As `log`, of a trial's best epoch, with keys of their own and step 0: trials then stand side by side."""
+        folder = f"images/epoch-{epoch:06d}"
+        names = self._study.names(f"trials/{trial}/{folder}")
+        titles = {f"{folder}/{name}": (fit_image_key(f"{BEST_IMAGE}{Path(name).stem}"), 0) for name in names}
+        return self._log_all(runs, trial, titles, at) if titles else set()
+
+    def best_of(self, runs: Runs, run: str) -> list[tuple[str, str]]:
+        """Title and artifact's path of the images of a trial's best epoch."""
+        there = self._ask(runs, run, "the winner's pictures", lambda: runs.client.list_artifacts(run, _FOLDER)) or []
+        paths = [info.path for info in there if Path(info.path).name.startswith(BEST_IMAGE)]
+        return [(Path(path).name.partition("+step+")[0], path) for path in paths if path.endswith(".png")]
+
+    def log_files(self, runs: Runs, run: str, names: Sequence[str]) -> None:
+        """Files of the study's folder, as far as they are there; one that MLflow has already is passed over."""
+        there = self._ask(runs, run, "the study's files", lambda: runs.client.list_artifacts(run))
+        if there is None:
+            return
+        sizes = {info.path: info.file_size for info in there}
+        with scratch("files") as here:
+            for name in names:
+                data = self._study.read_bytes(name)
+                if data is None or sizes.get(name) == len(data):
+                    continue
+                (here / name).write_bytes(data)
+                self._ask(runs, run, f"the study's {name}", partial(runs.client.log_artifact, run, str(here / name)))
+
+    def _log_all(self, runs: Runs, trial: int, titles: dict[str, tuple[str, int]], at: float) -> set[str]:
+        """titles: key and step in MLflow, by path."""
         run = runs.of(trial, at)
         there = self._ask(runs, run, f"trial {trial}, pictures", lambda: runs.client.list_artifacts(run, _FOLDER))
         if there is None:
-            return
+            return set()
         sizes = {info.path.rpartition("/")[2]: info.file_size for info in there}
-        for folder, group in itertools.groupby(paths, lambda path: path.rpartition("/")[0]):
+        for folder, group in itertools.groupby(titles, lambda path: path.rpartition("/")[0]):
             with scratch("pictures") as here:
                 fetched: Path | None = None
                 for path in group:
@@ -56,7 +91,8 @@ class Pictures:
                     except Exception as error:  # whatever Pillow, a disk or a bucket raise
                         self._state.skip(f"{what}: {first_line(error)}")
                         continue
-                    self._upload(runs, run, what, copies, _named(path, run, at, sizes), sizes)
+                    self._upload(runs, run, what, copies, _named(*titles[path], run, at, sizes), sizes)
+        return {key for key, _ in titles.values()}
 
     def _upload(
         self, runs: Runs, run: str, what: str, copies: dict[str, Path], stem: str, sizes: dict[str, int | None]
@@ -105,10 +141,9 @@ def _copies(picture: Path, folder: Path) -> dict[str, Path]:
     return {".png": whole, "+compressed.webp": small}
 
 
-def _named(path: str, run: str, at: float, sizes: Iterable[str]) -> str:
+def _named(key: str, step: int, run: str, at: float, sizes: Iterable[str]) -> str:
     """How the names of a picture's files begin in MLflow; as an earlier upload's do, if there is one."""
-    folder, _, name = path.rpartition("/")
-    title = f"{fit_image_key(Path(name).stem)}+step+{epoch_of(folder.rpartition('/')[2])}+"
+    title = f"{key}+step+{step}+"
     for known in sizes:
         if known.startswith(title):
             return known.removesuffix("+compressed.webp").removesuffix(".png")

@@ -13,6 +13,8 @@ from typing import Any
 _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 8000
+BEST_IMAGE = "best "
+"""How the key of an image of a trial's best epoch begins. Its step is 0: trials then stand side by side."""
 _IMAGE_KEY_LENGTH = 100  # with step, time and MLflow's suffix it becomes a file's name, of at most 255 bytes
 
 
@@ -36,6 +38,16 @@ def fit_param(value: Any) -> str:
 
 def fit_tag(value: Any) -> str:
     return _text(value, _TAG_LENGTH)
+
+
+def best_metric(metric: str) -> str:
+    """The metric that a trial's best value of another has; a comparison of runs wants it, and not the last epoch's."""
+    return f"best/{metric.removeprefix('best/')}"
+
+
+def logarithm_of(param: str) -> str:
+    """The parameter beside one whose space is logarithmic."""
+    return f"log10 {param}"
 
 
 def _distinct(name: str, clean: str, length: int) -> str:

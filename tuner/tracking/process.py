@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -36,9 +37,11 @@ class TrackingProcess:
         if self._process is not None:
             return
         self._connection, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_follow, args=(*self._arguments, theirs), name="tracking", daemon=True)
+        self._process = _SPAWN.Process(target=_follow, args=(*self._arguments, theirs), name="tracking")
         self._process.start()
         theirs.close()
+        # A process that isn't told to finish sees its pipe closed when this one ends, which waits for it.
+        multiprocessing.util.Finalize(self, self._connection.close, exitpriority=10)
 
     @property
     def trouble(self) -> str | None:
@@ -73,8 +76,10 @@ class TrackingProcess:
 
 def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection: Connection[Any, Any]) -> None:
     """The child process: reports its status, and waits for the timeout with which to finish."""
-    # A terminal's Ctrl-C goes to all processes; how the study ends is still to be tracked.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to all processes of a terminal, the SIGTERM of `ray job stop` to all of a job: how the study ends is
+    # still to be tracked.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # What is tried again is no news; what stays is reported as trouble.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     tracker = Tracker(spec, study, events, uri)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tuner.errors import TunerError
 from tuner.events.event import Event, IncompleteEventError, NewerFormatError, from_line
+from tuner.events.state import StudyRecord
 from tuner.spec.study import StudySpec
 from tuner.storage.address import redacted
 from tuner.storage.storage import Storage
@@ -36,11 +37,16 @@ _IDLE_FACTOR, _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 3, 0.5, 10.0
 class Tracker(threading.Thread):
     """Writes a study's events to MLflow until `finish` is called."""
 
-    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str):
-        """study: the study's folder. events: its events file. uri: where MLflow is."""
+    def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str, *, remember: bool = True):
+        """study: the study's folder. events: its events file. uri: where MLflow is.
+
+        remember: whether to go on from where tracking got to before, and to write down in the study's folder how far it
+        gets now; else all of the study is written.
+        """
         super().__init__(name="tracking", daemon=True)
         self._spec, self._study, self._events, self._uri = spec, study, events, uri
-        self._state = TrackingState.load(study, uri, spec.id)
+        self._state = TrackingState.load(study, uri, spec.id, remember)
+        self._remember = remember
         self._pictures = Pictures(study, self._state, self._took)
         self._runs: Runs | None = None
         self._writer: EventWriter | None = None
@@ -64,6 +70,16 @@ class Tracker(threading.Thread):
         return self._state.note
 
     @property
+    def progress(self) -> tuple[int, int]:
+        """How many bytes of the events MLflow has, and of how many."""
+        return self._state.offset, self._events.stat().st_size
+
+    @property
+    def experiment(self) -> str | None:
+        """MLflow's id of the study's experiment; None until it is connected to."""
+        return self._runs.experiment if self._runs else None
+
+    @property
     def runs(self) -> dict[str, str]:
         """MLflow's run id by trial, PARENT for the parent run; found when MLflow is connected to."""
         return self._runs.ids if self._runs else {}
@@ -77,6 +93,7 @@ class Tracker(threading.Thread):
                 self.trouble, delay = None, _MIN_IDLE_SECONDS
                 self._bytes = min(2 * self._bytes, _BYTES_A_STEP)
                 if self._ending.is_set() and not busy and not self._removed_duplicates():
+                    self._finish_study()
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.trouble = self._sentence(error)
@@ -147,10 +164,21 @@ class Tracker(threading.Thread):
         self._accepted += 1
         self._state.offset, self._state.parent = offset, self.runs.get(PARENT)
         self._state.runs = {trial: run for trial, run in self.runs.items() if trial != PARENT}
-        # Without it the next run of the study says everything again, which does no harm.
-        with contextlib.suppress(TunerError):
-            self._state.save(self._study)
+        self._state.experiment = self.experiment
+        self._save()
         return True
+
+    def _finish_study(self) -> None:
+        """Of a study that has events at all: bring what its end left beside them."""
+        if self._events.stat().st_size:
+            (self._writer or self._connect()).finish()
+            self._save()
+
+    def _save(self) -> None:
+        # Without it the next run of the study says everything again, which does no harm.
+        if self._remember:
+            with contextlib.suppress(TunerError):
+                self._state.save(self._study)
 
     def _event(self, line: bytes) -> Event | None:
         try:
@@ -168,8 +196,19 @@ class Tracker(threading.Thread):
         if duplicates or parent is None or self._state.parent not in (None, parent):
             # Of two runs that were one, each may lack what the other got; a database that was lost lacks everything.
             self._state.reset()
-        self._writer = EventWriter(self._spec, self._runs, self._pictures, self._state, self._took)
+        self._writer = EventWriter(self._past(), self._runs, self._pictures, self._state, self._took)
         return self._writer
+
+    def _past(self) -> StudyRecord:
+        """What the events add up to that MLflow has."""
+        record = StudyRecord(self._spec)
+        with self._events.open("rb") as stream:
+            for line in stream.read(self._state.offset).split(b"\n"):
+                # What can't be read was told when it was its turn.
+                with contextlib.suppress(IncompleteEventError, NewerFormatError, LookupError):
+                    if (event := from_line(line)) is not None:
+                        record.apply(event)
+        return record
 
     def _removed_duplicates(self) -> bool:
         """Whether a trial had two runs after all; then all is said again."""
@@ -177,6 +216,7 @@ class Tracker(threading.Thread):
             return False
         self._duplicate_searches_left -= 1
         self._state.reset()
+        self._writer = None
         return True
 
     def _made(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.tuner.test_best import run_study
 from tuner.best import app as best_app
 from tuner.cli import app as cli
+from tuner.cli.console import console
 from tuner.cli.options import run_app
 from tuner.events.state import load_record
 from tuner.storage.storage import Storage
@@ -255,13 +256,13 @@ def test_the_commands_after_a_study_can_be_pasted_and_tell_no_secret(
     run_study(Storage(str(tmp_path)))
     record = load_record(Storage(str(tmp_path)) / "a")
     monkeypatch.setenv("COLUMNS", "60")
-    cli._print_next_steps(record, "my studies [/x]", cli._console())
+    cli._print_next_steps(record, "my studies [/x]", console())
     out = capsys.readouterr().out
-    assert "python -m tuner ui --storage 'my studies [/x]'" in out
+    assert "python -m tuner ui a --storage 'my studies [/x]'" in out
     assert "***" not in out
-    cli._print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", cli._console())
+    cli._print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", console())
     out = capsys.readouterr().out
-    assert "python -m tuner ui --storage 's3://KEY:***@bucket/x?region=r'" in out
+    assert "python -m tuner ui a --storage 's3://KEY:***@bucket/x?region=r'" in out
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in out
     assert "dden" not in out
 
@@ -282,7 +283,7 @@ def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
 
 def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from tuner.cli.app import _console; console = _console();"
+        "from pathlib import Path; from tuner.cli import console as home; console = home.console();"
         f"[console.print('x' * 1000) for _ in range(1000)]; Path({str(tmp_path / 'reached')!r}).touch()"
     )
     command = f'set -o pipefail; {sys.executable} -c "{code}" | head -1 > /dev/null'
@@ -292,7 +293,7 @@ def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) ->
 
 
 def test_help_is_there_for_every_command(tuner: Command) -> None:
-    for command in ("check", "run", "resume", "list", "show", "ui"):
+    for command in ("check", "run", "resume", "list", "show", "ui", "sync", "optuna"):
         status, out, _ = tuner(command, "--help")
         assert status == 0
         assert "--" in out

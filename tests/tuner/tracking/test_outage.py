@@ -66,6 +66,8 @@ def after_resume() -> dict[str, Any]:
         "score": [*EXPECTED["3"]["metrics"]["score"], (4, 1.5)],
         "loss": [*EXPECTED["3"]["metrics"]["loss"], (4, 0.1)],
         "best/score": [(4, 1.5)],
+        "trial/epochs": [(4, 4.0)],
+        "trial/seconds": [(4, 14.0)],
     }
     parent = {"best/score": [*EXPECTED["study"]["metrics"]["best/score"], (3, 1.5)]}
     return {

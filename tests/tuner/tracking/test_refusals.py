@@ -185,7 +185,7 @@ def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowSer
     study.write(events)
     assert study.track() == 0
     seen = study.seen()
-    assert len(seen["1"]["images"]) == 10
+    assert len(seen["1"]["images"]) == 12
     assert len(seen["1"]["params"]) == 151
     assert seen["1"]["metrics"].pop(fit_name("iou/car & truck")) == [(1, 0.5)]
     assert seen["1"]["metrics"] == EXPECTED["1"]["metrics"]

@@ -1,0 +1,141 @@
+"""python -m tuner: ui, sync, optuna: a study in the tools that others made."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from tuner.cli.browser import has_desktop
+from tuner.cli.console import console
+from tuner.cli.options import DEFAULT_STORAGE, Name, StorageOption, TrackingOption
+from tuner.errors import StudyError
+from tuner.events.state import StudyRecord
+from tuner.storage.address import HIDDEN, without_secrets
+from tuner.storage.storage import Storage
+
+DEFAULT_PORT = 5000
+_SYNC_PATIENCE_SECONDS = 60.0
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study.")]
+
+
+def ui(
+    name: Name = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    tracking_uri: TrackingOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = DEFAULT_PORT,
+    opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the page, where there is a desktop.")] = True,
+) -> None:
+    """Show a study in MLflow: the link to its trials, and MLflow's UI until Ctrl-C unless a server runs already."""
+    from tuner.tracking.address import default_tracking_uri, server_page, sqlite_file
+
+    place, record = Storage(storage), _newest(storage, name)
+    uri = tracking_uri or (record and record.tracking_uri) or default_tracking_uri(place)
+    if HIDDEN in uri:
+        raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
+    server = server_page(uri)
+    database = sqlite_file(uri)
+    if database and not database.is_file():
+        raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
+    serves = server is None
+    server = server or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    link = (record and study_link(place, record, server)) or server
+    console().print(f"MLflow: {link}{'  (Ctrl-C ends it)' if serves else ''}", highlight=False, soft_wrap=True)
+    if opens and has_desktop():
+        # A process of its own: this one becomes the server, which the page has to wait for.
+        subprocess.Popen([sys.executable, "-m", "tuner.cli.browser", link], start_new_session=True)
+    if not serves:
+        return
+    # In the environment: on the command line everybody on this machine can read it, password and all.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    # Jobs are for language models: seven processes that a study has no use for.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.execv(sys.executable, command)
+
+
+def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageOption = DEFAULT_STORAGE) -> None:
+    """Write a study into an MLflow, an empty one too. Repeat it as you like: nothing is doubled."""
+    from tuner.events.log import local_copy
+    from tuner.events.state import load_record
+    from tuner.storage.scratch import scratch
+    from tuner.tracking.address import check_tracking_uri, default_tracking_uri, server_page, unreachable
+    from tuner.tracking.tracker import Tracker
+    from tuner.tracking.views import view_link
+
+    place = Storage(storage)
+    record = load_record(place / name)
+    uri = tracking_uri or default_tracking_uri(place)
+    check_tracking_uri(uri)
+    if trouble := unreachable(uri):
+        raise StudyError(f"--tracking-uri: {trouble}; start that server, or give another address")
+    with scratch("sync") as folder:
+        tracker = Tracker(record.spec, place / name, local_copy(place / name, folder), uri, remember=False)
+        tracker.start()
+        with Progress(console=console(), transient=True) as progress:
+            task = progress.add_task(f"{name} to {without_secrets(uri)}", total=None)
+
+            def show() -> bool:
+                done, total = tracker.progress
+                progress.update(task, completed=done, total=total)
+                return False
+
+            left = tracker.finish(_SYNC_PATIENCE_SECONDS, abandoned=show)
+    if left:
+        raise StudyError(
+            f"--tracking-uri: MLflow takes nothing ({tracker.trouble}), {left} events are left; the same command again "
+            "sends them"
+        )
+    server = server_page(uri)
+    where = view_link(record.spec, server, tracker.experiment or "") if server else without_secrets(uri)
+    console().print(f"{name}: {len(record.trials)} trials are in {where}", highlight=False, soft_wrap=True)
+    if tracker.skipped:
+        console().print(tracker.skipped, style="yellow", highlight=False, soft_wrap=True)
+
+
+def optuna(
+    name: StudyName,
+    to: Annotated[
+        str, typer.Option("--to", metavar="URL_OR_FILE", help="sqlite:///FILE or another database, or a journal file.")
+    ],
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Write a study as an Optuna storage, for optuna-dashboard and Optuna's own functions."""
+    from tuner.events.state import load_record
+    from tuner.search.optuna_storage import write_optuna_storage
+
+    record = load_record(Storage(storage) / name)
+    write_optuna_storage(record, to)
+    shown = without_secrets(to)
+    console().print(f"{name}: {len(record.trials)} trials are in {shown}", highlight=False, soft_wrap=True)
+    console().print(f"  optuna-dashboard {shlex.quote(shown)}   shows them", highlight=False, soft_wrap=True)
+
+
+def study_link(storage: Storage, record: StudyRecord, server: str | None = None) -> str | None:
+    """The page of a study's trials in MLflow, best first; None as long as MLflow has nothing of it.
+
+    server: http://host:port; left out, the server that it was tracked to, or the one that `ui` starts.
+    """
+    from tuner.tracking.address import server_page
+    from tuner.tracking.state import experiment_of
+    from tuner.tracking.views import view_link
+
+    experiment = experiment_of(storage / record.spec.name)
+    server = server or server_page(record.tracking_uri or "") or f"http://127.0.0.1:{DEFAULT_PORT}"
+    return experiment and view_link(record.spec, server, experiment)
+
+
+def _newest(storage: str, name: str | None) -> StudyRecord | None:
+    """The study of that name, or the newest; None if none is named and there is none."""
+    from tuner.display import show as shows
+
+    if name is not None:
+        return shows.find(Storage(storage), name)
+    found, _ = shows.studies(Storage(storage))
+    return found[-1] if found else None

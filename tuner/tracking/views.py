@@ -1,0 +1,221 @@
+"""Saved views of MLflow's runs page: what a study shows of itself at first glance.
+
+A view is a tag of the experiment. MLflow's Views menu lists it by its name, and a link opens it. The format is that of
+MLflow 3.17's own menu (Views, 'Save as new view').
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.spec.space import Choice
+from tuner.spec.study import StudySpec
+from tuner.tracking.names import BEST_IMAGE, best_metric, fit_name, logarithm_of
+
+PREFIX = "mlflow.sharedViewState."
+_MINE = "tuner"  # a key that MLflow's own menu doesn't write, and so drops when a person saves over a view
+_MOST_IMAGES, _MOST_SCATTERS = 12, 24
+_SECTION = "study"
+
+
+@dataclass(frozen=True)
+class View:
+    key: str
+    """Of the tag, and in the link."""
+    name: str
+    state: Mapping[str, Any]
+
+    @property
+    def tag(self) -> str:
+        return PREFIX + self.key
+
+
+def study_views(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> tuple[View, ...]:
+    """A table of the trials, best first, and charts. metrics, images: what MLflow has of them, by their names there."""
+    return (
+        View(view_key(spec, "ranking"), "Ranking", _ranking(spec)),
+        View(view_key(spec, "charts"), "Charts", _charts(spec, groups, images)),
+    )
+
+
+def view_link(spec: StudySpec, server: str, experiment: str) -> str:
+    """The page of the study's ranking. server: http://host:port."""
+    address = f"{server.rstrip('/')}/#/experiments/{experiment}/runs"
+    return f"{address}?viewStateShareKey={view_key(spec, 'ranking')}&compareRunsMode=TABLE"
+
+
+def view_key(spec: StudySpec, kind: str) -> str:
+    return f"{spec.id[:12] if spec.id else spec.name}-{kind}"
+
+
+def view_value(view: View, tags: Mapping[str, str], now: float) -> str | None:
+    """The value of a view's tag; None if it is to stay as it is.
+
+    tags: all of the experiment. now: seconds since 1970.
+    """
+    there = tags.get(view.tag)
+    if there is not None and not _is_mine(there):
+        return None
+    names = {_name(value) for tag, value in tags.items() if tag.startswith(PREFIX) and tag != view.tag}
+    name = view.name if view.name not in names else f"{view.name} of {view.key.rpartition('-')[0][:6]}"
+    state = "deflate;" + base64.b64encode(zlib.compress(json.dumps(view.state).encode(), 9)).decode()
+    at = int(now * 1000)
+    envelope = {"name": name, "createdAt": at, "updatedAt": at, "state": state, _MINE: _digest(name, state)}
+    if there is not None:
+        before = json.loads(there)
+        if (before["name"], before["state"]) == (name, state):
+            return None
+        envelope["createdAt"] = before["createdAt"]
+    return json.dumps(envelope)
+
+
+def _is_mine(value: str) -> bool:
+    """Whether a view is as this program wrote it."""
+    try:
+        envelope = json.loads(value)
+        return bool(envelope[_MINE] == _digest(envelope["name"], envelope["state"]))
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def _name(value: str) -> str | None:
+    try:
+        return str(json.loads(value)["name"])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _digest(name: str, state: str) -> str:
+    return hashlib.sha256(f"{name}\n{state}".encode()).hexdigest()[:16]
+
+
+def _of_trials(spec: StudySpec) -> dict[str, Any]:
+    """Which runs, in which order."""
+    mine = f"tags.`tuner.study_id` = '{spec.id}'" if spec.id else f"tags.`tuner.study` = '{spec.name}'"
+    return {
+        "searchFilter": f"{mine} AND tags.`tuner.trial` != 'study'",
+        "orderByKey": f"metrics.`{fit_name(best_metric(spec.objective.metric))}`",
+        "orderByAsc": spec.objective.direction == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+    }
+
+
+def _ranking(spec: StudySpec) -> dict[str, Any]:
+    columns = [f"metrics.`{fit_name(best_metric(spec.objective.metric))}`"]
+    columns += [f"metrics.`trial/{name}`" for name in ("epochs", "seconds")]
+    columns += [f"params.`{fit_name(name)}`" for name in spec.space]
+    columns += ["tags.`tuner.state`", "tags.`tuner.reason`"]
+    return {**_of_trials(spec), "selectedColumns": columns, "runsHiddenMode": "FIRST_20_RUNS"}
+
+
+def _charts(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> dict[str, Any]:
+    cards = [*_parallel(spec), _curve(spec), *_scatters(spec), *_masks(images)]
+    charts = [
+        {
+            "uuid": f"{_SECTION}-{number}",
+            "metricSectionId": _SECTION,
+            "runsCountToCompare": 100,
+            "deleted": False,
+            "isGenerated": False,
+            **card,
+        }
+        for number, card in enumerate(cards)
+    ]
+    # MLflow adds a chart for every metric: in sections that are folded.
+    names = sorted({group or "Model metrics" for group in groups} | {"Model metrics"})
+    sections = [_section(_SECTION, f"Study {spec.name}", True)]
+    sections += [_section(f"group-{group}", group, False) for group in names]
+    return {
+        **_of_trials(spec),
+        "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": True,
+        "isAccordionReordered": True,
+        "compareRunSections": sections,
+        "compareRunCharts": charts,
+    }
+
+
+def _section(uuid: str, name: str, shown: bool) -> dict[str, Any]:
+    return {"uuid": uuid, "name": name, "display": shown, "isReordered": False, "deleted": False, "isGenerated": False}
+
+
+def _parallel(spec: StudySpec) -> Iterable[dict[str, Any]]:
+    """Hyperparameters and objective. MLflow leaves out runs that lack one of them: each condition has a card."""
+    always = [name for name, dimension in spec.space.items() if not dimension.when]
+    conditions = {json.dumps(dimension.when, sort_keys=True): dimension.when for dimension in spec.space.values()}
+    for when in conditions.values():
+        names = [name for name, dimension in spec.space.items() if name in always or dimension.when == when]
+        if len(conditions) > 1 and not when and len(always) < 2:
+            continue
+        title = "Hyperparameters and objective"
+        if when:
+            title += " where " + ", ".join(f"{name} is {' or '.join(map(str, of))}" for name, of in when.items())
+        yield {
+            "type": "PARALLEL",
+            "displayName": title,
+            "selectedParams": [_axis(spec, name) for name in names],
+            "selectedMetrics": [fit_name(best_metric(spec.objective.metric))],
+            "showAllRuns": True,
+        }
+
+
+def _curve(spec: StudySpec) -> dict[str, Any]:
+    metric = fit_name(spec.objective.metric)
+    return {
+        "type": "LINE",
+        "displayName": f"{spec.objective.metric} by epoch",
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+        "range": {},
+    }
+
+
+def _scatters(spec: StudySpec) -> Iterable[dict[str, Any]]:
+    best = fit_name(best_metric(spec.objective.metric))
+    for name in list(spec.space)[:_MOST_SCATTERS]:
+        yield {
+            "type": "SCATTER",
+            "displayName": f"{name} and {spec.objective.metric}",
+            "xaxis": {"key": _axis(spec, name), "type": "PARAM"},
+            "yaxis": {"key": best, "type": "METRIC"},
+        }
+
+
+def _masks(images: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """A card an image, with the trials side by side and a slider over epochs; at their best epochs first.
+
+    MLflow shows those of the first ten runs. A card of several images would be a table too wide for its place.
+    """
+    keys = sorted(images, key=lambda key: (not key.startswith(BEST_IMAGE), key))
+    for key in keys[:_MOST_IMAGES]:
+        yield {
+            "type": "IMAGE",
+            "imageKeys": [key],
+            "showRunParams": False,
+            "step": 0 if key.startswith(BEST_IMAGE) else 1,
+        }
+
+
+def _axis(spec: StudySpec, name: str) -> str:
+    """The parameter that an axis shows: where the space is logarithmic, the logarithm, as these charts can't."""
+    dimension = spec.space[name]
+    return fit_name(logarithm_of(name) if not isinstance(dimension, Choice) and dimension.log else name)
