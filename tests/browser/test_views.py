@@ -1,0 +1,92 @@
+"""The views that a study sets up, as a person sees them: drawn lines and loaded images, not only their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.browser.test_ui import CHROMIUM, _served
+from tests.generated_study import generated_study
+from tuner.storage.storage import Storage
+from tuner.tracking.address import default_tracking_uri
+from tuner.tracking.tracker import Tracker
+from tuner.tracking.views import view_key, view_link
+
+SHOTS = Path(__file__).parent / "shots"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The link to the ranking of a study of twelve trials."""
+    folder = tmp_path_factory.mktemp("studies")
+    storage = Storage(str(folder))
+    spec = generated_study(storage, trials=12)
+    study = storage / spec.name
+    tracker = Tracker(spec, study, folder / spec.name / "events.jsonl", default_tracking_uri(storage))
+    tracker.start()
+    assert tracker.finish(120) == 0, tracker.trouble
+    with _served(folder) as address:
+        link = view_link(spec, address, tracker.experiment or "")
+        assert view_key(spec, "ranking") in link
+        assert link in (folder / "ui.log").read_text()
+        yield link
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1600, "height": 2400})
+        browser.close()
+
+
+def test_the_ranking_has_the_best_trial_first_and_no_parent_run(ranking: str, page: Page) -> None:
+    page.goto(ranking, wait_until="domcontentloaded")
+    trials = page.get_by_role("link", name="trial ")
+    expect(trials).to_have_count(12, timeout=60_000)
+    values = page.locator("[role=row]").filter(has=trials).locator("[col-id*='best/val/iou_road']").all_inner_texts()
+    numbers = [float(value.rstrip("…")) for value in values if value not in ("", "-")]
+    assert len(numbers) > 8
+    assert numbers == sorted(numbers, reverse=True)
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / "ranking.png")
+    page.get_by_role("button", name="Ranking").click()
+    for name in ("Ranking", "Charts"):
+        expect(page.get_by_role("menuitem").filter(has_text=name)).to_be_visible()
+
+
+def test_the_charts_have_drawn_lines_and_loaded_images(ranking: str, page: Page) -> None:
+    page.goto("about:blank")
+    page.goto(ranking.replace("-ranking", "-charts").replace("TABLE", "CHART"), wait_until="domcontentloaded")
+    # Parallel coordinates are drawn on a canvas, curves and points are paths.
+    expect(page.locator(".parcoords-line-layers canvas, .parcoords canvas").first).to_be_visible(timeout=60_000)
+    expect(page.locator("g.scatterlayer path.js-line[d]").first).to_be_attached(timeout=60_000)
+    expect(page.locator("g.scatterlayer path.point").first).to_be_attached(timeout=60_000)
+    images = page.locator("img[src*='get-artifact']")
+    expect(images.first).to_be_visible(timeout=60_000)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('img[src*=get-artifact]')].filter(i => i.naturalWidth > 0).length >= 8"
+    )
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / "charts.png")
+
+
+def test_the_note_on_the_winner_shows_its_mask(ranking: str, page: Page) -> None:
+    page.goto("about:blank")
+    page.goto(ranking, wait_until="domcontentloaded")
+    note = page.get_by_text("Winner:").first
+    expect(note).to_be_visible(timeout=60_000)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('img[src*=\"get-artifact?path\"]')].some(i => i.naturalWidth > 0)"
+    )
