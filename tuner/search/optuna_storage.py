@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -29,7 +31,8 @@ def write_optuna_storage(record: StudyRecord, to: str) -> None:
             raise StudyError(f"--to: must hold no study {name}, but does; give another file or database")
         study = optuna.create_study(storage=storage, study_name=name, direction=record.spec.objective.direction)
         try:
-            study.set_metric_names([record.spec.objective.metric])
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                study.set_metric_names([record.spec.objective.metric])
             study.add_trials(frozen_trials(record))
         except BaseException:
             with contextlib.suppress(Exception):

@@ -41,6 +41,7 @@ _STATUS = {
 _FILES = ("study.toml", "study.json", "report.html")
 """Of the study's folder, in the parent run's artifacts."""
 _ENDED = ("FINISHED", "FAILED")
+_NOTED_PARAMS = 50  # MLflow takes 20,000 characters
 
 
 class EventWriter:
@@ -104,7 +105,9 @@ class EventWriter:
             return None
         best, objective, experiment = ranking[0], self._spec.objective, self._runs.experiment
         run = self._runs.of(best.id, self._record.created)
-        rows = "\n".join(f"| {name} | `{value}` |" for name, value in best.params.items())
+        rows = "\n".join(f"| {name} | `{value!s:.100}` |" for name, value in list(best.params.items())[:_NOTED_PARAMS])
+        if len(best.params) > _NOTED_PARAMS:
+            rows += f"\n| … | {len(best.params) - _NOTED_PARAMS} more in its run |"
         images = "".join(
             f'\n\n{title}:<br><img src="get-artifact?path={quote(path, safe="")}&run_uuid={run}">'
             for title, path in self._pictures.best_of(self._runs, run)
