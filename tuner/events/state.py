@@ -193,6 +193,13 @@ class StudyRecord:
     def ended(self) -> list[TrialRecord]:
         return list(self._ended)
 
+    def verdict(self) -> tuple[Literal["finished", "failed"], str | None]:
+        """State and reason of a study that ends now: one whose first trials have all failed has failed."""
+        ended = self._ended
+        if len(ended) >= self.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
+            return "failed", f"the first {len(ended)} trials all failed, the last: {ended[-1].reason}"
+        return "finished", None
+
 
 def load_record(storage: Storage) -> StudyRecord:
     """The state of the study in this folder. Raises StudyError if there is none, or its files are damaged."""

@@ -1,0 +1,222 @@
+"""One run of a study, from its first slot to its last event."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import ray.tune
+from rich.console import Console
+
+from tuner import __version__
+from tuner.display.live import Progress
+from tuner.driver import cluster
+from tuner.driver.control import StudyControl
+from tuner.driver.recorder import Recorder
+from tuner.driver.retention import Retention
+from tuner.driver.slots import SlotPool, tune_function
+from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo
+from tuner.driver.watchdog import Watchdog
+from tuner.errors import StudyError
+from tuner.events.event import Event, RunBegan, RunEnded, StudyEnd, TrialEnded
+from tuner.events.log import Journal
+from tuner.events.state import StudyRecord
+from tuner.storage.address import without_secrets
+from tuner.storage.scratch import scratch
+from tuner.storage.storage import Storage
+from tuner.tracking.process import TrackingProcess
+from tuner.worker.report_queue import QueueReader
+
+_LIBRARIES = ("ray", "torch", "optuna", "mlflow")
+_PROBES = 3  # trials whose memory says how many share a GPU
+_LOOK_SECONDS = 10.0  # between two looks at which nodes there are
+
+
+def run_began(record: StudyRecord, tracking_uri: str, overrides: list[str]) -> RunBegan:
+    """The first event of a run."""
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return RunBegan(
+        time.time(),
+        number=record.runs + 1,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        versions={"tuner": __version__, **versions},
+        overrides=tuple(overrides),
+        tracking_uri=without_secrets(tracking_uri),
+    )
+
+
+class StudyRun:
+    """One run of a study: what Ray Tune is given, and what is done in each turn of its loop."""
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        study: Storage,
+        journal: Journal,
+        tracker: TrackingProcess,
+        plan: cluster.Plan,
+        console: Console,
+    ):
+        self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
+        self._journal = journal
+        self._progress = Progress(record, console, lambda: tracker.trouble, lambda: tracker.skipped)
+        self._retention = Retention(record, study)
+        self._slots = SlotPool(record.spec, study, plan)
+        self._control = StudyControl(record.spec.budget.time_seconds)
+        self._recorder = Recorder(record, journal, self._control, [self._progress.event, self._after])
+        self._source = TrialSource(record, self._recorder, self._slots, self._control)
+        self._reader: QueueReader | None = None
+        self._waited_for = 0
+        self._looked_at = time.monotonic()
+        self._watchdog = Watchdog(self._recorder, self._source, self._control, study, self._progress.note)
+        self._stop_noted = False
+        self._refused: str | None = None
+
+    def fit(self, tracking_uri: str, overrides: list[str]) -> None:
+        self._recorder.write(run_began(self._record, tracking_uri, overrides))
+        self._tracker.start()
+        self._retention.tidy()
+        self._share_gpus()
+        try:
+            with self._progress, self._signals(), contextlib.closing(self._slots):
+                self._fit()
+        except KeyboardInterrupt:
+            self._end("interrupted", "Ctrl-C, twice")
+            raise
+        except StudyError as error:
+            # A person can mend it and resume the study: a storage that takes nothing, say.
+            with contextlib.suppress(StudyError):
+                self._end("interrupted", str(error))
+            raise
+        except BaseException as error:
+            self._end("failed", f"{type(error).__name__}: {error}"[:500])
+            raise
+        self._retention.study_ended()
+        self._end(self._control.outcome or "finished", self._control.reason)
+
+    def _fit(self) -> None:
+        spec, plan = self._record.spec, self._plan
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
+        with (
+            scratch("tune") as folder,
+            contextlib.closing(QueueReader(self._recorder.receive, self._journal.sync)) as self._reader,
+        ):
+            ray.tune.Tuner(
+                ray.tune.with_resources(
+                    tune_function(spec, self._study, self._reader.queue),
+                    lambda config: plan.trial_request(config["gpus"], config["place"]),
+                ),
+                tune_config=ray.tune.TuneConfig(
+                    search_alg=self._source,
+                    scheduler=WarmFifo(self._slots, self._source),
+                    num_samples=-1,
+                    reuse_actors=True,
+                ),
+                run_config=ray.tune.RunConfig(
+                    name="tune",
+                    storage_path=str(folder),
+                    verbose=0,
+                    stop=EachTurn(self._turn),
+                    callbacks=[TuneEvents(self._recorder, self._source, self._control)],
+                    failure_config=ray.tune.FailureConfig(max_failures=spec.failures.max_retries),
+                ),
+            ).fit()
+
+    def _end(self, state: StudyEnd, reason: str | None) -> None:
+        self._recorder.write(RunEnded(time.time(), state, reason))
+
+    def _after(self, event: Event) -> None:
+        """What follows from an event."""
+        if not isinstance(event, TrialEnded):
+            return
+        self._retention.trial_ended(event.trial)
+        self._share_gpus()
+        state, reason = self._record.verdict()
+        if state == "failed":
+            self._control.stop("failed", reason or "")
+
+    def _share_gpus(self) -> None:
+        """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""
+        if self._plan.gpus != 1 or self._record.spec.resources.gpus_per_worker != "auto":
+            return
+        used = [trial.gpu_share for trial in self._record.ended if trial.gpu_share][:_PROBES]
+        if len(used) < _PROBES:
+            return
+        plan = self._plan.sharing(self._record.spec.resources, max(used))
+        if plan is not self._plan:
+            self._plan = plan
+            self._slots.follow(plan)
+            self._progress.note(
+                f"the first {_PROBES} trials took at most {max(used):.0%} of a GPU's memory: "
+                f"from now on {round(1 / plan.gpus)} share one, {plan.slots} trials at a time"
+            )
+
+    def _turn(self) -> bool:
+        """What is to be done in every turn of Tune's loop. Returns whether the study is to stop."""
+        if self._control.outcome == "interrupted" and not self._stop_noted:
+            self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
+            self._stop_noted = True
+        if self._reader:
+            self._reader.check()
+        self._journal.check()
+        self._look_at_storage()
+        if not self._control.stopping:
+            self._watchdog.look()
+        self._follow_cluster()
+        return self._control.stopping
+
+    def _look_at_storage(self) -> None:
+        """Say what the storage refuses, and stop the study if that lasts: it can be resumed when that is mended."""
+        refusals = sorted(self._recorder.refusals.items(), key=lambda item: item[1].since)
+        if not refusals:
+            if self._refused is not None:
+                self._progress.note("the storage takes what it refused; the study continues")
+            self._refused = None
+            return
+        trial, refusal = refusals[0]
+        patience = self._record.spec.failures.storage_wait_seconds
+        if self._refused is None:
+            self._progress.note(
+                f"trial {trial} waits for the storage, up to {patience:g} s: {refusal.sentence} "
+                "(it continues when that is mended; Ctrl-C stops the study)"
+            )
+            self._refused = refusal.sentence
+        if time.monotonic() - refusal.since > patience:
+            self._control.stop("interrupted", f"the storage refused for {patience:g} s: {refusal.sentence}")
+
+    def _follow_cluster(self) -> None:
+        """Nodes come and go: have as many slots as there is room for, and say what trials wait for."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan))
+        waiting = self._source.waiting()
+        if waiting and waiting != self._waited_for:
+            self._progress.note(
+                f"{waiting} of the trials wait for {self._plan.each}: a slot starts, or a node must come"
+            )
+        self._waited_for = waiting
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the study in order; a second Ctrl-C stops it at once."""
+
+        def stop(number: int, _: object) -> None:
+            if self._control.stopping:
+                raise KeyboardInterrupt
+            self._control.stop("interrupted", signal.Signals(number).name)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
