@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 
 VOID = 255  # label of pixels that count neither in the loss nor in the metrics
 MOST_PROBLEMS_SHOWN = 10
+_MOST_CHARACTERS = 500  # of the names of sequences
 
 # What a person should know of images that could be read all the same.
 SIXTEEN_BITS = (
@@ -92,6 +96,17 @@ class Dataset:
     def sequences(self, split: str) -> tuple[str, ...]:
         """Names of the sequences of a split, sorted."""
         return tuple(sorted({self.frames[index].sequence for index in self.splits[split]}))
+
+    def split_facts(self) -> dict[str, str]:
+        """Which frames are in which split: a digest of all their names, and the sequences that are held out."""
+        names = {split: sorted(self.frames[index].name for index in chosen) for split, chosen in self.splits.items()}
+        digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        held_out = {
+            f"{split}_sequences": textwrap.shorten(", ".join(self.sequences(split)), _MOST_CHARACTERS, placeholder=" …")
+            for split in ("val", "test")
+            if self.splits[split]
+        }
+        return {"split_fingerprint": digest, **held_out}
 
 
 def raise_problems(problems: Sequence[str]) -> None:

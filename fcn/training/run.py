@@ -5,8 +5,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,6 +40,7 @@ class Prepared:
     summary: str  # one line: frames, size, classes, split
     metrics: tuple[str, ...]  # what train will report
     warnings: tuple[str, ...] = ()  # what a person should know of data, weights and this machine's arithmetic
+    data: Mapping[str, str] = field(default_factory=dict)  # what tells these pixels and this split from others
 
 
 def prepare(
@@ -51,7 +52,8 @@ def prepare(
     that computes in bfloat16 the layers are tried in it, so that trials find the result. Raises InputError.
     """
     fetch_weights(config)
-    dataset = open_cache(config, progress).dataset
+    cache = open_cache(config, progress)
+    dataset = cache.dataset
     warnings = dataset.warnings + missing_layer_warnings(config, check_weights(config, len(dataset.classes)))
     precision = precision_of(config, device or default_device())
     height, width = config.image_size
@@ -67,7 +69,8 @@ def prepare(
         metrics += [*(f"val/{name}" for name in metric_names(dataset)), "time/evaluation_seconds"]
     if config.compile:
         metrics.append("time/compile_seconds")
-    return Prepared(summary, tuple(metrics), warnings + shown_warnings(precision))
+    data = {"summary": summary, "fingerprint": cache.path.name, "split": splits, **dataset.split_facts()}
+    return Prepared(summary, tuple(metrics), warnings + shown_warnings(precision), data)
 
 
 def train(

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
+from tuner.driver.provenance import run_began
 from tuner.driver.recorder import Recorder
 from tuner.driver.retention import Retention
-from tuner.driver.study_run import StudyRun, run_began
+from tuner.driver.study_run import StudyRun
 from tuner.errors import StudyError
 from tuner.events.bucket import being_run
 from tuner.events.event import RunEnded
@@ -115,7 +116,7 @@ def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: l
         else:
             study.write_text("study.json", to_json(spec))
             recorder = Recorder(record, journal, StudyControl(), [])
-            recorder.write(run_began(record, tracking_uri, overrides))
+            recorder.write(run_began(record.runs + 1, overrides, tracking_uri))
             Retention(record, study).tidy()
             recorder.write(RunEnded(time.time(), *verdict))
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
@@ -157,7 +158,8 @@ def _start(
             _check_unchanged(record, study)
             study.write_text("study.json", to_json(spec))
             tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
-            StudyRun(record, study, journal, tracker, plan, console).fit(tracking_uri, overrides)
+            began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None))
+            StudyRun(record, study, journal, tracker, plan, console).fit(began)
         # After Ray has ended: a slow MLflow must not hold devices.
         _finish_tracking(tracker, spec.name, console)
     return record

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
-import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 
 import ray.tune
 from rich.console import Console
 
-from tuner import __version__
 from tuner.display.live import Progress
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -27,29 +23,13 @@ from tuner.errors import StudyError
 from tuner.events.event import Event, RunBegan, RunEnded, StudyEnd, TrialEnded
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
-from tuner.storage.address import without_secrets
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
 
-_LIBRARIES = ("ray", "torch", "optuna", "mlflow")
 _PROBES = 3  # trials whose memory says how many share a GPU
 _LOOK_SECONDS = 10.0  # between two looks at which nodes there are
-
-
-def run_began(record: StudyRecord, tracking_uri: str, overrides: list[str]) -> RunBegan:
-    """The first event of a run."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return RunBegan(
-        time.time(),
-        number=record.runs + 1,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        versions={"tuner": __version__, **versions},
-        overrides=tuple(overrides),
-        tracking_uri=without_secrets(tracking_uri),
-    )
 
 
 class StudyRun:
@@ -79,8 +59,8 @@ class StudyRun:
         self._stop_noted = False
         self._refused: str | None = None
 
-    def fit(self, tracking_uri: str, overrides: list[str]) -> None:
-        self._recorder.write(run_began(self._record, tracking_uri, overrides))
+    def fit(self, began: RunBegan) -> None:
+        self._recorder.write(began)
         self._tracker.start()
         self._retention.tidy()
         self._share_gpus()

@@ -40,11 +40,20 @@ class RunBegan:
     host: str
     pid: int
     versions: dict[str, str]
-    """By library."""
+    """Of Python, and of packages."""
     overrides: tuple[str, ...]
     """What the command line changed: KEY=VALUE."""
     tracking_uri: str
     """Where MLflow is, without secrets."""
+    command: str | None = None
+    """What was started, without secrets. None, as the next three, in logs of earlier versions."""
+    git: dict[str, str] | None = None
+    """Of the folder that it was started in: commit, branch, tree ("clean", or what isn't), repository; None outside of
+    one."""
+    hardware: dict[str, str] | None = None
+    """Of the host: cpu, cores, memory, gpus."""
+    data: dict[str, str] | None = None
+    """What the workload's `prepare` says of its data, such as split and fingerprint; None if it wasn't asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class Prepared(Protocol):
     def metrics(self) -> tuple[str, ...]:
         """The names that `train` will report."""
 
-    # `warnings`, a tuple of sentences for a person, may be there too.
+    # `warnings`, a tuple of sentences for a person, may be there too; and `data`, strings by name that tell these data
+    # from others, such as split and fingerprint: MLflow shows them.
 
 
 class Format(Protocol):

@@ -17,6 +17,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/+")
 _AUTHORITY = re.compile(rf"({_SCHEME.pattern})(.*)@", re.DOTALL)
 _HOST_WITH_PORT = re.compile(r"(?!s3)[A-Za-z0-9+.-]+://[^:/?#@]+:\d+[/?#]")  # a bucket has none
 _QUERY = re.compile(r"(?i)[?&;][^=&;?#]*(?:secret|token|pass|pwd|key|cred|sig)[^=&;?#]*=([^&;#]+)")
+_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s\"'<>]+")
+_SECRET_NAME = re.compile(r"(?i)(?:^|.*[^a-z])(?:secret|token|password|passwd|pwd|credentials?|(?:api|access)_?key)")
 _DATABASES = ("postgres", "mysql", "mssql")
 
 
@@ -26,6 +28,16 @@ def without_secrets(uri: str) -> str:
     for start, end in _secrets(uri):
         shown, rest = shown + uri[rest:start] + HIDDEN, end
     return shown + uri[rest:]
+
+
+def without_secrets_in(text: str) -> str:
+    """A text with each address in it replaced by `without_secrets` of it."""
+    return _IN_TEXT.sub(lambda match: without_secrets(match[0]), text)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting of this name is a secret itself: hub_token, PASSWORD; not max_tokens."""
+    return bool(_SECRET_NAME.fullmatch(name))
 
 
 def redacted(text: str, uri: str) -> str:

@@ -21,11 +21,13 @@ from tuner.events.event import (
 )
 from tuner.events.state import StudyRecord
 from tuner.spec.space import Float, Int
+from tuner.storage.address import HIDDEN, is_secret_name
 from tuner.tracking.batch import Batch, BatchWriter
 from tuner.tracking.calls import RefusalError, repeated
 from tuner.tracking.experiment_page import ExperimentPage
 from tuner.tracking.images import Pictures
-from tuner.tracking.names import best_metric, logarithm_of
+from tuner.tracking.names import best_metric, fit_param, logarithm_of
+from tuner.tracking.provenance import provenance_files, provenance_tags
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
@@ -38,8 +40,6 @@ _STATUS = {
     "finished": "FINISHED",
     "failed": "FAILED",
 }
-_FILES = ("study.toml", "study.json", "report.html")
-"""Of the study's folder, in the parent run's artifacts."""
 _ENDED = ("FINISHED", "FAILED")
 _NOTED_PARAMS = 50  # MLflow takes 20,000 characters
 
@@ -94,7 +94,7 @@ class EventWriter:
 
     def finish(self) -> None:
         """Log what the study's end leaves beside the events. Raises what MLflow raises in an outage."""
-        self._pictures.log_files(self._runs, self._runs.of(None, self._record.created), _FILES)
+        self._pictures.log_report(self._runs, self._runs.of(None, self._record.created))
         if note := self._winner():
             self._page.write_note(note)
 
@@ -105,7 +105,9 @@ class EventWriter:
             return None
         best, objective, experiment = ranking[0], self._spec.objective, self._runs.experiment
         run = self._runs.of(best.id, self._record.created)
-        rows = "\n".join(f"| {name} | `{value!s:.100}` |" for name, value in list(best.params.items())[:_NOTED_PARAMS])
+        rows = "\n".join(
+            f"| {name} | `{fit_param(value):.100}` |" for name, value in list(best.params.items())[:_NOTED_PARAMS]
+        )
         if len(best.params) > _NOTED_PARAMS:
             rows += f"\n| … | {len(best.params) - _NOTED_PARAMS} more in its run |"
         images = "".join(
@@ -122,8 +124,11 @@ class EventWriter:
         self._runs.doubtful = self._runs.doubtful or event.number > 1
         self._begin(None, event.time)
         objective, batch = self._spec.objective, self._batches[None]
-        batch.params |= {"objective": f"{objective.direction} {objective.metric}", **self._spec.fixed}
-        batch.tags |= {f"tuner.version.{name}": version for name, version in event.versions.items()}
+        batch.params |= {"objective": f"{objective.direction} {objective.metric}"}
+        batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
+        batch.tags |= provenance_tags(event)
+        files = provenance_files(self._spec, event)
+        self._pictures.log_files(self._runs, self._runs.of(None, event.time), files)
 
     def _start(self, event: TrialStarted) -> None:
         self._begin(event.trial, event.time)
@@ -183,7 +188,12 @@ class EventWriter:
         # A trial that is to go on later doesn't run now.
         for child in list(self._runs.running_children()):
             self._change(child, "a trial", partial(self._interrupt, child))
-        self._batches[None].tags["tuner.state"] = event.state
+        tags = self._batches[None].tags
+        tags["tuner.state"] = event.state
+        if ranking := self._record.ranking():
+            best = ranking[0]
+            tags |= {"tuner.winner": f"trial {best.id}", "tuner.winner.run_id": self._runs.of(best.id, event.time)}
+            tags["tuner.winner.value"] = f"{self._spec.objective.metric} {best.value!r} at epoch {best.best_epoch}"
         self._send(None)
         self._set_status(parent, "the study", event.state, event.time)
 

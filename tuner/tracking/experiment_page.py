@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner.spec.study import StudySpec
 from tuner.tracking.calls import RefusalError, first_line, repeated
-from tuner.tracking.names import fit_name
+from tuner.tracking.names import TAG_LENGTH, fit_name
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 from tuner.tracking.views import study_views, view_value
@@ -51,12 +51,22 @@ class ExperimentPage:
         self._shown = known
 
     def write_note(self, text: str) -> None:
-        """Describe the study's winner on the experiment's page. text: Markdown."""
-        there = self._tags().get(NOTE)
+        """Describe the study's winner on the experiment's page and on its parent run's. text: Markdown."""
         signed = f"{text}\n\n<!-- tuner {_digest(text)} -->"
-        if there == signed or (there and not _is_mine(there)):
+        if _may_replace(self._tags().get(NOTE), signed):
+            self._write(NOTE, signed, "the experiment's note")
+        run = self._runs.of(None, 0.0)
+        if len(signed) > TAG_LENGTH or not _may_replace(self._run_note(run), signed):
             return
-        self._write(NOTE, signed, "the experiment's note")
+        try:
+            repeated(lambda: self._runs.client.set_tag(run, NOTE, signed))
+            self._took()
+        except RefusalError as refusal:
+            self._state.skip(f"the study's note: {refusal}")
+
+    def _run_note(self, run: str) -> str | None:
+        tags: Mapping[str, str] = repeated(lambda: self._runs.client.get_run(run)).data.tags
+        return tags.get(NOTE)
 
     def _tags(self) -> Mapping[str, str]:
         tags: Mapping[str, str] = repeated(lambda: self._runs.client.get_experiment(self._runs.experiment)).tags
@@ -74,6 +84,11 @@ class ExperimentPage:
             return False
         self._took()
         return True
+
+
+def _may_replace(note: str | None, by: str) -> bool:
+    """Whether the note that is there differs, and is as this program wrote it."""
+    return note != by and (not note or _is_mine(note))
 
 
 def _is_mine(note: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
 _FOLDER = "images"
+_REPORT = "report.html"
 _THUMBNAIL = (256, 256)  # what the UI's grid loads
 # A place for artifacts that fails while MLflow itself answers (rights, keys, a library) must not hold back the numbers.
 _ROUNDS = 5
@@ -59,17 +60,15 @@ class Pictures:
         paths = [info.path for info in there if Path(info.path).name.startswith(BEST_IMAGE)]
         return [(Path(path).name.partition("+step+")[0], path) for path in paths if path.endswith(".png")]
 
-    def log_files(self, runs: Runs, run: str, names: Sequence[str]) -> None:
-        """Files of the study's folder, as far as they are there; one that MLflow has already is passed over."""
-        there = self._ask(runs, run, "the study's files", lambda: runs.client.list_artifacts(run))
-        if there is None:
-            return
-        sizes = {info.path: info.file_size for info in there}
+    def log_report(self, runs: Runs, run: str) -> None:
+        """The report of the study's folder, if there is one."""
+        if (report := self._study.read_bytes(_REPORT)) is not None:
+            self.log_files(runs, run, {_REPORT: report})
+
+    def log_files(self, runs: Runs, run: str, files: Mapping[str, bytes]) -> None:
+        """Files by name; they replace those that the run has of these names."""
         with scratch("files") as here:
-            for name in names:
-                data = self._study.read_bytes(name)
-                if data is None or sizes.get(name) == len(data):
-                    continue
+            for name, data in files.items():
                 (here / name).write_bytes(data)
                 self._ask(runs, run, f"the study's {name}", partial(runs.client.log_artifact, run, str(here / name)))
 

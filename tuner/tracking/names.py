@@ -10,9 +10,11 @@ import hashlib
 import re
 from typing import Any
 
+from tuner.storage.address import without_secrets_in
+
 _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
-_TAG_LENGTH = 8000
+TAG_LENGTH = 8000
 BEST_IMAGE = "best "
 """How the key of an image of a trial's best epoch begins. Its step is 0: trials then stand side by side."""
 _IMAGE_KEY_LENGTH = 100  # with step, time and MLflow's suffix it becomes a file's name, of at most 255 bytes
@@ -37,7 +39,7 @@ def fit_param(value: Any) -> str:
 
 
 def fit_tag(value: Any) -> str:
-    return _text(value, _TAG_LENGTH)
+    return _text(value, TAG_LENGTH)
 
 
 def best_metric(metric: str) -> str:
@@ -59,5 +61,5 @@ def _distinct(name: str, clean: str, length: int) -> str:
 
 def _text(value: Any, length: int) -> str:
     # Databases take no NUL, and the network no half of a surrogate pair.
-    text = str(value).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    text = without_secrets_in(str(value)).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     return text if len(text) <= length else text[: length - 1] + "…"

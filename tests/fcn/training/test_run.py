@@ -251,6 +251,10 @@ def test_prepare_says_what_is_there_and_train_reports_what_it_announced(config: 
     prepared = fcn.prepare(config)
     assert "20 frames at 32x64" in prepared.summary
     assert "background, road" in prepared.summary
+    assert fcn.prepare(config).data == prepared.data
+    other = fcn.prepare(changed(config, split_seed=config.split_seed + 1)).data
+    assert {name for name in other if other[name] != prepared.data[name]} >= {"split_fingerprint", "val_sequences"}
+    assert other["fingerprint"] == prepared.data["fingerprint"], "the same pixels"
     reports, _ = run(config, tmp_path)
     assert [report["epoch"] for report in reports] == [1, 2]
     for report in reports:

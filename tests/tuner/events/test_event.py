@@ -36,6 +36,7 @@ WITHOUT_VERSION = Path(__file__).parent / "log_without_version"
 
 EVERY_KIND: list[Event] = [
     RunBegan(1.0, 1, "h", 7, {"tuner": "0"}, ("budget.trials=9",), "sqlite:///x"),
+    RunBegan(1.5, 2, "h", 7, {}, (), "", "tuner resume s", {"commit": "c0ffee"}, {"cpu": "x"}, {"split": "9 train"}),
     TrialStarted(2.0, 1, {"x": 0.1, "optimizer": "adam"}),
     EpochReported(3.0, 1, 1, {"score": 0.1 + 0.2}, 1.5, 0.25),
     EpochReported(3.5, 1, 2, {"score": 0.5}, again=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tuner.storage.address import redacted, without_secrets
+from tuner.storage.address import is_secret_name, redacted, without_secrets, without_secrets_in
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,22 @@ def test_an_error_that_repeats_the_address_or_its_password_is_shown_without_them
     uri = "http://u:se%2Fcret@host/x?token=t0k"
     text = f"can't reach {uri}: user u, password se/cret, t0k"
     assert redacted(text, uri) == "can't reach http://u:***@host/x?token=***: user u, password ***, ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("--tracking-uri=http://me:s3cret@host:5000", "--tracking-uri=http://me:***@host:5000"),
+        ("fixed.frames=['s3://K:S/x@a/b', 's3://K:S/y@b']", "fixed.frames=['s3://K:***@a/b', 's3://K:***@b']"),
+        ("see http://host/a, then mail me@host", "see http://host/a, then mail me@host"),
+        ("x" * 100_000, "x" * 100_000),
+    ],
+)
+def test_addresses_in_a_text_are_shown_without_their_secrets(text: str, shown: str) -> None:
+    assert without_secrets_in(text) == shown
+
+
+def test_a_setting_that_is_a_secret_is_known_by_its_name() -> None:
+    secret = ["hub_token", "token", "DB_PASSWORD", "api_key", "aws.secret", "access_key"]
+    plain = ["max_tokens", "tokenizer", "keep_probability", "sigma", "monkey", "batch_size", "passes"]
+    assert [name for name in (*secret, *plain) if is_secret_name(name)] == secret

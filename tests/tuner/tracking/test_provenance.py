@@ -1,0 +1,107 @@
+"""What the parent run says of where a study's results come from."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.tracked_study import TrackedStudy, lines
+from tuner.spec.study_file import check_study
+from tuner.tracking.experiment_page import NOTE
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+BEGAN = {
+    "command": "python -m tuner run roads.toml",
+    "git": {"commit": "c0ffee", "branch": "trunk", "tree": "1 changed", "repository": "https://host/x.git"},
+    "hardware": {"cpu": "fast", "cores": "2", "memory": "8.0 GiB", "gpus": "none"},
+    "data": {"split": "9 train, 3 val", "fingerprint": "roads-0123"},
+    "versions": {"tuner": "1", "fcn-tuner": "1", "python": "3.11.7", "ray": "2.60.0", "numpy": "2.4.0"},
+    "overrides": ["budget.trials=9"],
+}
+
+
+def events() -> list[dict[str, Any]]:
+    return [{**line, **(BEGAN if line["event"] == "run" else {})} for line in lines()]
+
+
+def parent(study: TrackedStudy) -> tuple[MlflowClient, Any]:
+    assert study.tracker is not None
+    client = MlflowClient(study.uri)
+    return client, client.get_run(study.tracker.runs["study"])
+
+
+def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: TrackedStudy) -> None:
+    study.write(events())
+    assert study.track() == 0
+    client, run = parent(study)
+    expected = {
+        "mlflow.source.git.commit": "c0ffee",
+        "mlflow.source.git.branch": "trunk",
+        "mlflow.source.git.repoURL": "https://host/x.git",
+        "mlflow.source.git.dirty": "true",
+        "tuner.command": "python -m tuner run roads.toml",
+        "tuner.overrides": "budget.trials=9",
+        "tuner.host": "h",
+        "tuner.git.tree": "1 changed",
+        "tuner.hardware.cpu": "fast",
+        "tuner.data.fingerprint": "roads-0123",
+        "tuner.data.split": "9 train, 3 val",
+        "tuner.version.ray": "2.60.0",
+        "tuner.winner": "trial 1",
+        "tuner.winner.run_id": study.tracker.runs["1"] if study.tracker else "",
+    }
+    assert {name: run.data.tags.get(name) for name in expected} == expected
+    assert run.data.tags["tuner.winner.value"].startswith("score 0.3")
+    assert "Winner: [trial 1]" in run.data.tags[NOTE]
+    assert "tuner.version.numpy" not in run.data.tags, "all packages are in a file"
+    files = {
+        file.path: Path(client.download_artifacts(run.info.run_id, file.path))
+        for file in client.list_artifacts(run.info.run_id)
+    }
+    assert set(files) == {"study.toml", "requirements.txt"}
+    assert files["requirements.txt"].read_text() == "# Python 3.11.7\nfcn-tuner==1\nray==2.60.0\nnumpy==2.4.0\n"
+    assert check_study(tomllib.loads(files["study.toml"].read_text()), place="study.toml") == study.spec
+
+
+def test_a_resume_on_other_code_is_told_beside_what_the_study_began_with(study: TrackedStudy) -> None:
+    again = {**BEGAN, "event": "run", "number": 2, "host": "other", "pid": 1, "tracking_uri": "", "time": 1.8e9}
+    study.write([*events(), {**again, "git": {"commit": "decaf", "branch": "trunk", "tree": "clean"}}])
+    assert study.track() == 0
+    tags = parent(study)[1].data.tags
+    assert (tags["tuner.git.commit"], tags["tuner.resume_1.git.commit"]) == ("c0ffee", "decaf")
+    assert (tags["tuner.host"], tags["tuner.resume_1.host"]) == ("h", "other")
+    assert tags["mlflow.source.git.commit"] == "c0ffee"
+
+
+def test_a_note_that_a_person_wrote_on_the_study_stays(study: TrackedStudy) -> None:
+    all_events = events()
+    study.write(all_events[:4])
+    study.track()
+    client, run = parent(study)
+    client.set_tag(run.info.run_id, NOTE, "mine")
+    study.write(all_events[4:])
+    assert study.track() == 0
+    assert parent(study)[1].data.tags[NOTE] == "mine"
+
+
+def test_a_secret_among_the_settings_is_in_no_page_and_no_file(study: TrackedStudy) -> None:
+    fixed = {"frames": ["s3://KEY:s3cret@bucket/a"], "data_dir": "https://me:s3cret@host/b", "hub_token": "s3cret"}
+    study.spec = study.spec.model_copy(update={"fixed": fixed})
+    all_events = events()
+    all_events[1]["params"]["weights"] = "https://me:s3cret@host/w"
+    for event in all_events:
+        if event["event"] == "end":
+            event["reason"] = "OSError: https://me:s3cret@host/w: not found"
+    study.write(all_events)
+    assert study.track() == 0
+    params = parent(study)[1].data.params
+    assert params["data_dir"] == "https://me:***@host/b"
+    assert params["hub_token"] == "***"
+    in_mlflow = [path for path in study.events.parents[1].rglob("*") if path.is_file() and path != study.events]
+    assert len(in_mlflow) > 5
+    assert [path for path in in_mlflow if b"s3cret" in path.read_bytes()] == []

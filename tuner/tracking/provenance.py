@@ -1,0 +1,45 @@
+"""Where a study's results come from, as its parent run shows it: tags, some that MLflow's UI knows, and files."""
+
+from __future__ import annotations
+
+from tuner.events.event import RunBegan
+from tuner.spec.study import StudySpec
+from tuner.spec.toml import study_toml
+from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
+
+_TAGGED = ("tuner", "python", "ray", "torch", "optuna", "mlflow")
+"""Of the versions; all are in requirements.txt."""
+
+
+def provenance_tags(event: RunBegan) -> dict[str, str]:
+    """Of a run of the study. Those of a resume have its number: it may be of other code, on another host."""
+    facts = {"command": event.command, "host": event.host, "overrides": ", ".join(event.overrides)}
+    for group, found in (("git", event.git), ("hardware", event.hardware), ("data", event.data)):
+        facts |= {f"{group}.{name}": value for name, value in (found or {}).items()}
+    facts |= {f"version.{name}": event.versions[name] for name in _TAGGED if name in event.versions}
+    prefix = "tuner." if event.number == 1 else f"tuner.resume_{event.number - 1}."
+    tags = {f"{prefix}{name}": value for name, value in facts.items() if value}
+    return tags if event.number > 1 else {**tags, **_known_to_mlflow(event)}
+
+
+def _known_to_mlflow(event: RunBegan) -> dict[str, str]:
+    # The UI shows what stands behind the last slash of a source's name: a command would be cut.
+    tags = {"mlflow.source.name": "python -m tuner", "mlflow.source.type": "LOCAL"} if event.command else {}
+    if git := event.git:
+        tags |= {
+            "mlflow.source.git.commit": git.get("commit", ""),
+            "mlflow.source.git.branch": git.get("branch", ""),
+            "mlflow.source.git.repoURL": git.get("repository", ""),
+            "mlflow.source.git.dirty": str("changed" in git.get("tree", "")).lower(),
+        }
+    return {name: value for name, value in tags.items() if value}
+
+
+def provenance_files(spec: StudySpec, event: RunBegan) -> dict[str, bytes]:
+    """By name: the study file, as `python -m tuner run` takes it, and the packages, as pip takes them."""
+    fixed = {name: HIDDEN if is_secret_name(name) else value for name, value in spec.fixed.items()}
+    study = without_secrets_in(study_toml(spec.model_copy(update={"fixed": fixed})))
+    python = event.versions.get("python")
+    packages = [f"{name}=={version}" for name, version in event.versions.items() if name not in ("python", "tuner")]
+    requirements = "\n".join([*([f"# Python {python}"] if python else []), *packages]) + "\n"
+    return {"study.toml": study.encode(), "requirements.txt": requirements.encode()}
