@@ -1,4 +1,4 @@
-"""What `python -m tuner run` does, as a function: `tuner.run`. Its mistakes are exceptions."""
+"""`tuner.run`: does what `python -m tuner run` does, and raises exceptions for mistakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tuner.errors import StudyError
 from tuner.events.state import StudyRecord
 from tuner.results.study import Study
 from tuner.spec.study import StudySpec
-from tuner.spec.toml import toml
+from tuner.spec.toml import override
 from tuner.storage.storage import Storage
 
 
@@ -26,28 +26,27 @@ def run(
 ) -> Study:
     """Run a new study to its end, and load it.
 
-    study: a study file's path; its tables; or a study, such as another's `spec`. overrides: by "table.key", what
-    replaces what the study says: {"budget.trials": 20, "fixed.data_dir": Path("frames")}. storage, name, tracking_uri,
-    address: as the options of `python -m tuner run`; a name is needed where the tables have none.
+    study: the path of a study file, its tables, or the `spec` of another study. overrides: values that replace those of
+    the study, by "table.key": {"budget.trials": 20, "fixed.data_dir": Path("frames")}. storage, name, tracking_uri,
+    address: the options of `python -m tuner run`; a name is needed if the tables have none.
 
-    Progress is printed as the command prints it. Raises StudyError before anything is written if the study can't start,
-    and when it has failed or could not go on; KeyboardInterrupt when Ctrl-C has stopped it, in order, so that
-    `python -m tuner resume` continues it.
+    Prints its progress as the command does. Raises StudyError if the study can't start, before anything is written, and
+    if it fails or is interrupted; KeyboardInterrupt if Ctrl-C stopped it: `python -m tuner resume` then continues it.
     """
-    # Late: Ray takes seconds, which those who only load a study need not wait for.
+    # Imported here: Ray takes seconds, and who only loads a study doesn't need it.
     from rich.console import Console
 
     from tuner.driver import run as driver
 
     changes = [_override(key, value) for key, value in (overrides or {}).items()]
-    place = Storage(os.fspath(storage))
-    options = driver.Options(place, tracking_uri, address)
+    opened = Storage(os.fspath(storage))
+    options = driver.Options(opened, tracking_uri, address)
     spec = study_spec(study, changes, name)
-    return ended(driver.run(spec, options, changes, Console(emoji=False, markup=False)), place)
+    return ended(driver.run(spec, options, changes, Console(emoji=False, markup=False)), opened)
 
 
 def ended(record: StudyRecord, storage: Storage) -> Study:
-    """The study whose run has ended so. Raises what `run` raises of one that hasn't finished."""
+    """The study of a run that has ended. Raises what `run` raises if it didn't finish."""
     if record.state == "interrupted" and record.reason in ("SIGINT", "SIGTERM"):
         raise KeyboardInterrupt(f"study {record.spec.name} was stopped by {record.reason}")
     if record.state != "finished":
@@ -57,7 +56,7 @@ def ended(record: StudyRecord, storage: Storage) -> Study:
 
 def _override(key: str, value: Any) -> str:
     try:
-        return f"{key}={toml(value)}"
+        return override(key, value)
     except TypeError as error:
         raise StudyError(f"overrides: {key}: {error}") from None
 
@@ -65,7 +64,7 @@ def _override(key: str, value: Any) -> str:
 def study_spec(
     study: StudySpec | Mapping[str, Any] | str | os.PathLike[str], changes: list[str], name: str | None
 ) -> StudySpec:
-    """The checked study of what `run` takes; changes: "table.key=value"."""
+    """The checked study for an argument of `run`. changes: "table.key=value" each."""
     from tuner.spec.study_file import read_study, study_of_tables
 
     if isinstance(study, str | os.PathLike):

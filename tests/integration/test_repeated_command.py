@@ -1,4 +1,4 @@
-"""The same command again, as a scheduler of jobs gives it: starts, resumes, or says that all is done."""
+"""`run --or-resume` given repeatedly, as a job scheduler does: starts, resumes, or says that all trials are done."""
 
 from pathlib import Path
 
@@ -30,4 +30,4 @@ def test_one_command_starts_a_study_resumes_it_and_then_says_that_it_is_done(
     tuner(*command, "--set", "budget.trials=4")
     assert sum(event["event"] == "end" for event in events(storage / "street")) == 4
     refused = tuner(*command, "--set", "space.x.high=2", status=2)
-    assert "error: space: must be what the study street" in refused.output
+    assert "error: space: must be the same as when the study street" in refused.output

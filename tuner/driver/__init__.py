@@ -1,4 +1,4 @@
-"""What runs a study, in one process: decides on messages, places trials on slots, keeps checkpoints, ends what hangs.
+"""The driver, which runs a study: decides on reports, places trials in slots, keeps checkpoints, ends hung trials.
 
-Imports every room but cli. Ray Tune's private parts are touched by tune_adapter.py alone.
+Imports every room but cli. Only tune_adapter.py uses Ray Tune's private parts.
 """

@@ -1,4 +1,4 @@
-"""Whether a study's trials go on, and why not: one answer for all that ask."""
+"""The state of a run of a study: whether it runs, drains or stops, and why."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal
 
 
 class StudyControl:
-    """A study runs; then it drains or stops. What has begun is never taken back, but draining may become stopping.
+    """A study runs, then drains or stops. Draining may become stopping; there is no way back to running.
 
-    draining: no trial begins any more, and those that run end at their next report, each with its best epoch.
-    stopping: the same, but what the trials do from then on is not their end: they are resumed later.
+    draining: no new trial starts, and each running trial ends at its next report, with its best epoch so far.
+    stopping: the same, but the running trials are not recorded as ended, since they are resumed later.
     """
 
     def __init__(self, time_seconds: float | None = None):
-        """time_seconds: after so long the study drains; None: never."""
+        """time_seconds: the study drains after this time; None: no limit."""
         self._time_seconds = time_seconds
         self._deadline = time.monotonic() + (time_seconds if time_seconds is not None else float("inf"))
         self._drain_reason: str | None = None
         self.outcome: Literal["interrupted", "failed"] | None = None
-        """How the study ends that stops; None while it doesn't."""
+        """The state in which a stopping study ends; None while it isn't stopping."""
         self._stop_reason: str | None = None
 
     @property
@@ -39,6 +39,6 @@ class StudyControl:
         return self._stop_reason if self.stopping else self._drain_reason
 
     def stop(self, outcome: Literal["interrupted", "failed"], reason: str) -> None:
-        """The first call counts."""
+        """Stop the study. Only the first call has an effect."""
         if self.outcome is None:
             self._stop_reason, self.outcome = reason, outcome

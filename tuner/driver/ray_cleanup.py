@@ -1,9 +1,9 @@
-"""Ray's processes end with the process that started them.
+"""Ends Ray's processes when the driver that started them ends, even by kill -9.
 
-With a killed driver Ray's own processes die at once, but for a node's two agents, which try for a minute to tell it to
-a GCS that is gone, and workers that are just starting. A process beside the driver ends them:
-`python -m tuner.driver.ray_cleanup SESSION PID...` waits for the end of its standard input, which comes with the
-driver's end, however that ends.
+When a driver is killed, most of Ray's processes exit at once. A node's two agents try for a minute to reach the dead
+GCS, and workers that are just starting stay. A cleanup process ends these:
+`python -m tuner.driver.ray_cleanup SESSION PID...` waits until its standard input is closed, which happens however the
+driver ends.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _GRACE_SECONDS = 5.0
 
 @contextlib.contextmanager
 def ended_with_driver(session: str) -> Iterator[None]:
-    """A block in which this process's end is the end of the processes that it has started so far, and of Ray's session.
+    """A block in which this process's end also ends the processes that it has started so far, and its Ray session's.
 
     session: the name of the Ray session that this process has started.
     """
     started = [str(process.pid) for process in psutil.Process().children(recursive=True)]
-    # A session of its own: a terminal's Ctrl-C is not for it.
-    watch = subprocess.Popen(
+    # In its own session, so that Ctrl-C in the terminal doesn't reach it.
+    cleanup = subprocess.Popen(
         [sys.executable, "-m", "tuner.driver.ray_cleanup", session, *started],
         stdin=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
@@ -37,26 +37,26 @@ def ended_with_driver(session: str) -> Iterator[None]:
     try:
         yield
     finally:
-        watch.kill()
-        watch.communicate()
+        cleanup.kill()
+        cleanup.communicate()
 
 
 def _main() -> None:
-    # Held from the start: a number that is taken by another process later is not this one.
-    watched = []
+    # psutil remembers when each process started: one that gets the same id later isn't taken for it.
+    processes = []
     for pid in sys.argv[2:]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            watched.append(psutil.Process(int(pid)))
+            processes.append(psutil.Process(int(pid)))
     sys.stdin.read()
-    watched += _started_for(sys.argv[1])
-    _, left = psutil.wait_procs(watched, timeout=_GRACE_SECONDS)
+    processes += _processes_of(sys.argv[1])
+    _, left = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _started_for(session: str) -> list[psutil.Process]:
-    """Processes on whose command line the session's name stands; a worker's does until it has a title."""
+def _processes_of(session: str) -> list[psutil.Process]:
+    """Processes with the session's name on their command line; a worker has it there until it sets its title."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -1,7 +1,7 @@
 """Which checkpoints stay on disk: those of the study's best trials, weights only.
 
-A full-width FCN-8s takes 537 MB of weights and 1.6 GB with its optimiser: a hundred trials that keep everything would
-be 320 GB.
+A full-width FCN-8s has 537 MB of weights, 1.6 GB with its optimizer's state. A hundred trials that each kept their
+newest and their best checkpoint whole would take 320 GB.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from tuner.events.state import StudyRecord
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
-_THREADS = 16  # a bucket takes a tenth of a second to say that a trial's folder has nothing superfluous
+_THREADS = 16  # listing one trial's folder in a bucket takes a tenth of a second
 
 
 class Retention:
-    """Called when a trial has ended; a running trial looks after its own checkpoints."""
+    """Deletes the checkpoints of ended trials; a running trial deletes its own."""
 
     def __init__(self, record: StudyRecord, study: Storage):
         self._record, self._study = record, study
@@ -25,20 +25,20 @@ class Retention:
         self._not_deleted: set[int] = set()
 
     def tidy(self) -> None:
-        """Strip every trial that has ended: a kill may have come between a trial's end and its tidying."""
+        """Strip every ended trial: a kill may have come between a trial's end and this."""
         best = self._best()
         with ThreadPoolExecutor(_THREADS) as threads:
             list(threads.map(lambda trial: self._strip(trial.id, best), self._record.ended))
 
     def trial_ended(self, trial: int) -> None:
-        """Strip the trial that ended, and drop the checkpoint of the one that it pushed out of the best."""
+        """Strip the trial that ended, and delete the weights of the one that is no longer among the best."""
         best = self._best()
         for ended in {trial, *self._kept - best.keys()}:
             self._strip(ended, best)
         self._kept = set(best)
 
     def study_ended(self) -> None:
-        """Strip what the storage refused to."""
+        """Strip the trials again whose checkpoints the storage failed to delete."""
         best = self._best()
         for trial in list(self._not_deleted):
             self._strip(trial, best)
@@ -52,5 +52,5 @@ class Retention:
             TrialCheckpoints(trial_folder(self._study, trial)).strip(best.get(trial))
             self._not_deleted.discard(trial)
         except (OSError, StudyError):
-            # Too many checkpoints for a while are no reason to end a study.
+            # A surplus of checkpoints is no reason to end a study.
             self._not_deleted.add(trial)

@@ -149,7 +149,7 @@ class StudyRun:
         self._journal.check()
         self._look_at_storage()
         if not self._control.stopping:
-            self._watchdog.look()
+            self._watchdog.check()
         self._follow_cluster()
         return self._control.stopping
 

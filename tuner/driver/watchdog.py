@@ -19,7 +19,7 @@ _MIN_GRACE_SECONDS = 60.0
 
 
 class Watchdog:
-    """Looks after the trials of one run of a study, in the thread of Tune's loop."""
+    """Ends the silent trials of one run of a study, in the thread of Tune's loop."""
 
     def __init__(
         self,
@@ -29,32 +29,32 @@ class Watchdog:
         study: Storage,
         note: Callable[[str], None],
     ):
-        """note: shows a person a sentence."""
+        """note: shows a message to the user."""
         self._recorder, self._source, self._control = recorder, source, control
         self._study, self._note = study, note
         self._hung_once: set[int] = set()
         self._checked_at = 0.0
-        self._time_over_at: float | None = None
+        self._draining_since: float | None = None
 
-    def look(self) -> None:
-        """End each trial that has been silent for too long.
+    def check(self) -> None:
+        """End each trial that has sent nothing for too long.
 
-        One that hangs is run again from its newest checkpoint, once, and then has failed. Is the study's time over,
-        each counts as stopped, as those do that report.
+        A hung trial runs again from its newest checkpoint; the second time it fails. When the study drains, a silent
+        trial counts as stopped, as trials do that report.
         """
         now = time.time()
         if now - self._checked_at < _CHECK_SECONDS:
             return
         self._checked_at = now
         if self._control.ending:
-            self._time_over_at = self._time_over_at or now
+            self._draining_since = self._draining_since or now
         for number in self._source.running():
             heard_of = self._recorder.heard_of(number)
             if heard_of is None:
                 continue
             trial = self._recorder.record.trials[number]
-            if self._time_over_at is not None:
-                if now - max(self._time_over_at, heard_of) > _grace_seconds(trial):
+            if self._draining_since is not None:
+                if now - max(self._draining_since, heard_of) > _grace_seconds(trial):
                     self._stop(trial)
                 continue
             timeout = self._recorder.record.spec.failures.no_report_seconds
@@ -74,7 +74,7 @@ class Watchdog:
     def _stop(self, trial: TrialRecord) -> None:
         checkpoints = TrialCheckpoints(trial_folder(self._study, trial.id))
         if trial.best_epoch is not None and not checkpoints.has(trial.best_epoch):
-            # What it reached can't be exported: the weights were in its memory.
+            # The best epoch's weights were only in its memory, so that epoch can't be exported.
             newest = checkpoints.newest()
             self._recorder.write(TrialRewound(time.time(), trial.id, newest[0].epoch if newest else 0))
         self._end(trial, End("stopped", self._control.reason))
@@ -85,6 +85,6 @@ class Watchdog:
 
 
 def _grace_seconds(trial: TrialRecord) -> float:
-    """How long a trial may take until its next report, by which it would be stopped in order."""
+    """How long a draining study waits for a trial's next report: twice the time of an epoch, at least a minute."""
     epochs = max(len(trial.curve), 1)
     return max(_MIN_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)

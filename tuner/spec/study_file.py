@@ -1,4 +1,4 @@
-"""A study file: read as TOML, merged with --set overrides, and checked whole, against the workload's Config too."""
+"""A study file: read as TOML, merged with --set overrides, and checked, also against the workload's Config."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tuner.errors import StudyError
 from tuner.spec import workload as workloads
 from tuner.spec.space import Dimension, Scalar
 from tuner.spec.study import StudySpec
+from tuner.spec.toml import parse_value
 from tuner.spec.validation_errors import ADD_TO_FIXED, config_problems, nearest, study_problems
 
 _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
@@ -23,7 +24,7 @@ _DIMENSION: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 def read_study(path: Path, overrides: Iterable[str] = (), name: str | None = None) -> StudySpec:
     """Read and check a study file.
 
-    overrides: "table.key=value" strings that replace what the file says; a value is read as TOML, else as text.
+    overrides: "table.key=value" strings that replace values of the file; a value is parsed as TOML, else taken as text.
     Raises StudyError with one line for each mistake, all at once.
     """
     try:
@@ -40,7 +41,7 @@ def read_study(path: Path, overrides: Iterable[str] = (), name: str | None = Non
 def study_of_tables(
     tables: Mapping[str, Any], overrides: Iterable[str] = (), name: str | None = None, *, place: str
 ) -> StudySpec:
-    """Check what a study file would say; overrides and name replace what it says. Raises StudyError as `read_study`."""
+    """Check the tables of a study file; overrides and name replace their values. Raises StudyError as `read_study`."""
     raw = copy.deepcopy(dict(tables))
     for override in overrides:
         _apply(override, raw)
@@ -60,7 +61,7 @@ def override_study(spec: StudySpec, overrides: Iterable[str]) -> StudySpec:
 
 
 def check_study(raw: dict[str, Any], place: str) -> StudySpec:
-    """Validate what a study file says, the workload's config fields included. place: the start of each message.
+    """Validate the tables of a study file, with the workload's config fields. place: the start of each message.
 
     Raises StudyError with one line for each mistake.
     """
@@ -104,7 +105,7 @@ def _workload_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]
     for name, dimension in _readable_dimensions(raw):
         if name in fields:
             for endpoint in dimension.endpoints:
-                # Only the mistakes of this hyperparameter: those of the others are reported once, elsewhere.
+                # Only this hyperparameter's mistakes: those of other fields are reported elsewhere, once.
                 lines = config_problems(config_type, known, {name: endpoint})
                 problems += [line for line in lines if line.startswith(f"space.{name}:")]
     if spec is not None and not problems:
@@ -143,11 +144,4 @@ def _apply(override: str, raw: dict[str, Any]) -> None:
         if not isinstance(inner, dict):
             raise StudyError(f"--set {override}: {key} is a value, not a table; name a key of a table")
         table = inner
-    table[keys[-1]] = _value(text.strip())
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    table[keys[-1]] = parse_value(text.strip())

@@ -1,4 +1,4 @@
-"""TOML, written: a study as the file that would run it again, and a value as `--set` takes it."""
+"""TOML: a study written as the file that would run it again, and values of `--set` written and parsed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def study_toml(spec: StudySpec) -> str:
-    """The study file of a study, with every key, defaults too: another version may have others."""
+    """A study as a study file with every key, also those at their defaults, which may differ in another version."""
     whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None and name != "id"}
     tables = {name: value for name, value in whole.items() if isinstance(value, dict)}
     lines = [f"{key(name)} = {toml(value)}" for name, value in whole.items() if name not in tables and value != []]
@@ -26,9 +27,9 @@ def study_toml(spec: StudySpec) -> str:
 
 
 def toml(value: Any) -> str:
-    """A value in TOML, on one line; what a table holds as None is left out, since TOML has no such value.
+    """A value in TOML, on one line. None in a table is left out, since TOML has no null.
 
-    Raises TypeError for what TOML doesn't have.
+    Raises TypeError for a type that TOML doesn't have.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -44,6 +45,19 @@ def toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml(inner) for inner in value) + "]"
     raise TypeError(f"a number, a text, true, false, a list or a table is needed, got {value!r}")
+
+
+def override(path: str, value: Any) -> str:
+    """What `--set` takes to give the key at this path, "table.key", a value. Raises TypeError as `toml`."""
+    return f"{path}={toml(value)}"
+
+
+def parse_value(text: str) -> Any:
+    """The value after the "=" of a `--set`: parsed as TOML, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def key(name: str) -> str:

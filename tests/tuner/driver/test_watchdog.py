@@ -88,21 +88,21 @@ def test_a_trial_that_hangs_is_run_again_once_and_then_fails(tmp_path: Path, jou
     study = Study(tmp_path, journal, no_report_seconds=100, max_retries=0)
     study.start(1)
     clock.now += 90
-    study.watchdog.look()
+    study.watchdog.check()
     study.report(1, 1, 0.5)
     clock.now += 90
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes == [], "each report begins the wait anew"
     clock.now += 20
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes == [Outcome(ended=False, slot_is_lost=True)]
     assert "trial 1 reported nothing for 100 s (failures.no_report_seconds)" in study.notes[0]
     # It waits for another slot, which may take long.
     clock.now += 1000
-    study.watchdog.look()
+    study.watchdog.check()
     study.start(1)
     clock.now += 110
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes[1:] == [Outcome(ended=True, slot_is_lost=True)]
     assert study.ended(1)[0] == "failed"
     assert "for the second time" in str(study.ended(1)[1])
@@ -115,13 +115,13 @@ def test_nothing_is_ended_that_waits_for_the_storage_or_where_no_limit_is_set(
     study.start(1)
     study.recorder.receive(1, StorageWait("the disk is full"))
     clock.now += 1000
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes == []
     with Journal(Storage(str(tmp_path)) / "other") as other:
         unlimited = Study(tmp_path / "unlimited", other)
         unlimited.start(1)
         clock.now += 1e6
-        unlimited.watchdog.look()
+        unlimited.watchdog.check()
         assert unlimited.outcomes == []
 
 
@@ -136,12 +136,12 @@ def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be
         study.report(1, epoch, score, checkpoint=stored is not None and epoch <= stored)
     study.control = study.watchdog._control = study.recorder._control = StudyControl(time_seconds=10)
     clock.now += 11
-    study.watchdog.look()
+    study.watchdog.check()
     clock.now += 75
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes == [], "its next report may still come: its epochs take 40 s"
     clock.now += 10
-    study.watchdog.look()
+    study.watchdog.check()
     assert study.outcomes == [Outcome(ended=True, slot_is_lost=True)]
     assert study.ended(1) == ("stopped", "the study's time budget of 10 s is used up")
     assert study.recorder.record.trials[1].value == value
@@ -151,5 +151,5 @@ def test_a_group_that_starts_is_not_silent(tmp_path: Path, journal: Journal, clo
     study = Study(tmp_path, journal, workers=2, no_report_seconds=100)
     study.start(1)
     clock.now += 1000  # a machine had to come
-    study.watchdog.look()
+    study.watchdog.check()
     study.recorder.receive(1, Begun())

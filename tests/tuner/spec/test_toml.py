@@ -1,4 +1,4 @@
-"""A study as TOML: the file that would run it again."""
+"""A study as TOML, the file that would run it again; and the values of --set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.studies import study_spec
 from tuner.spec.study_file import read_study
-from tuner.spec.toml import study_toml, toml
+from tuner.spec.toml import override, parse_value, study_toml, toml
 
 ROOT = Path(__file__).parents[3]
 STRANGE = {"a b": 'tab\there "quoted" back\\slash \x7f \x01 🛣 é', "path": "/data/é", "n": [1, 2.5, True], "e": {}}
@@ -31,8 +31,14 @@ def test_a_studys_id_is_not_in_its_file_and_absent_values_are_left_out() -> None
 
 
 @pytest.mark.parametrize("value", [STRANGE, 1e-05, 1e22, -0.0, "", [], "\U0001f6e3"], ids=repr)
-def test_a_value_comes_back_as_it_was(value: Any) -> None:
+def test_a_value_survives_set(value: Any) -> None:
     assert tomllib.loads(f"value = {toml(value)}")["value"] == value
+    path, _, text = override("fixed.x", value).partition("=")
+    assert (path, parse_value(text)) == ("fixed.x", value)
+
+
+def test_a_value_of_set_that_is_not_toml_is_text() -> None:
+    assert parse_value("val/iou_road") == "val/iou_road"
 
 
 def test_what_toml_does_not_have_is_refused() -> None:
