@@ -135,6 +135,8 @@ class Recorder:
                     report.startup_seconds,
                     report.gpu_share,
                     again=report.epoch <= trial.furthest,
+                    device=None if report.device == trial.device else report.device,
+                    system=report.system or None,
                 )
             )
         self._images(trial, report.images)

@@ -81,6 +81,10 @@ class EpochReported:
     """The most that the trial has taken of its GPU's memory, 0 to 1."""
     again: bool = False
     """Whether it had reported this epoch before, and was rewound since."""
+    device: str | None = None
+    """What the trial trains on; None where it is what it was at the report before."""
+    system: dict[str, float] | None = None
+    """What the trial's process and its host took, by name; None if it wasn't measured, as in short epochs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class TrialRecord:
     startup_seconds: float | None = None
     gpu_share: float | None = None
     """Most that it has taken of its GPU's memory, 0 to 1."""
+    device: str | None = None
+    """What it trains on, or did last."""
     reason: str | None = None
 
     @property
@@ -130,6 +132,7 @@ class StudyRecord:
     def _report(self, trial: TrialRecord, event: EpochReported) -> None:
         value = event.metrics[self.spec.objective.metric]
         trial.epoch, trial.last_seen = event.epoch, event.time
+        trial.device = event.device or trial.device
         if trial.startup_seconds is None:
             trial.startup_seconds = event.startup_seconds
         if event.gpu_share is not None:

@@ -151,8 +151,15 @@ class EventWriter:
 
     def _report(self, event: EpochReported) -> None:
         self._runs.of(event.trial, event.time)
+        if event.device:
+            self._batches[event.trial].tags["tuner.device"] = event.device
         # Of an epoch that was trained again MLflow keeps the first report.
         if not event.again:
+            # In MLflow's tab of system metrics is what begins so.
+            system = {f"system/{name}": value for name, value in (event.system or {}).items()}
+            for name, value in system.items():
+                self._measure(event.trial, name, value, event.time, event.epoch)
+            self._page.found(system)
             for name, value in event.metrics.items():
                 if name != "epoch":
                     self._measure(event.trial, name, value, event.time, event.epoch)

@@ -6,7 +6,7 @@ The driver gives a trial an Assignment. The trial sends one Message at a time, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
@@ -45,6 +45,10 @@ class Report:
     """Whether the trial resumes from this epoch's checkpoint; the driver may have recorded this report already."""
     best: tuple[int, float] | None = None
     """A resumed trial's best epoch so far, and the objective's value at that epoch."""
+    device: str | None = None
+    """What rank 0 trains on, as a person knows it."""
+    system: dict[str, float] = field(default_factory=dict)
+    """What rank 0's process and its host took, by name; empty in most reports of short epochs."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tuner.worker.isolation import gpu_share, is_tainted_by, isolated
 from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, Send, StorageWait
 from tuner.worker.snapshot_writer import SnapshotWriter
 from tuner.worker.storage_retry import StorageRetry, is_storage_failure
+from tuner.worker.system_metrics import SystemMetrics, device_name
 
 
 class TrialStopped(SystemExit):
@@ -41,7 +42,7 @@ def run_trial(
     folder = trial_folder(study, assignment.trial)
     seed = spec.search.seed + assignment.trial
     with isolated(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec.objective, folder, rank, send, send_from_rank)
+        reporter = _Reporter(assignment, spec.objective, folder, device, rank, send, send_from_rank)
         stack.callback(reporter.close)
         try:
             try:
@@ -100,10 +101,13 @@ class _Reporter:
         assignment: Assignment,
         objective: Objective,
         folder: Storage,
+        device: Any,
         rank: int,
         send: Send,
         send_from_rank: Send,
     ):
+        self._device = device_name(device)
+        self._system = SystemMetrics(device)
         self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
         self._send_from_all, self._send_from_rank = send, send_from_rank
         self._progress = Progress()
@@ -180,6 +184,8 @@ class _Reporter:
                 gpu_share=gpu_share(),
                 resumed=resumed,
                 best=best,
+                device=self._device,
+                system=self._system.sample() if self._rank == 0 else {},
             )
         )
         self._keep = decision.keep

@@ -40,6 +40,7 @@ EVERY_KIND: list[Event] = [
     TrialStarted(2.0, 1, {"x": 0.1, "optimizer": "adam"}),
     EpochReported(3.0, 1, 1, {"score": 0.1 + 0.2}, 1.5, 0.25),
     EpochReported(3.5, 1, 2, {"score": 0.5}, again=True),
+    EpochReported(3.6, 1, 3, {"score": 0.5}, device="cpu", system={"process_cpu_cores": 0.9}),
     ImagesStored(4.0, 1, ("images/epoch-000001/not utf-8 \udcff.png",)),
     TrialRewound(5.0, 1, 0),
     TrialEnded(6.0, 1, None, None, "failed", "ümlaut \n newline"),

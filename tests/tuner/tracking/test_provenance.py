@@ -78,6 +78,20 @@ def test_a_resume_on_other_code_is_told_beside_what_the_study_began_with(study: 
     assert tags["mlflow.source.git.commit"] == "c0ffee"
 
 
+def test_a_trials_run_has_its_device_and_system_metrics_where_mlflow_looks_for_them(study: TrackedStudy) -> None:
+    all_events = events()
+    reports = [event for event in all_events if event["event"] == "report" and event["trial"] == 3]
+    reports[0]["device"] = "NVIDIA H100, GPU 3"
+    reports[1]["system"] = {"cpu_utilization_percentage": 50.0, "gpu_0_power_usage_watts": 300.0}
+    study.write(all_events)
+    assert study.track() == 0
+    assert study.tracker is not None
+    run = MlflowClient(study.uri).get_run(study.tracker.runs["3"])
+    assert run.data.tags["tuner.device"] == "NVIDIA H100, GPU 3"
+    system = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+    assert system == {"system/cpu_utilization_percentage": 50.0, "system/gpu_0_power_usage_watts": 300.0}
+
+
 def test_a_note_that_a_person_wrote_on_the_study_stays(study: TrackedStudy) -> None:
     all_events = events()
     study.write(all_events[:4])
