@@ -1,0 +1,1 @@
+"""Searches compared on public learning curves, in simulated time."""

@@ -1,0 +1,153 @@
+"""The searches that are compared: this project's own objects, Optuna as it comes, and one that didn't help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from benchmarks.curves.simulation import Ending, Method, Verdict
+from benchmarks.curves.tasks import Params, Task
+from tuner.events.event import EpochReported, TrialEnded, TrialStarted
+from tuner.events.state import StudyRecord
+from tuner.search.early_stopping import early_stopping
+from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.spec.space import sample
+from tuner.spec.study import StudySpec
+
+_TRIALS = 20_000  # more than any budget of epochs here holds
+_ASHA = {"name": "asha", "grace_epochs": 3}
+_FULL_LENGTH = {"name": "none"}
+
+
+class ThisProject:
+    """The sampler and the early stopping of a study, over a study's record."""
+
+    def __init__(self, task: Task, seed: int, sampler: str, scheduler: dict[str, Any]):
+        spec = _study(task, {"sampler": sampler, "seed": seed}, scheduler)
+        self._record, self._events = StudyRecord(spec), 0
+        self._sampler = Sampler(self._record)
+        self._early_stopping = early_stopping(spec.objective, spec.scheduler)
+
+    def next(self) -> tuple[int, Params]:
+        proposal = self._sampler.ask()
+        self._record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
+        return proposal.trial, proposal.params
+
+    def report(self, trial: int, epoch: int, value: float) -> Verdict:
+        self._record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
+        best = self._record.trials[trial].value
+        assert best is not None
+        return "stop" if self._early_stopping.decide(trial, epoch, best) else "continue"
+
+    def end(self, trial: int, state: Ending) -> None:
+        known = self._record.trials[trial]
+        self._record.apply(TrialEnded(self._time(), trial, known.value, known.best_epoch, state, None))
+        self._sampler.tell(trial, value_for_sampler(self._record, known))
+
+    def _time(self) -> float:
+        self._events += 1
+        return float(self._events)
+
+
+class Optuna:
+    """Optuna with its default sampler and one of its pruners, as its documentation has it."""
+
+    def __init__(self, task: Task, seed: int, pruner: optuna.pruners.BasePruner):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = _study(task).space
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        self._study = optuna.create_study(direction=task.direction, sampler=sampler, pruner=pruner)
+        self._running: dict[int, optuna.Trial] = {}
+        self._last: dict[int, float] = {}
+
+    def next(self) -> tuple[int, Params]:
+        trial = self._study.ask()
+        self._running[trial.number] = trial
+        return trial.number, sample(self._space, trial)
+
+    def report(self, trial: int, epoch: int, value: float) -> Verdict:
+        self._running[trial].report(value, epoch)
+        self._last[trial] = value
+        return "stop" if self._running[trial].should_prune() else "continue"
+
+    def end(self, trial: int, state: Ending) -> None:
+        asked = self._running.pop(trial)
+        if state == "finished":
+            self._study.tell(asked, self._last[trial])
+        else:
+            self._study.tell(asked, state=TrialState.PRUNED if state == "stopped" else TrialState.FAIL)
+
+
+class TpeOnRungs:
+    """TPE that compares trials on the highest rung with enough of them, as BOHB does; ASHA stops."""
+
+    _ENOUGH, _RANDOM_SHARE = 8, 0.25
+
+    def __init__(self, task: Task, seed: int):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._spec, self._seed, self._sign = (
+            _study(task, scheduler=_ASHA),
+            seed,
+            1 if task.direction == "maximize" else -1,
+        )
+        self._early_stopping = early_stopping(self._spec.objective, self._spec.scheduler)
+        self._rungs = [epochs for k in range(9) if (epochs := 3 * 3**k) < task.epochs] + [task.epochs]
+        self._known: dict[int, tuple[Params, list[float]]] = {}
+        """Of each trial, its hyperparameters and its best so far after each epoch."""
+
+    def next(self) -> tuple[int, Params]:
+        number = len(self._known)
+        rng = (self._seed * 1_000_003 + number) % 2**32
+        study = optuna.create_study(direction=self._spec.objective.direction)
+        is_random = number % round(1 / self._RANDOM_SHARE) == 0
+        study.sampler = optuna.samplers.RandomSampler(rng) if is_random else self._tpe(study, rng)
+        params = sample(self._spec.space, study.ask())
+        self._known[number] = params, []
+        return number, params
+
+    def _tpe(self, study: optuna.Study, seed: int) -> optuna.samplers.BaseSampler:
+        distributions = {name: dimension.distribution() for name, dimension in self._spec.space.items()}
+        for rung in reversed(self._rungs):
+            there = [(params, curve[rung - 1]) for params, curve in self._known.values() if len(curve) >= rung]
+            if len(there) >= self._ENOUGH:
+                for params, value in there:
+                    study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
+                break
+        return optuna.samplers.TPESampler(n_startup_trials=self._ENOUGH, seed=seed)
+
+    def report(self, trial: int, epoch: int, value: float) -> Verdict:
+        curve = self._known[trial][1]
+        curve.append(value if not curve or self._sign * value > self._sign * curve[-1] else curve[-1])
+        return "stop" if self._early_stopping.decide(trial, epoch, curve[-1]) else "continue"
+
+    def end(self, trial: int, state: Ending) -> None:
+        del trial, state
+
+
+def _study(task: Task, search: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "curves",
+            "objective": {"metric": "score", "direction": task.direction},
+            "search": search or {},
+            "scheduler": scheduler or {},
+            "budget": {"trials": _TRIALS},
+            "space": task.space,
+        }
+    )
+
+
+RANDOM, BEFORE, NOW = "random+asha", "before", "now"
+
+METHODS: dict[str, Callable[[Task, int], Method]] = {
+    "random": lambda task, seed: ThisProject(task, seed, "random", _FULL_LENGTH),
+    RANDOM: lambda task, seed: ThisProject(task, seed, "random", _ASHA),
+    "optuna-median": lambda task, seed: Optuna(task, seed, optuna.pruners.MedianPruner()),
+    "optuna-hyperband": lambda task, seed: Optuna(task, seed, optuna.pruners.HyperbandPruner(max_resource=task.epochs)),
+    BEFORE: lambda task, seed: ThisProject(task, seed, "tpe", {"name": "asha", "grace_epochs": 1}),
+    NOW: lambda task, seed: ThisProject(task, seed, "tpe", _ASHA),
+    "tpe-on-rungs": TpeOnRungs,
+}
