@@ -13,7 +13,7 @@ from fcn.config import Config
 _SPARE = 0.05  # share of the room that is left: blocks of memory don't fit into each other without gaps
 
 _Key = tuple[str, tuple[int, int], float, int, str]
-_fitted: dict[_Key, int] = {}
+fitted: dict[_Key, int] = {}
 
 
 def _key(config: Config, device: torch.device) -> _Key:
@@ -24,12 +24,12 @@ def _key(config: Config, device: torch.device) -> _Key:
 def initial_micro_batch(config: Config, device: torch.device) -> int:
     """Images at once to begin a run with: the setting or a whole batch, at most what fitted an earlier run here."""
     most = min(config.micro_batch or config.batch_size, config.batch_size)
-    return min(most, _fitted.get(_key(config, device), most))
+    return min(most, fitted.get(_key(config, device), most))
 
 
 def record_limit(config: Config, device: torch.device, micro_batch: int) -> None:
     """More than this ran out of memory."""
-    _fitted[_key(config, device)] = micro_batch
+    fitted[_key(config, device)] = micro_batch
 
 
 def largest_batch(peak_of: Callable[[int], int], room: int) -> int:

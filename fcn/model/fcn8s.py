@@ -64,9 +64,9 @@ class Convolution(nn.Conv2d):
 
     def _convolve(self, input: Tensor) -> Tensor:
         as_product = self.training and self.kernel_size == (7, 7) and input.device.type == "cpu" and not _HAS_AVX512
-        return self._product(input) if as_product else super().forward(input)
+        return self.matrix_product(input) if as_product else super().forward(input)
 
-    def _product(self, input_NCHW: Tensor) -> Tensor:
+    def matrix_product(self, input_NCHW: Tensor) -> Tensor:
         """The same as one product of matrices.
 
         Without AVX-512, oneDNN 3.12 has no kernel for the gradient of so many weights: 35 s for fc6 of one image of

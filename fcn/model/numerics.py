@@ -104,7 +104,7 @@ _FROM_OUTSIDE = "did not come to an end"
 _KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
 
 # What this process has read or measured: also what couldn't be kept.
-_known: dict[Layer, Finding] = {}
+known: dict[Layer, Finding] = {}
 
 
 def layers_of(model: FCN8s, images: int, height: int, width: int) -> dict[str, Layer]:
@@ -134,15 +134,15 @@ def rounded_by_autocast(model: FCN8s, layers: dict[str, Layer]) -> dict[str, Lay
 def findings(folder: Path, layers: Iterable[Layer]) -> dict[Layer, Finding]:
     """Of each layer, read from `folder` or measured and kept there. Never raises for what the layers do."""
     wanted = list(dict.fromkeys(layers))
-    if any(layer not in _known for layer in wanted):
-        _known.update(_read(_path(folder)))
-    if any(layer not in _known for layer in wanted):
+    if any(layer not in known for layer in wanted):
+        known.update(_read(_path(folder)))
+    if any(layer not in known for layer in wanted):
         try:
             _measure_missing(folder, wanted)
         except OSError:
             # Nothing can be kept there: this process knows it, and the next one measures again.
-            _known.update(measure([layer for layer in wanted if layer not in _known]))
-    return {layer: _known[layer] for layer in wanted}
+            known.update(measure([layer for layer in wanted if layer not in known]))
+    return {layer: known[layer] for layer in wanted}
 
 
 def _measure_missing(folder: Path, wanted: list[Layer]) -> None:
@@ -151,9 +151,9 @@ def _measure_missing(folder: Path, wanted: list[Layer]) -> None:
     # The system drops the lock with its holder.
     with FileLock(path.with_suffix(".lock")):
         kept = _read(path)
-        _known.update(kept)
-        _known.update(measure([layer for layer in wanted if layer not in _known]))
-        _write(path, kept | {layer: _known[layer] for layer in wanted if _known[layer].lasts})
+        known.update(kept)
+        known.update(measure([layer for layer in wanted if layer not in known]))
+        _write(path, kept | {layer: known[layer] for layer in wanted if known[layer].lasts})
 
 
 def measure(layers: Sequence[Layer]) -> dict[Layer, Finding]:

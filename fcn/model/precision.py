@@ -59,21 +59,21 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 
 # Sentences that a person has had from this process.
-_shown_before: set[str] = set()
+shown_before: set[str] = set()
 
 
 def shown_warnings(precision: Precision) -> tuple[str, ...]:
     """Its warnings, for who shows them to a person."""
-    _shown_before.update(precision.warnings)
+    shown_before.update(precision.warnings)
     return precision.warnings
 
 
 def log_new_warnings(precision: Precision) -> None:
     """Its warnings into the log, where nobody else shows them: a trial may run on another CPU than prepare() did."""
     for sentence in precision.warnings:
-        if sentence not in _shown_before:
+        if sentence not in shown_before:
             logging.getLogger(__name__).warning(sentence)
-    _shown_before.update(precision.warnings)
+    shown_before.update(precision.warnings)
 
 
 def _sentences(faulty: dict[str, Finding], exact: tuple[str, ...]) -> Iterator[str]:

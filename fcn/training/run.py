@@ -123,7 +123,7 @@ def _validate(
 ) -> tuple[dict[str, float], dict[int, Tensor]]:
     """Metrics of the validation split; and what is predicted for its fixed frames, by their index."""
     started = time.perf_counter()
-    frames, shown = cache.dataset.splits["val"], _shown(cache, config)
+    frames, shown = cache.dataset.splits["val"], shown_positions(cache, config)
     masks: dict[int, Tensor] = {}
 
     def seen(position: int, predicted_HW: Tensor) -> None:
@@ -145,7 +145,7 @@ def _validate(
     return metrics | {"time/evaluation_seconds": time.perf_counter() - started}, masks
 
 
-def _shown(cache: Cache, config: Config) -> set[int]:
+def shown_positions(cache: Cache, config: Config) -> set[int]:
     """Positions in the validation split that are shown with each checkpoint: spread evenly, and of rank 0's share."""
     count = len(cache.dataset.splits["val"])
     masks = min(config.masks, count)

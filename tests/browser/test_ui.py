@@ -67,7 +67,7 @@ def _tracked_study(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _served(storage: Path) -> Iterator[str]:
+def served(storage: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -110,7 +110,7 @@ def _page(address: str, profile: Path) -> str:
 
 def test_the_ui_shows_the_study_its_trial_and_the_picture(tmp_path: Path) -> None:
     runs = _tracked_study(tmp_path)
-    with _served(tmp_path) as address:
+    with served(tmp_path) as address:
         overview = _page(f"{address}/#/experiments/1/runs", tmp_path / "profile")
         trial = _page(f"{address}/#/experiments/1/runs/{runs['1']}", tmp_path / "profile")
         artifacts = _page(f"{address}/#/experiments/1/runs/{runs['1']}/artifacts", tmp_path / "profile")

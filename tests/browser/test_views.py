@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM, _served
+from tests.browser.test_ui import CHROMIUM, served
 from tests.generated_study import generated_study
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
@@ -36,7 +36,7 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tracker = Tracker(spec, study, folder / spec.name / "events.jsonl", default_tracking_uri(storage))
     tracker.start()
     assert tracker.finish(120) == 0, tracker.trouble
-    with _served(folder) as address:
+    with served(folder) as address:
         link = view_link(spec, address, tracker.experiment or "")
         assert view_key(spec, "ranking") in link
         assert link in (folder / "ui.log").read_text()

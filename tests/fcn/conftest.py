@@ -111,6 +111,6 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process has learnt of its machine in one test is nothing to the next."""
-    monkeypatch.setattr(memory, "_fitted", {})
-    monkeypatch.setattr(numerics, "_known", {})
-    monkeypatch.setattr(precision, "_shown_before", set())
+    monkeypatch.setattr(memory, "fitted", {})
+    monkeypatch.setattr(numerics, "known", {})
+    monkeypatch.setattr(precision, "shown_before", set())

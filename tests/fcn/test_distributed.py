@@ -104,7 +104,7 @@ def settings(folder: Path, **more: object) -> Config:
 def trained(config: Config, folder: Path, name: str, fault: Fault | None, fail: str = "") -> dict[str, Any]:
     """What one run reports on this rank, or how it ends. fail: which part of it fails, "report" or nothing."""
     rank = distributed.get_rank()
-    memory._fitted.clear()
+    memory.fitted.clear()
     reports: list[dict[str, float]] = []
 
     def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:

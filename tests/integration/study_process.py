@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +130,6 @@ def events(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 150) -> Any:
-    """What `condition` returns as soon as that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"nothing came of {condition} in {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 def curves(folder: Path) -> dict[int, list[tuple[int, float]]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import ROOT, running, wait_for
+from tests.integration.study_process import ROOT, running
 from tests.studies import write_study
+from tests.waiting import wait_for
 from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
 from tests.workloads.replay import Config, score
 from tuner.events.state import StudyRecord, load_record

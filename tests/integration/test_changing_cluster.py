@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.study_process import curves, events, ray_cluster, running, show, wait_for
+from tests.integration.study_process import curves, events, ray_cluster, running, show
 from tests.studies import write_study
+from tests.waiting import wait_for
 from tests.workloads.replay import Config, score
 
 pytestmark = [

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.study_process import curves, events, running, show, wait_for
+from tests.integration.study_process import curves, events, running, show
 from tests.studies import write_study
+from tests.waiting import wait_for
 from tests.workloads.replay import Config, score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.integration.study_process import curves, events, running, show, tuner, wait_for
+from tests.integration.study_process import curves, events, running, show, tuner
 from tests.studies import write_study
+from tests.waiting import wait_for
 from tests.workloads.replay import Config, score
 
 pytestmark = [

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.study_process import events, running, tuner, wait_for
+from tests.integration.study_process import events, running, tuner
 from tests.studies import write_study
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

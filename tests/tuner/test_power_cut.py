@@ -57,7 +57,7 @@ def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path:
 @pytest.mark.parametrize("by_snapshot", [True, False])
 def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
     def run(folder: Path) -> TrialRunner:
-        snapshots._last_write.seconds = 0.0
+        snapshots.last_write.seconds = 0.0
         runner = TrialRunner(Storage(str(folder)) / "s", keep=True)
         runner.run(epochs=3, snapshots=by_snapshot)
         return runner
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_n
             path = checkpoints_of(folder) / name
             path.write_bytes(b"\0" * path.stat().st_size)
         runner = TrialRunner(Storage(str(folder)) / "s")
-        snapshots._last_write.seconds = time.monotonic()
+        snapshots.last_write.seconds = time.monotonic()
         runner.run(epochs=4)
         assert runner.end == ("finished", None)
         return runner

@@ -106,7 +106,7 @@ def run(
     options = runs.Options(Storage(storage), tracking_uri, address)
     start = run_or_resume if or_resume else runs.run
     record = start(spec, options, list(overrides or []), console)
-    _print_next_steps(record, storage, console, study_link(Storage(storage), record))
+    print_next_steps(record, storage, console, study_link(Storage(storage), record))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def resume(
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
     record = runs.resume(name, options, list(overrides or []), console)
-    _print_next_steps(record, storage, console, study_link(Storage(storage), record))
+    print_next_steps(record, storage, console, study_link(Storage(storage), record))
 
 
 @app.command("list")
@@ -197,7 +197,7 @@ def main() -> None:
     run_app(app)
 
 
-def _print_next_steps(record: object, storage: str, console: Console, link: str | None = None) -> None:
+def print_next_steps(record: object, storage: str, console: Console, link: str | None = None) -> None:
     """The ranking and the commands to look closer; the exit status says how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord

@@ -14,7 +14,7 @@ from tuner.spec.study import StudySpec
 
 # TPE reads all trials that it knows for each proposal. It compares its best 25 with the rest, for which the newest
 # trials are a good sample. With only these, the 10,000th proposal takes no longer than the 1,000th.
-_BEST_KEPT, _NEWEST_KEPT, _MAX_KNOWN = 100, 400, 1000
+BEST_KEPT, NEWEST_KEPT, MAX_KNOWN = 100, 400, 1000
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Sampler:
         """Whether no trial is left to propose; one that is requeued changes that."""
         return not (self._requeued or self._new_numbers)
 
+    @property
+    def known(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials that Optuna has learnt from or knows to run: of a large study only the best and the newest."""
+        return self._study.trials
+
     def ask(self) -> Proposal:
         """The next trial. The sampler must not be exhausted."""
         if self._requeued:
@@ -69,7 +74,7 @@ class Sampler:
         del self._proposed[trial]
         if asked := self._asked.pop(trial, None):
             self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
-            if asked.number >= _MAX_KNOWN:
+            if asked.number >= MAX_KNOWN:
                 self._trim_history()
 
     def requeue(self, trial: int) -> None:
@@ -132,11 +137,11 @@ def _optuna_study(record: StudyRecord, sampler: optuna.samplers.BaseSampler) -> 
 def _known(record: StudyRecord) -> list[TrialRecord]:
     """The ended trials to give to Optuna, in the order in which they ended."""
     ended = record.ended
-    if len(ended) <= _BEST_KEPT + _NEWEST_KEPT:
+    if len(ended) <= BEST_KEPT + NEWEST_KEPT:
         return ended
-    best = {trial.id for trial in record.ranking()[:_BEST_KEPT]}
-    older = [trial for trial in ended[:-_NEWEST_KEPT] if trial.id in best]
-    return older + ended[-_NEWEST_KEPT:]
+    best = {trial.id for trial in record.ranking()[:BEST_KEPT]}
+    older = [trial for trial in ended[:-NEWEST_KEPT] if trial.id in best]
+    return older + ended[-NEWEST_KEPT:]
 
 
 def _optuna_sampler(spec: StudySpec, known: int) -> optuna.samplers.BaseSampler:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PREFIX = "tuner-scratch-"
-_MIN_AGE_SECONDS = 60.0  # a younger folder may not be locked yet
+MIN_AGE_SECONDS = 60.0  # a younger folder may not be locked yet
 
 
 @contextlib.contextmanager
@@ -45,7 +45,7 @@ def _remove_orphans(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_ctime > _MIN_AGE_SECONDS:
+            if status.st_uid == os.geteuid() and time.time() - status.st_ctime > MIN_AGE_SECONDS:
                 _remove_if_unlocked(folder)
 
 

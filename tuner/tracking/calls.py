@@ -24,7 +24,7 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # of each request; a call may consist of several
 os.environ.setdefault(_RETRIES, "2")
-_PAUSES_SECONDS = (0.2, 1.0)
+PAUSES_SECONDS = (0.2, 1.0)
 _LONGEST_SECONDS = 5.0  # what began later than this after the first attempt isn't tried again at once
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
@@ -52,7 +52,7 @@ def repeated(call: Callable[[], Answer]) -> Answer:
     Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
     """
     began = time.monotonic()
-    for pause in (*_PAUSES_SECONDS, None):
+    for pause in (*PAUSES_SECONDS, None):
         try:
             return call()
         except Exception as error:
@@ -70,7 +70,7 @@ def create_once(make: Callable[[], Answer], look: Callable[[], Answer | None]) -
     Raises RefusalError if MLflow will never take it, else what the last of a few attempts raised.
     """
     certain = True
-    for pause in (*_PAUSES_SECONDS, None):
+    for pause in (*PAUSES_SECONDS, None):
         try:
             with _without_retries():
                 return make(), certain

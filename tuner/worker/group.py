@@ -26,7 +26,7 @@ from tuner.worker.report_queue import sender
 
 NAMESPACE = "tuner"
 SHUTDOWN_SECONDS = 15.0
-_GRACE_SECONDS = 15.0
+GRACE_SECONDS = 15.0
 
 _STOP = Decision(Action.STOP)
 
@@ -98,7 +98,7 @@ class GroupSlot:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(
                         self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent()),
-                        _GRACE_SECONDS,
+                        GRACE_SECONDS,
                     )
             if self._is_superseded(attempt):
                 return None

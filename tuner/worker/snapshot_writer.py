@@ -22,14 +22,14 @@ _INTERVAL_FACTOR = 50  # the pause after a checkpoint, as a multiple of the time
 
 
 @dataclass
-class _LastWrite:
+class LastWrite:
     """Kept from one trial of a process to the next: a trial shorter than the pause writes no checkpoint."""
 
     seconds: float = 0.0
     """How long writing the last checkpoint took."""
 
 
-_last_write = _LastWrite()
+last_write = LastWrite()
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SnapshotWriter:
         self._best: _Best | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future[list[str]] | None = None
-        self._next = time.monotonic() + _INTERVAL_FACTOR * _last_write.seconds
+        self._next = time.monotonic() + _INTERVAL_FACTOR * last_write.seconds
         self._images: list[str] = []
 
     def add_images(self, paths: list[str]) -> None:
@@ -114,8 +114,8 @@ class SnapshotWriter:
     def _write(self, copies: list[tuple[Progress, SnapshotCopy]], began: float) -> list[str]:
         images = [path for progress, copy in copies for path in self._publish(progress, copy)]
         now = time.monotonic()
-        _last_write.seconds = now - began
-        self._next = now + _INTERVAL_FACTOR * _last_write.seconds
+        last_write.seconds = now - began
+        self._next = now + _INTERVAL_FACTOR * last_write.seconds
         return images
 
     def _publish(self, progress: Progress, copy: SnapshotCopy) -> list[str]:

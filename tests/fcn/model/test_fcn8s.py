@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fcn.config import Config
@@ -176,10 +176,15 @@ def test_an_images_dropout_is_the_same_in_every_batch() -> None:
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     model = FCN8s(2, width=1 / 32, fc_width=2000, dropout=0.3)
-    keep, _ = model.keep_masks(64, 96, [1], torch.device("cpu"))
-    assert float(keep.float().mean()) == pytest.approx(0.7, abs=0.02)
-    dropped = model._drop(torch.ones(keep.shape), keep)
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.03)
+    keep = model.keep_masks(64, 96, [1], torch.device("cpu"))
+    assert float(keep[0].float().mean()) == pytest.approx(0.7, abs=0.02)
+    nn.init.zeros_(model.fc6.weight)
+    nn.init.ones_(model.fc6.bias)  # fc6 is one everywhere, and what fc7 gets is that without what is dropped
+    dropped: list[Tensor] = []
+    model.fc7.register_forward_pre_hook(lambda _, given: dropped.append(given[0]))
+    model(torch.zeros(1, 3, 64, 96), keep)
+    assert torch.equal(dropped[0] > 0, keep[0])
+    assert float(dropped[0].mean()) == pytest.approx(1, abs=0.03)
 
 
 def test_the_same_seed_builds_the_same_network_and_leaves_torchs_random_numbers_alone() -> None:
@@ -302,7 +307,7 @@ def test_fc6_as_a_product_of_matrices_is_the_convolution(size: tuple[int, int]) 
     layer = Convolution(6, 10, 7, padding=3).double()
     grads = []
     outputs = []
-    for compute in (layer._product, lambda x: functional.conv2d(x, layer.weight, layer.bias, padding=3)):
+    for compute in (layer.matrix_product, lambda x: functional.conv2d(x, layer.weight, layer.bias, padding=3)):
         x = torch.linspace(-1, 1, 3 * 6 * size[0] * size[1], dtype=torch.float64).reshape(3, 6, *size).requires_grad_()
         layer.zero_grad()
         outputs.append(compute(x))

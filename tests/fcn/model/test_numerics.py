@@ -157,7 +157,7 @@ def test_what_was_killed_from_outside_is_not_kept(tmp_path: Path, fault: Fault) 
     starts = fault.starts
     assert findings(tmp_path, [SLIM, LARGE]) == found
     assert fault.starts == starts, "this process remembers it"
-    numerics._known.clear()
+    numerics.known.clear()
     fault.quick()
     again = findings(tmp_path, [SLIM, LARGE])
     assert (again[SLIM], again[LARGE].gradient) == (found[SLIM], 0.2), "measured is what wasn't kept"
@@ -180,24 +180,36 @@ def test_findings_that_are_torn_or_of_another_machine_are_measured_again(
         "not a number": path.read_text().replace(str(found[SLIM].output), "NaN"),
     }
     path.write_text(damaged[damage])
-    numerics._known.clear()
+    numerics.known.clear()
     assert findings(tmp_path, [SLIM, LARGE]) == found
     assert fault.starts == 2
     assert json.loads(path.read_text()) == kept
-    numerics._known.clear()
+    numerics.known.clear()
     assert findings(tmp_path, [LARGE, SLIM]) == found
     assert fault.starts == 2, "read, not measured"
     assert [file.suffix for file in path.parent.iterdir() if file != path] == [".lock"]
 
 
-def test_findings_are_kept_by_what_decides_which_kernels_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_are_kept_by_what_decides_which_kernels_run(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert numerics.cpu_name() in json.dumps(machine())
-    paths = {numerics._path(tmp_path)}
+    fault.quick()
+
+    def find_anew() -> int:
+        """As another process does; returns how often was measured so far."""
+        numerics.known.clear()
+        findings(tmp_path, [SLIM])
+        return fault.starts
+
+    assert find_anew() == 1
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-    paths.add(numerics._path(tmp_path))
+    assert find_anew() == 2
     monkeypatch.setattr(torch, "__version__", "9.9")
-    paths.add(numerics._path(tmp_path))
-    assert len(paths) == 3
+    assert find_anew() == 3
+    monkeypatch.undo()
+    fault.quick()
+    assert find_anew() == 3, "those of the first are there still"
 
 
 def test_a_folder_that_takes_no_file_costs_only_the_time(tmp_path: Path, fault: Fault) -> None:

@@ -114,7 +114,7 @@ def test_the_frames_that_are_shown_are_of_the_first_ranks_share(
     config = config.model_copy(update={"batch_size": batch_size, "frames": 60})
     cache = open_cache(config)
     monkeypatch.setattr(training, "world_size", lambda: world_size)
-    shown = training._shown(cache, config)
+    shown = training.shown_positions(cache, config)
     share = {
         position for position in range(len(cache.dataset.splits["val"])) if position % batch_size % world_size == 0
     }

@@ -256,11 +256,11 @@ def test_the_commands_after_a_study_can_be_pasted_and_tell_no_secret(
     run_study(Storage(str(tmp_path)))
     record = load_record(Storage(str(tmp_path)) / "a")
     monkeypatch.setenv("COLUMNS", "60")
-    cli._print_next_steps(record, "my studies [/x]", console())
+    cli.print_next_steps(record, "my studies [/x]", console())
     out = capsys.readouterr().out
     assert "python -m tuner ui a --storage 'my studies [/x]'" in out
     assert "***" not in out
-    cli._print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", console())
+    cli.print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", console())
     out = capsys.readouterr().out
     assert "python -m tuner ui a --storage 's3://KEY:***@bucket/x?region=r'" in out
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Outcome, Recorder
-from tuner.events.event import EpochReported, to_line
+from tuner.errors import StorageError
+from tuner.events.event import EpochReported, Event, to_line
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
@@ -24,12 +24,22 @@ from tuner.worker.messages import Action, Decision, End, Interruption, Report, S
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Iterator[Recorder]:
-    spec = study_spec(budget={"trials": 9}, scheduler={"name": "asha", "grace_epochs": 2, "reduction_factor": 3})
+def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(Storage(str(tmp_path)) / "s") as journal:
-        recorder = Recorder(StudyRecord(spec), journal, StudyControl(), [])
-        recorder.trial_started(1, {"x": 0.5})
-        yield recorder
+        yield journal
+
+
+@pytest.fixture
+def control() -> StudyControl:
+    return StudyControl()
+
+
+@pytest.fixture
+def recorder(journal: Journal, control: StudyControl) -> Recorder:
+    spec = study_spec(budget={"trials": 9}, scheduler={"name": "asha", "grace_epochs": 2, "reduction_factor": 3})
+    recorder = Recorder(StudyRecord(spec), journal, control, [])
+    recorder.trial_started(1, {"x": 0.5})
+    return recorder
 
 
 def report(
@@ -64,9 +74,9 @@ def test_a_trial_that_is_worse_on_a_rung_is_stopped_with_the_reason(recorder: Re
     assert recorder.receive(2, report(2, 0.1, resumed=True)) == stop, "its process died before it knew"
 
 
-def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorder) -> None:
+def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorder, journal: Journal) -> None:
     recorder.receive(1, report(1))
-    recorder._control = StudyControl(time_seconds=0.0)
+    recorder = Recorder(recorder.record, journal, StudyControl(time_seconds=0.0), [])
     decision = recorder.receive(1, report(2))
     assert decision == Decision(Action.STOP, "the study's time budget of 0 s is used up", keep=True)
     recorder.receive(1, End("stopped", decision.reason))
@@ -74,8 +84,8 @@ def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorde
     assert recorder.trial_done(1) == Outcome()
 
 
-def test_in_a_study_that_stops_no_trial_has_ended(recorder: Recorder, tmp_path: Path) -> None:
-    recorder._control.stop("interrupted", "SIGINT")
+def test_in_a_study_that_stops_no_trial_has_ended(recorder: Recorder, control: StudyControl, tmp_path: Path) -> None:
+    control.stop("interrupted", "SIGINT")
     assert recorder.receive(1, report(1)).action is Action.STOP
     recorder.receive(1, End("stopped", "SIGINT"))
     assert recorder.trial_done(1) == Outcome()
@@ -179,7 +189,7 @@ def test_a_trial_that_is_ended_from_outside_ends_as_it_is_said_or_is_run_again(r
     assert (recorder.record.trials[1].state, recorder.record.trials[1].reason) == ("failed", "it hangs")
 
 
-def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Recorder) -> None:
+def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Recorder, control: StudyControl) -> None:
     assert recorder.receive(1, StorageWait("full")).action is Action.CONTINUE
     since = recorder.refusals[1].since
     for _ in range(10):
@@ -188,7 +198,7 @@ def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Rec
     assert recorder.refusals[1].since == since
     recorder.receive(1, report(1))
     assert recorder.refusals == {}, "the attempt after it came as far as a report"
-    recorder._control.stop("interrupted", "SIGINT")
+    control.stop("interrupted", "SIGINT")
     assert recorder.receive(1, StorageWait("full")).action is Action.STOP, "nobody waits any more"
 
 
@@ -204,15 +214,28 @@ def test_a_best_that_only_the_checkpoint_knows_is_told_with_it(recorder: Recorde
 
 
 def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path: Path, recorder: Recorder) -> None:
-    with small_disk(tmp_path / "disk", megabytes=1) as disk, Journal(Storage(str(disk)) / "s") as journal:
+    refused = 0
+
+    class Watched(Journal):
+        """Makes room when the disk has refused an event for the second time."""
+
+        def append(self, event: Event) -> None:
+            nonlocal refused
+            try:
+                super().append(event)
+            except StorageError:
+                refused += 1
+                if refused == 2:
+                    checkpoint.unlink()
+                raise
+
+    with small_disk(tmp_path / "disk", megabytes=1) as disk, Watched(Storage(str(disk)) / "s") as journal:
         recorder = Recorder(StudyRecord(recorder.record.spec), journal, StudyControl(), [])
         begin(recorder, 1)
         checkpoint = fill(disk, left=0)
-        room = threading.Timer(0.5, checkpoint.unlink)
-        room.start()
         sent = 200  # more than what is left of the file's last block holds
         for epoch in range(1, sent + 1):
             recorder.receive(1, report(epoch))
-        room.join()
         events = list(read_events(Storage(str(disk)) / "s"))
     assert [event.epoch for event in events if isinstance(event, EpochReported)] == list(range(1, sent + 1))
+    assert refused == 2

@@ -41,7 +41,8 @@ class Study:
         record = StudyRecord(spec)
         self.control = StudyControl()
         self.recorder = Recorder(record, journal, self.control, [])
-        self.slots = SlotPool(spec, Storage("/nowhere"), Plan(slots, 1, 0, 1, slots, 0))
+        self.plan = Plan(slots, 1, 0, 1, slots, 0)
+        self.slots = SlotPool(spec, Storage("/nowhere"), self.plan)
         self.source = TrialSource(record, self.recorder, self.slots, self.control)
         self.events = TuneEvents(self.recorder, self.source, self.control)
 
@@ -145,7 +146,7 @@ def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run(journal: J
     processes = _ObjectCache()
 
     def request(config: dict[str, Any]) -> Any:
-        return study.slots._plan.trial_request(config["gpus"], config["place"])
+        return study.plan.trial_request(config["gpus"], config["place"])
 
     one, two = study.begin("1"), study.begin("2")
     assert request(one) != request(two), "else Tune would give one's process to the other"
@@ -172,13 +173,14 @@ def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journ
     slots.keep_warm(processes)
     assert processes.total_max_objects == 1
     assert slots.acquire() is None
-    slots.follow(Plan(4, 1, 0.25, 1, 8, 1))
+    plan = Plan(4, 1, 0.25, 1, 8, 1)
+    slots.follow(plan)
     shared = [slots.acquire() for _ in range(3)]
     assert [slot and slot.gpus for slot in shared] == [0.25] * 3
     assert slots.acquire() is None, "the trial that began alone still runs"
     slots.keep_warm(processes)
     slots.release(alone)
-    assert not processes.cache_object(slots._plan.trial_request(1, 1), "the process of the one that was alone")
+    assert not processes.cache_object(plan.trial_request(1, 1), "the process of the one that was alone")
     last = slots.acquire()
     assert last is not None
     assert last.gpus == 0.25

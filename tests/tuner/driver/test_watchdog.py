@@ -25,16 +25,18 @@ from tuner.worker.messages import Begun, Report, StorageWait
 class Study:
     """A study whose time is what the test says. Tune is done with a trial as soon as it is asked to be."""
 
-    def __init__(self, folder: Path, journal: Journal, workers: int = 1, **failures: Any):
+    def __init__(
+        self, folder: Path, journal: Journal, workers: int = 1, time_seconds: float | None = None, **failures: Any
+    ):
         spec = study_spec(budget={"trials": 9}, failures=failures, resources={"workers": workers})
         self.storage = Storage(str(folder)) / "s"
-        self.control = StudyControl()
-        self.recorder = Recorder(StudyRecord(spec), journal, self.control, [])
+        control = StudyControl(time_seconds)
+        self.recorder = Recorder(StudyRecord(spec), journal, control, [])
         self.outcomes: list[Outcome] = []
         self.notes: list[str] = []
         self.running: list[int] = []
         source: Any = SimpleNamespace(running=lambda: list(self.running), kill=self.kill)
-        self.watchdog = Watchdog(self.recorder, source, self.control, self.storage, self.notes.append)
+        self.watchdog = Watchdog(self.recorder, source, control, self.storage, self.notes.append)
 
     def kill(self, number: int) -> None:
         self.running.remove(number)
@@ -129,12 +131,11 @@ def test_nothing_is_ended_that_waits_for_the_storage_or_where_no_limit_is_set(
 def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be_exported(
     tmp_path: Path, journal: Journal, clock: Clock, stored: int | None, value: float | None
 ) -> None:
-    study = Study(tmp_path, journal)
+    study = Study(tmp_path, journal, time_seconds=90)
     study.start(1)
     for epoch, score in ((1, 0.5), (2, 0.9)):
         clock.now += 40
         study.report(1, epoch, score, checkpoint=stored is not None and epoch <= stored)
-    study.control = study.watchdog._control = study.recorder._control = StudyControl(time_seconds=10)
     clock.now += 11
     study.watchdog.check()
     clock.now += 75
@@ -143,7 +144,7 @@ def test_a_silent_trial_counts_as_stopped_when_the_time_is_over_with_what_can_be
     clock.now += 10
     study.watchdog.check()
     assert study.outcomes == [Outcome(ended=True, slot_is_lost=True)]
-    assert study.ended(1) == ("stopped", "the study's time budget of 10 s is used up")
+    assert study.ended(1) == ("stopped", "the study's time budget of 90 s is used up")
     assert study.recorder.record.trials[1].value == value
 
 

@@ -77,7 +77,7 @@ except StorageError as error:
 @pytest.fixture
 def runner(study: Storage) -> Iterator[subprocess.Popen[str]]:
     """Another process that runs the study."""
-    command = [sys.executable, "-c", RUNNER, study._uri]
+    command = [sys.executable, "-c", RUNNER, study.uri]
     with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -149,18 +149,19 @@ def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: St
 
 
 HOLD = """
-import sys, time
+import sys
 from tuner.events.log import Journal
 from tuner.storage.storage import Storage
 with Journal(Storage(sys.argv[1])):
     print("ready", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def test_a_second_process_cannot_run_the_same_study(study: Storage) -> None:
     command = [sys.executable, "-c", HOLD, str(folder(study))]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as first:
+    root, pipe = Path(__file__).parents[3], subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "ready\n"
         assert is_running(study)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tests.studies import study_spec
 from tests.written_event import event
@@ -40,6 +40,10 @@ class Study:
         trial = self.record.trials[number]
         self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, state=state)
         self.sampler.tell(number, value_for_sampler(self.record, trial))
+
+    def completed(self) -> list[FrozenTrial]:
+        """The trials that the sampler has learnt from."""
+        return [trial for trial in self.sampler.known if trial.state is TrialState.COMPLETE]
 
     def run(self, value: float | None, state: str = "finished") -> dict[str, Any]:
         """One trial from begin to end; value None: it fails before it reports."""
@@ -137,7 +141,7 @@ def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothi
     for number, _ in began:
         again.report(number, 1, 0.9)
         again.end(number)
-    assert [trial.params for trial in again.sampler._study.get_trials(states=[TrialState.COMPLETE])] == []
+    assert [trial.params for trial in again.completed()] == []
 
 
 def test_a_study_may_be_resumed_in_another_space() -> None:
@@ -194,15 +198,15 @@ def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str,
     study.end(number)
     study.run(None, state="failed")
     best = 0.8 if direction == "maximize" else 0.1
-    assert [trial.value for trial in study.sampler._study.trials] == [best, worst]
+    assert [trial.value for trial in study.sampler.known] == [best, worst]
     # A resumed study knows the same.
-    assert sorted(trial.value or 0 for trial in Study(study.record).sampler._study.trials) == sorted([best, worst])
+    assert sorted(trial.value or 0 for trial in Study(study.record).sampler.known) == sorted([best, worst])
 
 
 def test_a_failure_before_any_value_was_seen_is_told_as_failed() -> None:
     study = Study(StudyRecord(study_spec()))
     study.run(None, state="failed")
-    (trial,) = study.sampler._study.trials
+    (trial,) = study.sampler.known
     assert trial.state.name == "FAIL"
 
 
@@ -210,7 +214,7 @@ def test_a_trial_that_was_stopped_before_it_reported_teaches_nothing() -> None:
     study = Study(StudyRecord(study_spec()))
     study.run(0.5)
     study.run(None, state="stopped")
-    assert [trial.value for trial in study.sampler._study.get_trials(states=[TrialState.COMPLETE])] == [0.5]
+    assert [trial.value for trial in study.completed()] == [0.5]
 
 
 def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
@@ -219,23 +223,24 @@ def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
     for epoch, value in enumerate((0.3, 0.9, 0.2), start=1):
         study.report(number, epoch, value)
     study.end(number, "stopped")
-    assert study.sampler._study.trials[0].value == 0.9
+    assert study.sampler.known[0].value == 0.9
 
 
 def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_that_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, count in {"_BEST_KEPT": 10, "_NEWEST_KEPT": 20, "_MAX_KNOWN": 50}.items():
+    for name, count in {"BEST_KEPT": 10, "NEWEST_KEPT": 20, "MAX_KNOWN": 50}.items():
         monkeypatch.setattr(sampler, name, count)
     record = StudyRecord(study_spec(budget={"trials": 200}))
     study = Study(record)
     number, params = study.begin()
     for n in range(110):
         study.run(value=(n * 7919) % 1100)
-    known = [trial for trial in study.sampler._study.trials if trial.state.is_finished()]
+    known = [trial for trial in study.sampler.known if trial.state.is_finished()]
     assert len(known) < 60
     best = sorted((trial.value for trial in record.ranking()[:10] if trial.value is not None), reverse=True)
     assert sorted((trial.value for trial in known if trial.value is not None), reverse=True)[:10] == best
     study.report(number, 1, 5000.0)
     study.end(number)
-    assert study.sampler._study.best_trial.params == params
+    best_known = max(study.completed(), key=lambda trial: trial.value or 0)
+    assert best_known.params == params

@@ -28,8 +28,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder for temporary files, of this process and of those that it starts."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(scratch, "_MIN_AGE_SECONDS", -1.0)
-    scratch._remove_orphans.cache_clear()
+    monkeypatch.setattr(scratch, "MIN_AGE_SECONDS", -1.0)
     return tmp_path
 
 
@@ -67,7 +66,7 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_hol
 
 
 def test_a_folder_that_was_just_made_is_left_alone(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "_MIN_AGE_SECONDS", 60.0)
+    monkeypatch.setattr(scratch, "MIN_AGE_SECONDS", 60.0)
     young = temporary / "tuner-scratch-tune-abc"
     young.mkdir()
     with scratch.scratch("tune"):

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
+from tests.waiting import wait_for
 from tuner.tracking.process import TrackingProcess
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).parents[3]
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_sigterm_to_all_processes_of_a_job_loses_nothing_of_the_studys_end(study: TrackedStudy) -> None:
@@ -31,8 +24,9 @@ def test_a_sigterm_to_all_processes_of_a_job_loses_nothing_of_the_studys_end(stu
     study.write(events[:6])
     tracking = TrackingProcess(study.spec, study.study, study.events, study.uri)
     tracking.start()
-    wait_for(study.events.parent / "tracking.json")
-    os.kill(tracking._process.pid, signal.SIGTERM)
+    wait_for((study.events.parent / "tracking.json").exists)
+    (process,) = [child for child in multiprocessing.active_children() if child.name == "tracking"]
+    process.terminate()
     study.write(events[6:])
     assert tracking.finish(60) == 0, tracking.trouble
     assert study.seen() == EXPECTED
@@ -41,14 +35,16 @@ def test_a_sigterm_to_all_processes_of_a_job_loses_nothing_of_the_studys_end(stu
 def test_a_study_that_ends_without_a_word_to_its_tracking_ends_nonetheless(study: TrackedStudy) -> None:
     study.write(lines())
     code = f"""
+import multiprocessing
 from tests.tracked_study import TrackedStudy
+from tests.waiting import wait_for
 from tuner.tracking.process import TrackingProcess
 from pathlib import Path
 if __name__ == "__main__":
     study = TrackedStudy(Path({str(study.events.parents[1])!r}))
     tracking = TrackingProcess(study.spec, study.study, study.events, study.uri)
     tracking.start()
-    print(tracking._process.pid, flush=True)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
     raise SystemExit("as an error does")
 """
     script = study.events.parent / "script.py"

@@ -12,8 +12,10 @@ from mlflow import MlflowClient
 
 from tests.mlflow_server import MlflowServer
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
+from tests.waiting import wait_for
 from tuner.tracking.names import fit_image_key, fit_name
 from tuner.tracking.state import skipped_note
+from tuner.tracking.tracker import Tracker
 
 # What MLflow and its database library warn of is theirs.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -196,7 +198,7 @@ def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowSer
 def test_a_place_for_artifacts_that_fails_does_not_hold_back_the_numbers(
     tmp_path: Path, study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuner.tracking.calls._PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr("tuner.tracking.calls.PAUSES_SECONDS", (0.01,))
     (tmp_path / "artifacts").write_text("where MLflow wants a folder")
     study.write(lines())
     assert study.track() == 0
@@ -211,16 +213,15 @@ def test_a_place_for_artifacts_that_fails_does_not_hold_back_the_numbers(
 def test_a_run_that_somebody_deleted_is_left_alone(study: TrackedStudy) -> None:
     events = lines()
     study.write(events[:8])
-    assert study.track() == 0
-    assert study.tracker is not None
+    tracker = Tracker(study.spec, study.study, study.events, study.uri)
+    tracker.start()
+    wait_for(lambda: tracker.progress[0] == tracker.progress[1], 60)
     client = MlflowClient(study.uri)
-    tracker = study.tracker
     client.delete_run(tracker.runs["3"])
     before = client.get_run(tracker.runs["3"]).data.metrics
-    # The same tracker goes on, as one does that follows a study.
+    # The same tracker goes on.
     study.write(events[8:])
-    while tracker._step():
-        pass
+    assert tracker.finish(60) == 0
     seen = study.seen()
     assert "3" not in seen
     assert {key: seen[key] for key in ("study", "1", "2")} == {key: EXPECTED[key] for key in ("study", "1", "2")}

@@ -10,7 +10,10 @@ import signal
 import socket
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -18,6 +21,7 @@ from mlflow import MlflowClient
 
 from tests.mlflow_server import MlflowServer
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
+from tests.waiting import wait_for
 from tuner.errors import StudyError
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
@@ -118,49 +122,46 @@ def test_two_storages_with_a_study_of_one_name_share_a_server_without_mixing(tmp
 
 
 def test_the_end_waits_as_long_as_mlflow_takes_something(study: TrackedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
-    study.write(lines()[:5])
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("tuner.tracking.tracker.time", clock)
+    create_run = MlflowClient.create_run
 
-    def slow(tracker: Tracker) -> bool:
-        time.sleep(0.3)
-        with study.events.open("rb") as file:
-            file.seek(tracker._state.offset)
-            line = file.readline()
-        tracker._state.offset += len(line)
-        tracker._accepted += 1
-        return bool(line)
+    def slow(client: MlflowClient, *args: Any, **options: Any) -> Any:
+        clock.now += 25
+        return create_run(client, *args, **options)
 
-    monkeypatch.setattr(Tracker, "_step", slow)
-    # What follows on the last event is a call of another length.
-    monkeypatch.setattr(Tracker, "_finish_study", lambda _: None)
-    assert study.track(patience_seconds=0.8) == 0, "five events of 0.3 s each"
-
-
-def test_the_end_does_not_wait_for_an_mlflow_that_takes_nothing(
-    study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
     study.write(lines())
-    monkeypatch.setattr(Tracker, "_step", lambda _: time.sleep(60))
+    assert study.track(patience_seconds=60) == 0
+    assert clock.now == 100, "a run each for the study and three trials"
+    assert study.seen() == EXPECTED
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server that takes every connection and answers nothing."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_the_end_does_not_wait_for_an_mlflow_that_takes_nothing(study: TrackedStudy, silent: str) -> None:
+    study.write(lines())
     began = time.monotonic()
-    assert study.track(patience_seconds=0.5) == len(lines())
+    assert study.track(silent, patience_seconds=0.5) == len(lines())
     assert time.monotonic() - began < 10
 
 
 def test_the_end_is_soon_when_nobody_waits_for_it_any_more(
-    study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
+    study: TrackedStudy, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study.write([])
-
-    def endless(tracker: Tracker) -> bool:
-        time.sleep(0.01)
-        tracker._accepted += 1
-        return True
-
-    monkeypatch.setattr(Tracker, "_step", endless)
+    study.write(lines())
     monkeypatch.setattr("tuner.tracking.tracker.ABANDONED_SECONDS", 0.3)
-    tracker = Tracker(study.spec, study.study, study.events, study.uri)
+    tracker = Tracker(study.spec, study.study, study.events, silent)
     tracker.start()
     began = time.monotonic()
-    tracker.finish(60, abandoned=lambda: True)
+    assert tracker.finish(60, abandoned=lambda: True) == len(lines())
     assert time.monotonic() - began < 10
     tracker.join(60)
     assert not tracker.is_alive()
@@ -195,15 +196,10 @@ def test_a_server_that_hangs_in_mid_study_gets_everything_once(
     study.write(events[:6])
     tracker = Tracker(study.spec, study.study, study.events, uri)
     tracker.start()
-    deadline = time.monotonic() + 60
-    while not (study.events.parent / "tracking.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for((study.events.parent / "tracking.json").exists, 60)
     server.signal(signal.SIGSTOP)
     study.write(events[6:10])
-    while tracker.trouble is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: tracker.trouble, 60)
     study.write(events[10:])
     server.signal(signal.SIGCONT)
     assert tracker.finish(60) == 0

@@ -206,7 +206,7 @@ def test_a_rank_whose_process_is_tainted_ends_the_group_with_its_trial(tmp_path:
 def test_a_rank_that_waits_for_a_failed_one_does_not_hold_up_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(group, "GRACE_SECONDS", 0.1)
 
     async def body(slot: Slot, runner: Runner) -> None:
         trial = await begin(slot, runner)

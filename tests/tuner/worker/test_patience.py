@@ -20,7 +20,7 @@ from tuner.worker.messages import Interruption
 
 @pytest.fixture(autouse=True)
 def no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_last_write", snapshots._LastWrite())
+    monkeypatch.setattr(snapshots, "last_write", snapshots.LastWrite())
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tuner.worker.storage_retry import StorageRetry
 
 @pytest.fixture(autouse=True)
 def no_experience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshots, "_last_write", snapshots._LastWrite())
+    monkeypatch.setattr(snapshots, "last_write", snapshots.LastWrite())
 
 
 def runner_in(folder: Path, *, stop_after: int | None = None, keep: bool = False) -> TrialRunner:
@@ -82,11 +82,11 @@ def test_checkpoints_are_written_in_a_fiftieth_of_the_time(tmp_path: Path) -> No
     # A write takes 0.01 s and a little; two seconds have room for the first and at most three more.
     assert written[0] == 1
     assert 1 <= len(written) <= 4, written
-    assert snapshots._last_write.seconds >= 0.01
+    assert snapshots.last_write.seconds >= 0.01
 
 
 def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writes_none(tmp_path: Path) -> None:
-    snapshots._last_write.seconds = 10.0
+    snapshots.last_write.seconds = 10.0
     runner = runner_in(tmp_path)
     runner.run(snapshots=True, epochs=5)
     assert runner.checkpoints() == {}
@@ -137,7 +137,7 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
 def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     (runner.folder / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
-    snapshots._last_write.seconds = 10.0
+    snapshots.last_write.seconds = 10.0
     runner.run(snapshots=True)
     assert runner.checkpoints() == {}
 
@@ -159,7 +159,7 @@ def test_a_trial_that_goes_on_tells_where_from_and_drops_what_it_will_train_agai
     first = runner_in(tmp_path, stop_after=4, keep=True)
     first.run(snapshots=True, epochs=6, write_seconds=0.02)
     assert first.checkpoints() == {"epoch-000001": True, "epoch-000004": False}
-    snapshots._last_write.seconds = 10.0
+    snapshots.last_write.seconds = 10.0
     second = runner_in(tmp_path)
     second.run(snapshots=True, epochs=6)
     assert [(report.epoch, report.resumed) for report in second.reports] == [
