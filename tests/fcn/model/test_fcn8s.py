@@ -182,7 +182,8 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     nn.init.ones_(model.fc6.bias)  # fc6 is one everywhere, and what fc7 gets is that without what is dropped
     dropped: list[Tensor] = []
     model.fc7.register_forward_pre_hook(lambda _, given: dropped.append(given[0]))
-    model(torch.zeros(1, 3, 64, 96), keep)
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 64, 96), keep)
     assert torch.equal(dropped[0] > 0, keep[0])
     assert float(dropped[0].mean()) == pytest.approx(1, abs=0.03)
 
