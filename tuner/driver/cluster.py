@@ -20,7 +20,7 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from tuner.driver import ray_cleanup
+from tuner.driver import autoscaler, ray_cleanup
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
 
@@ -208,7 +208,7 @@ def remove_orphaned_groups() -> None:
 def _capacity() -> tuple[float, float]:
     """CPUs and GPUs of all nodes, or those that an autoscaler may bring it to, if these are more."""
     now = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
-    later = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    later = autoscaler.limits(ray.get_runtime_context().gcs_address)
     cpus, gpus = (float(max(now.get(key, 0), later.get(key, 0))) for key in ("CPU", "GPU"))
     return cpus, gpus
 
