@@ -15,6 +15,7 @@ TUNER = [
     {"best"},
     {"cli", "python"},
     {"driver"},
+    {"report"},
     {"results"},
     {"display"},
     {"tracking", "worker", "search", "jobs"},

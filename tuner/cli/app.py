@@ -1,4 +1,4 @@
-"""python -m tuner: check, run, resume, list, show, ui, sync, optuna."""
+"""python -m tuner: check, run, resume, list, show, report, ui, sync, optuna."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from tuner.cli.options import (
     TrackingOption,
     run_app,
 )
+from tuner.cli.report import report
 from tuner.cli.tracking import optuna, study_link, sync, ui
 from tuner.errors import StudyError
 from tuner.storage.address import HIDDEN, without_secrets
@@ -183,6 +184,7 @@ def _write_tables(name: str | None, storage: str, csv: Path | None, parquet: Pat
         tables.write_parquet(table, parquet)
 
 
+app.command()(report)
 app.command()(ui)
 app.command()(sync)
 app.command()(optuna)

@@ -25,6 +25,7 @@ _TRIAL_COLUMNS = (
     "trial", "state", "value", "best_epoch", "epochs", "seconds", "startup_seconds", "started", "ended", "reason",
     "mlflow_run_id",
 )  # fmt: skip
+_METRIC_COLUMNS = ("trial", "epoch", "seconds")
 
 
 def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFrame:
@@ -98,11 +99,14 @@ def metrics_table(record: StudyRecord, folder: Storage) -> pd.DataFrame:
         "epoch": pd.Series([epoch for _, epoch, *_ in rows], dtype="int64"),
         "seconds": pd.Series([round(time - record.created, 3) for _, _, time, _ in rows], dtype="float64"),
     }
-    taken = set(columns)
     for name in names:
-        column = f"metric.{name}" if name in taken else name
-        columns[column] = pd.Series([metrics.get(name) for *_, metrics in rows], dtype="float64")
+        columns[metric_column(name)] = pd.Series([metrics.get(name) for *_, metrics in rows], dtype="float64")
     return pd.DataFrame(columns)
+
+
+def metric_column(metric: str) -> str:
+    """The name of a metric's column in the table of metrics."""
+    return f"metric.{metric}" if metric in _METRIC_COLUMNS else metric
 
 
 def _rows(record: StudyRecord, folder: Storage) -> list[tuple[int, int, float, dict[str, float]]]:

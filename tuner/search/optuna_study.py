@@ -34,6 +34,7 @@ def optuna_study(record: StudyRecord, trials: Iterable[FrozenTrial] | None = Non
     Numbers here are the trials' ids, so that figures name trials as the rest of tuner does: a number that no trial has,
     0 for one, is a WAITING trial, which Optuna's figures leave out.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction=record.spec.objective.direction,
         storage=optuna.storages.InMemoryStorage(),

@@ -1,0 +1,1 @@
+"""The figures of a report: plotly's where Optuna has none, each with what it shows in words."""

@@ -1,0 +1,121 @@
+"""What the hyperparameters have to do with the objective: Optuna's own figures, in the report's colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tuner.display.live import number
+from tuner.events.state import StudyRecord
+from tuner.report.figures.figure import COLORS, Figure
+from tuner.search import optuna_figures
+from tuner.search.importance import RESAMPLES, Importance, importances
+
+LEAST_TRIALS = 6
+"""So many must have ended with a value: fewer say nothing about a hyperparameter."""
+_SLICES = 8
+_SCALE = ((0.0, "#8da2bd"), (1.0, "#D55E00"))
+
+
+def hyperparameter_figures(record: StudyRecord) -> Iterator[Figure]:
+    """Parallel coordinates, importance, slices, and the contour of the two most important; none of a few trials."""
+    ranking = record.ranking()
+    if len(ranking) < LEAST_TRIALS:
+        return
+    yield _parallel(record)
+    found = importances(record)
+    if found:
+        yield _importance(record, found)
+    names = [one.name for one in found] or list(record.spec.space)
+    pair = _pair(record, names)
+    if pair:
+        yield _contour(record, *pair)
+    yield _slices(record, [name for name in names if any(name in trial.params for trial in ranking)][:_SLICES])
+
+
+def _parallel(record: StudyRecord) -> Figure:
+    ranking = record.ranking()
+    tenth = ranking[: max(1, len(ranking) // 10)]
+    ranges = "; ".join(f"{name} {_range(tenth, name)}" for name in record.spec.space if _range(tenth, name))
+    few = f" {optuna_figures.MAX_TRIALS} of {len(ranking):,} trials are drawn, spread over the ranking."
+    return Figure(
+        "parallel",
+        "Parallel coordinates",
+        f"A line a trial. The best {'trial has' if len(tenth) == 1 else f'{len(tenth)} trials have'} {ranges}."
+        f"{few if len(ranking) > optuna_figures.MAX_TRIALS else ''}",
+        _themed(optuna_figures.parallel_coordinates(record), record),
+        least_width=140 * (1 + len(record.spec.space)),
+    )
+
+
+def _range(trials: list[Any], name: str) -> str:
+    """The values of one hyperparameter, as words; empty if none of the trials has it."""
+    values = [trial.params[name] for trial in trials if name in trial.params]
+    if not values:
+        return ""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        low, high = number(min(values)), number(max(values))
+        return low if low == high else f"{low} to {high}"
+    return " or ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _importance(record: StudyRecord, found: list[Importance]) -> Figure:
+    shares = "; ".join(f"{one.name} {one.share:.0%} ({one.low:.0%} to {one.high:.0%})" for one in found[:_SLICES])
+    return Figure(
+        "importance",
+        "Importance",
+        f"{shares}. PED-ANOVA: how far the values of the best tenth of the trials differ from those of all. In "
+        f"brackets and as whiskers: the least and the greatest of {RESAMPLES} resamples; far apart, they "
+        "say that little is known.",
+        _themed(optuna_figures.importance_bars(record, found), record),
+        half=True,
+    )
+
+
+def _pair(record: StudyRecord, names: list[str]) -> tuple[str, str] | None:
+    """The two most important that can be drawn over each other."""
+    pairs = ((first, second) for place, first in enumerate(names) for second in names[place + 1 :])
+    return next((pair for pair in pairs if optuna_figures.has_values_of_both(record, *pair)), None)
+
+
+def _contour(record: StudyRecord, first: str, second: str) -> Figure:
+    best = next(trial for trial in record.ranking() if first in trial.params and second in trial.params)
+    return Figure(
+        "contour",
+        f"{first} and {second}",
+        f"{record.spec.objective.metric} over the two most important hyperparameters, interpolated between trials "
+        f"(points). Best at {first} {number(best.params[first])}, {second} {number(best.params[second])}.",
+        _themed(optuna_figures.contour(record, first, second), record),
+        half=True,
+    )
+
+
+def _slices(record: StudyRecord, names: list[str]) -> Figure:
+    left_out = len(record.spec.space) - len(names)
+    more = f" The {left_out} least important hyperparameters are left out." if left_out > 0 else ""
+    best = record.ranking()[0]
+    at = ", ".join(f"{name} {number(best.params[name])}" for name in names if name in best.params)
+    return Figure(
+        "slices",
+        "Slices",
+        f"{record.spec.objective.metric} of every trial over each hyperparameter; a darker point is a later trial. "
+        f"The winner has {at}.{more}",
+        _themed(optuna_figures.slices(record, names), record),
+        least_width=220 * len(names),
+    )
+
+
+def _themed(figure: Any, record: StudyRecord) -> Any:
+    """Colours for light and dark paper: of points, and of lines by their value, the better the stronger."""
+    for trace in figure.data:
+        if trace.type == "contour":
+            trace.colorscale = "Viridis"
+            trace.reversescale = record.spec.objective.direction == "minimize"
+        elif trace.type == "bar":
+            trace.marker.color = COLORS[1]
+        elif trace.type in ("scatter", "parcoords"):
+            marked = trace.line if trace.type == "parcoords" else trace.marker
+            if marked.colorscale:
+                marked.colorscale = _SCALE
+    figure.update_layout(plot_bgcolor=None)
+    return figure

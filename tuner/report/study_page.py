@@ -1,0 +1,121 @@
+"""The report of one study, from its tables to the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from tuner.display.live import format_metric
+from tuner.events.event import RunBegan
+from tuner.events.log import read_events
+from tuner.events.state import StudyRecord, TrialState
+from tuner.report.failures import causes
+from tuner.report.figures.curves import learning_curves
+from tuner.report.figures.figure import duration
+from tuner.report.figures.hyperparameters import LEAST_TRIALS, hyperparameter_figures
+from tuner.report.figures.progress import progress, progress_figures
+from tuner.report.figures.time_spent import time_figure
+from tuner.report.html import render
+from tuner.report.reproduction import command, study_file
+from tuner.report.standing import frames, rows, standings
+from tuner.report.trial_table import trial_table
+from tuner.results.study import Study
+from tuner.storage.address import HIDDEN
+
+_STATES: dict[TrialState, str] = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "running": "running",
+    "interrupted": "interrupted",
+}
+
+
+def study_page(study: Study) -> str:
+    """The page as HTML; of a study that runs, or has no ended trial, as much as there is."""
+    record, metric = study.record, study.spec.objective.metric
+    of_progress = list(progress_figures([progress(study)]))
+    curves, time = learning_curves(study), time_figure(study)
+    of_hyperparameters = list(hyperparameter_figures(record))
+    found = standings(study)
+    parts = [
+        ("winner", "Winner"),
+        *([("progress", "Progress")] if of_progress else []),
+        *([("learning", "Learning")] if curves else []),
+        ("hyperparameters", "Hyperparameters"),
+        ("failures", "Failures"),
+        *([("times", "Time")] if time else []),
+        ("trials", "Trials"),
+        ("again", "Run it again"),
+    ]
+    return render(
+        "study.html",
+        [*of_progress, *([curves] if curves else []), *of_hyperparameters, *([time] if time else [])],
+        parts,
+        title=f"{study.name}: report",
+        study=study,
+        metric=metric,
+        lede=_lede(study),
+        facts=_facts(record, study.loaded_at),
+        standings=found,
+        rows=rows(found, metric),
+        frames=frames(found),
+        progress=of_progress,
+        curves=curves,
+        hyperparameters=of_hyperparameters,
+        least_trials=LEAST_TRIALS,
+        causes=causes(record.trials[id] for id in sorted(record.trials)),
+        time=time,
+        table=trial_table(record),
+        states=sorted({trial.state for trial in record.trials.values()}),
+        command=command(record),
+        study_file=study_file(study.spec),
+        versions=_versions(study),
+        hidden=HIDDEN,
+    )
+
+
+def _lede(study: Study) -> str:
+    spec, scheduler = study.spec, study.spec.scheduler.name
+    began = datetime.fromtimestamp(study.record.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    reason = f" ({study.reason})" if study.reason else ""
+    return (
+        f"{study.state}{reason}; begun {began}; {spec.workload}, to {spec.objective.direction} "
+        f"{spec.objective.metric}, with {spec.search.sampler}{'' if scheduler == 'none' else f' and {scheduler}'}"
+    )
+
+
+def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:
+    """What is known of the whole: name, text, more of it."""
+    trials, ranking = list(record.trials.values()), record.ranking()
+    counts = Counter(trial.state for trial in trials)
+    states = ", ".join(f"{counts[state]} {name}" for state, name in _STATES.items() if counts[state])
+    facts = [("trials", f"{len(record.ended):,} of {record.spec.budget.trials:,}", states)]
+    if ranking:
+        best = ranking[0]
+        where = f"trial {best.id}, epoch {best.best_epoch}"
+        facts.insert(0, (f"best {record.spec.objective.metric}", format_metric(best.value or 0.0), where))
+    facts.append(("epochs", f"{sum(trial.epoch for trial in trials):,}", "spent by all trials"))
+    facts.append(("took", duration(took(record, now)), f"{duration(trial_seconds(record, now))} of trials"))
+    return facts
+
+
+def took(record: StudyRecord, now: float) -> float:
+    """Seconds from the study's begin to the last that is known of it, breaks between runs included."""
+    if record.state == "running":
+        return max(0.0, now - record.created)
+    seen = [time for trial in record.trials.values() for time in (trial.last_seen, trial.ended or 0.0)]
+    return max(0.0, max(seen, default=record.created) - record.created)
+
+
+def trial_seconds(record: StudyRecord, now: float) -> float:
+    """What all trials took, one after the other."""
+    return sum(trial.seconds(now) for trial in record.trials.values())
+
+
+def _versions(study: Study) -> str:
+    """Of the libraries that the study began with."""
+    for event in read_events(study.folder):
+        if isinstance(event, RunBegan):
+            return ", ".join(f"{name} {version}" for name, version in event.versions.items())
+    return "versions that are not known"

@@ -1,0 +1,73 @@
+"""All trials of a study as the report's table, best first."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.display.live import format_metric, number
+from tuner.events.state import StudyRecord, TrialRecord
+from tuner.storage.address import without_secrets_in
+
+MAX_ROWS = 2000
+"""A browser lays out more only slowly."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: as shown. sort: a number to sort by, as text; left out, the text is sorted by."""
+
+    text: str
+    sort: str | None = None
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    heads: list[tuple[str, bool]]
+    """Title, and whether it holds numbers."""
+    rows: list[tuple[TrialRecord, list[Cell]]]
+    left_out: int
+    """How many trials have no row."""
+
+
+def trial_table(record: StudyRecord) -> TrialTable:
+    """Trials that can win, best first, then the others by their number."""
+    ranking = record.ranking()
+    ranked = {trial.id for trial in ranking}
+    rest = [record.trials[id] for id in sorted(record.trials) if id not in ranked]
+    names = list(
+        dict.fromkeys([*record.spec.space, *(name for trial in record.trials.values() for name in trial.params)])
+    )
+    numeric = {name: _all_numbers(record, name) for name in names}
+    heads = [("trial", True), ("state", False), (record.spec.objective.metric, True), ("best epoch", True)]
+    heads += [("epochs", True), ("seconds", True), *numeric.items(), ("why it ended", False)]
+    now = time.time()
+    shown = [*ranking, *rest][:MAX_ROWS]
+    return TrialTable(heads, [(trial, _cells(trial, names, now)) for trial in shown], len(record.trials) - len(shown))
+
+
+def _all_numbers(record: StudyRecord, name: str) -> bool:
+    values = [trial.params[name] for trial in record.trials.values() if name in trial.params]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _cells(trial: TrialRecord, names: list[str], now: float) -> list[Cell]:
+    seconds = trial.seconds(now)
+    return [
+        Cell(str(trial.id), str(trial.id)),
+        Cell(trial.state),
+        Cell("") if trial.value is None else Cell(format_metric(trial.value), repr(trial.value)),
+        Cell("") if trial.best_epoch is None else Cell(str(trial.best_epoch), str(trial.best_epoch)),
+        Cell(str(trial.epoch), str(trial.epoch)),
+        Cell(f"{seconds:,.1f}", repr(seconds)),
+        *(_value(trial.params[name]) if name in trial.params else Cell("") for name in names),
+        Cell(without_secrets_in(trial.reason or "")),
+    ]
+
+
+def _value(value: Any) -> Cell:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return Cell(number(value), repr(value))
+    return Cell(str(value))
