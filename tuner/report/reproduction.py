@@ -12,7 +12,6 @@ from tuner.spec.toml import study_toml, toml
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
 
 
-
 def study_file(spec: StudySpec) -> str:
     """The study as TOML, without the secrets of its addresses, and of fields whose name says that they are secret."""
     return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed)})))
