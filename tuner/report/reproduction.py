@@ -18,14 +18,13 @@ def study_file(spec: StudySpec) -> str:
 
 
 def _hidden(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: HIDDEN
-        if isinstance(value, str) and is_secret_name(name)
-        else _hidden(value)
-        if isinstance(value, dict)
-        else value
-        for name, value in table.items()
-    }
+    shown: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            shown[name] = _hidden(value)
+        else:
+            shown[name] = HIDDEN if isinstance(value, str) and is_secret_name(name) else value
+    return shown
 
 
 def command(record: StudyRecord) -> str | None:
