@@ -13,16 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tuner.cli.options import NameOption, SetOption, StudyFile
+from tuner.cli.options import ClusterOption, NameOption, SetOption, StudyFile
 from tuner.errors import StudyError
 
 if TYPE_CHECKING:
     from tuner.jobs.study_job import Jobs, StudyJob
 
-ClusterOption = Annotated[
-    Path | None,
-    typer.Option("--cluster", metavar="FILE", help="The file that `ray up` was given; goes through SSH to its head."),
-]
 DashboardOption = Annotated[
     str | None,
     typer.Option("--address", metavar="URL", help="A dashboard that this machine can reach: http://HOST:8265."),

@@ -29,6 +29,10 @@ AddressOption = Annotated[
         help='A Ray cluster, or "auto" for the one of this machine (default: start Ray here).',
     ),
 ]
+ClusterOption = Annotated[
+    Path | None,
+    typer.Option("--cluster", metavar="FILE", help="The file that `ray up` was given; goes through SSH to its head."),
+]
 NameOption = Annotated[str | None, typer.Option("--name", help="The study's name (default: the file's).")]
 SetOption = Annotated[
     list[str] | None,

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +14,15 @@ from rich.progress import Progress
 
 from tuner.cli.browser import has_desktop
 from tuner.cli.console import console
-from tuner.cli.options import DEFAULT_STORAGE, Name, StorageOption, TrackingOption
+from tuner.cli.options import DEFAULT_STORAGE, ClusterOption, Name, StorageOption, TrackingOption
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord
 from tuner.storage.address import HIDDEN, without_secrets
 from tuner.storage.storage import Storage
 
 DEFAULT_PORT = 5000
+_LOOPBACK = "127.0.0.1"
+_SERVER_SECONDS = 30.0
 _SYNC_PATIENCE_SECONDS = 60.0
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study.")]
 
@@ -28,11 +31,18 @@ def ui(
     name: Name = None,
     storage: StorageOption = DEFAULT_STORAGE,
     tracking_uri: TrackingOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = _LOOPBACK,
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = DEFAULT_PORT,
     opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the page, where there is a desktop.")] = True,
+    cluster: ClusterOption = None,
 ) -> None:
-    """Show a study in MLflow: the link to its trials, and MLflow's UI until Ctrl-C unless a server runs already."""
+    """Show a study in MLflow: the link to its trials, and MLflow's UI until Ctrl-C unless a server runs already.
+
+    With --cluster: the MLflow that runs on the cluster's head, through SSH.
+    """
+    if cluster is not None:
+        _show_cluster(cluster, name, port, opens, storage, tracking_uri, host)
+        return
     from tuner.tracking.address import default_tracking_uri, server_page, sqlite_file
 
     place, record = Storage(storage), _newest(storage, name)
@@ -47,9 +57,8 @@ def ui(
     server = server or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
     link = (record and study_link(place, record, server)) or server
     console().print(f"MLflow: {link}{'  (Ctrl-C ends it)' if serves else ''}", highlight=False, soft_wrap=True)
-    if opens and has_desktop():
-        # A process of its own: this one becomes the server, which the page has to wait for.
-        subprocess.Popen([sys.executable, "-m", "tuner.cli.browser", link], start_new_session=True)
+    if opens:
+        _open(link)
     if not serves:
         return
     # In the environment: on the command line everybody on this machine can read it, password and all.
@@ -58,6 +67,56 @@ def ui(
     # Jobs are for language models: seven processes that a study has no use for.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
+
+
+def _show_cluster(
+    cluster: Path, name: str | None, port: int, opens: bool, storage: str, tracking_uri: str | None, host: str
+) -> None:
+    """Forward the port of the head's MLflow until Ctrl-C, or until the connection breaks."""
+    from tuner.jobs.tunnel import tunnel
+
+    given = {"--storage": storage != DEFAULT_STORAGE, "--tracking-uri": tracking_uri, "--host": host != _LOOPBACK}
+    for option in (option for option, is_given in given.items() if is_given):
+        raise StudyError(f"{option}, --cluster: one of them is needed; a cluster's MLflow runs on its head")
+    with tunnel(cluster, DEFAULT_PORT, port) as tunnel_to_head:
+        server = f"http://{_LOOPBACK}:{port}"
+        link = _experiment_link(server, name, cluster)
+        console().print(f"MLflow: {link}  (Ctrl-C ends the tunnel, not the server)", highlight=False, soft_wrap=True)
+        if opens:
+            _open(link)
+        tunnel_to_head.wait()
+    raise StudyError(f"--cluster {cluster}: the connection to its head broke; the same command opens it again")
+
+
+def _experiment_link(server: str, name: str | None, cluster: Path) -> str:
+    """A study's page on a server, or the server's own if none is named."""
+    import requests
+
+    try:
+        if name is None:
+            requests.get(f"{server}/health", timeout=_SERVER_SECONDS).raise_for_status()
+            return server
+        found = requests.get(
+            f"{server}/api/2.0/mlflow/experiments/get-by-name",
+            params={"experiment_name": name},
+            timeout=_SERVER_SECONDS,
+        )
+    except requests.RequestException:
+        raise StudyError(
+            f"--cluster {cluster}: an MLflow server is needed on port {DEFAULT_PORT} of its head, and none answers; "
+            f"`ray up {cluster}` starts it, mlflow.log in the home folder there says why it ended"
+        ) from None
+    if found.status_code == requests.codes.not_found:
+        raise StudyError(
+            f"study {name}: one that is tracked to the MLflow of this cluster is needed; leave the name out to see all"
+        )
+    return f"{server}/#/experiments/{found.json()['experiment']['experiment_id']}"
+
+
+def _open(link: str) -> None:
+    """In a process of its own: this one becomes the server, which the page has to wait for."""
+    if has_desktop():
+        subprocess.Popen([sys.executable, "-m", "tuner.cli.browser", link], start_new_session=True)
 
 
 def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageOption = DEFAULT_STORAGE) -> None:

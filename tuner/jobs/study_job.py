@@ -200,7 +200,7 @@ def connected(cluster_file: Path | None, address: str | None) -> Iterator[Jobs]:
     with contextlib.ExitStack() as stack:
         if cluster_file is not None:
             shown = f"--cluster {shlex.quote(str(cluster_file))}"
-            url = f"http://127.0.0.1:{stack.enter_context(tunnel(cluster_file, _DASHBOARD_PORT))}"
+            url = f"http://127.0.0.1:{stack.enter_context(tunnel(cluster_file, _DASHBOARD_PORT)).port}"
         else:
             assert address is not None
             shown, url = f"--address {shlex.quote(address)}", _dashboard(address)

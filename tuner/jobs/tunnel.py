@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -24,14 +25,26 @@ _OPEN_SECONDS = 60.0  # the head's address has to be asked of the cloud first
 _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
+@dataclass(frozen=True)
+class Tunnel:
+    """A port of this machine's loopback that leads to one of the head's."""
+
+    port: int
+    _process: subprocess.Popen[bytes]
+
+    def wait(self) -> None:
+        """Until the connection to the head breaks."""
+        self._process.wait()
+
+
 @contextlib.contextmanager
-def tunnel(cluster_file: Path, remote_port: int, local_port: int | None = None) -> Iterator[int]:
+def tunnel(cluster_file: Path, remote_port: int, local_port: int | None = None) -> Iterator[Tunnel]:
     """Forward a port of this machine's loopback to a port of the head's loopback, as long as the block lasts.
 
-    local_port: any free one if left out. Yields the local port. Raises StudyError if the head can't be reached.
+    local_port: any free one if left out. Raises StudyError if the head can't be reached, or the local port is in use.
     """
     check_cluster_file(cluster_file)
-    port = local_port or _free_port()
+    port = _port(local_port)
     with tempfile.TemporaryFile("w+") as output:
         command = [*_RAY, "dashboard", str(cluster_file), "--port", str(port), "--remote-port", str(remote_port)]
         # A session of its own: Ctrl-C is for the command that uses the tunnel, which then ends it.
@@ -40,7 +53,7 @@ def tunnel(cluster_file: Path, remote_port: int, local_port: int | None = None) 
         )
         try:
             _wait_until_open(process, port, cluster_file, output)
-            yield port
+            yield Tunnel(port, process)
         finally:
             _end(process)
 
@@ -87,9 +100,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def _port(wanted: int | None) -> int:
+    """The port if it is free, any free one if none is wanted. What listens there else would pass for the tunnel."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("127.0.0.1", wanted or 0))
+        except OSError:
+            raise StudyError(f"--port {wanted}: a free port is needed, got one in use; name another") from None
         return int(free.getsockname()[1])
 
 
