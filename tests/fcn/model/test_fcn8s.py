@@ -179,6 +179,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     keep = model.keep_masks(64, 96, [1], torch.device("cpu"))
     assert float(keep[0].float().mean()) == pytest.approx(0.7, abs=0.02)
     nn.init.zeros_(model.fc6.weight)
+    assert model.fc6.bias is not None
     nn.init.ones_(model.fc6.bias)  # fc6 is one everywhere, and what fc7 gets is that without what is dropped
     dropped: list[Tensor] = []
     model.fc7.register_forward_pre_hook(lambda _, given: dropped.append(given[0]))
