@@ -54,11 +54,7 @@ class Runs:
                 )
 
             found, _ = create_once(make, look)
-        if found.lifecycle_stage == "deleted":
-            raise StudyError(
-                f"its experiment {name} was deleted; "
-                f"`mlflow experiments restore --experiment-id {found.experiment_id}` brings it back"
-            )
+        _check_not_deleted(found)
         return str(found.experiment_id)
 
     def find(self) -> bool:
@@ -105,8 +101,13 @@ class Runs:
         return [run.info.run_id for run in self._search(filters)]
 
     def is_deleted(self, run: str) -> bool:
-        """Raises what MLflow raises if it doesn't answer."""
-        return bool(repeated(lambda: self.client.get_run(run)).info.lifecycle_stage == "deleted")
+        """Whether somebody deleted this run. Raises StudyError if the whole experiment was, which can be undone,
+        and what MLflow raises if it doesn't answer.
+        """
+        if repeated(lambda: self.client.get_run(run)).info.lifecycle_stage != "deleted":
+            return False
+        _check_not_deleted(repeated(lambda: self.client.get_experiment(self.experiment)))
+        return True
 
     def _make(self, key: str, started: float) -> str:
         tags = {
@@ -155,3 +156,11 @@ class Runs:
     def _is_of_old(self, tags: dict[str, str]) -> bool:
         """Whether a run is of this study, which has no id: its folder has to do."""
         return "tuner.study_id" not in tags and tags.get("tuner.storage") == self._study.uri
+
+
+def _check_not_deleted(experiment: Any) -> None:
+    if experiment.lifecycle_stage == "deleted":
+        raise StudyError(
+            f"its experiment {experiment.name} was deleted; "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}` brings it back"
+        )

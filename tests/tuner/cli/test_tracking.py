@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from tests.studies import write_study
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
 from tuner.cli import tracking
 from tuner.cli.app import app
@@ -60,6 +61,22 @@ def test_sync_to_an_address_where_nothing_answers_is_refused_at_once_without_its
     assert isinstance(done.exception, StudyError)
     assert "nothing answers at http://me:***@127.0.0.1" in str(done.exception)
     assert "s3cret" not in str(done.exception) + done.output
+
+
+def test_an_mlflow_that_nothing_answers_at_is_said_before_the_study_starts_without_its_password(
+    tmp_path: Path,
+) -> None:
+    file = write_study(tmp_path / "roads.toml", fixed={"missing_data": True})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://me:s3cret@127.0.0.1:{port}"
+    done = CliRunner().invoke(app, ["run", str(file), "--storage", str(tmp_path / "studies"), "--tracking-uri", uri])
+    # What is looked at next, the data, ends it: no Ray is started.
+    assert "frames are needed" in str(done.exception)
+    assert f"warning: nothing answers at http://me:***@127.0.0.1:{port}" in done.output
+    assert "the study runs, and MLflow gets all of it when it answers" in done.output
+    assert "s3cret" not in done.output
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "mlruns", "file:///x"])

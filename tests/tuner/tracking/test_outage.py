@@ -15,8 +15,10 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.flaky_proxy import flaky_proxy
-from tests.mlflow_server import MlflowServer
+from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.tracked_study import EXPECTED, TrackedStudy, lines
+from tests.waiting import wait_for
+from tuner.tracking.tracker import Tracker
 
 # What MLflow and its database library warn of is theirs.
 pytestmark = [
@@ -234,3 +236,26 @@ def test_an_experiment_that_was_deleted_is_said_with_what_brings_it_back(tmp_pat
     client.restore_experiment(number)
     assert study.track() == 0
     assert study.seen() == EXPECTED
+
+
+def test_a_fresh_server_at_the_same_address_in_mid_study_gets_everything(
+    tmp_path: Path, database: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The disk of a cluster's head died, with MLflow's database on it; meanwhile somebody else's study came first."""
+    events = lines()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with mlflow_server(tmp_path / "one", database) as first:
+        study = TrackedStudy(tmp_path / "studies", first.uri, "fresh", ID)
+        study.write(events[:8])
+        tracker = Tracker(study.spec, study.study, study.events, first.uri)
+        tracker.start()
+        wait_for(lambda: tracker.progress[0] == tracker.progress[1], 60)
+        port = int(first.uri.rpartition(":")[2])
+    with mlflow_server(tmp_path / "two", database, port) as second:
+        others = MlflowClient(second.uri).create_experiment("somebody else's")
+        study.write(events[8:])
+        assert tracker.finish(60) == 0, tracker.trouble
+        assert study.seen() == EXPECTED
+        assert not [tag for tag in MlflowClient(second.uri).get_experiment(others).tags if "tuner" in tag]
+    assert "View run" not in capfd.readouterr().out

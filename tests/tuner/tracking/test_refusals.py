@@ -229,3 +229,42 @@ def test_a_run_that_somebody_deleted_is_left_alone(study: TrackedStudy) -> None:
     assert json.loads((study.events.parent / "tracking.json").read_text())["skipped"] == [
         "trial 3: its run was deleted in MLflow, what came later is not in it"
     ]
+
+
+def test_an_experiment_that_is_deleted_in_mid_study_and_restored_lacks_nothing(study: TrackedStudy) -> None:
+    events = lines()
+    study.write(events[:8])
+    tracker = Tracker(study.spec, study.study, study.events, study.uri)
+    tracker.start()
+    wait_for(lambda: tracker.progress[0] == tracker.progress[1], 60)
+    client = MlflowClient(study.uri)
+    assert tracker.experiment is not None
+    client.delete_experiment(tracker.experiment)
+    study.write(events[8:])
+    wait_for(lambda: tracker.trouble is not None, 60)
+    assert f"mlflow experiments restore --experiment-id {tracker.experiment}" in (tracker.trouble or "")
+    client.restore_experiment(tracker.experiment)
+    assert tracker.finish(60) == 0, tracker.trouble
+    assert study.seen() == EXPECTED
+    assert study.skipped() == []
+
+
+def test_a_run_that_someone_else_made_for_a_trial_is_left_alone(tmp_path: Path, study: TrackedStudy) -> None:
+    """By its name, its tags and its parent it could be the trial's, but for the study's id."""
+    mine = TrackedStudy(tmp_path, study.uri, study_id="0123456789abcdef" * 2)
+    events = lines()
+    mine.write(events[:6])
+    assert mine.track() == 0
+    assert mine.tracker is not None
+    assert mine.tracker.experiment is not None
+    client = MlflowClient(mine.uri)
+    ours = client.get_run(mine.tracker.runs["1"]).data.tags
+    tags = {name: value for name, value in ours.items() if name != "tuner.study_id"}
+    theirs = client.create_run(mine.tracker.experiment, tags=tags, run_name="trial 1").info.run_id
+    client.log_metric(theirs, "score", 99.0, step=1)
+    mine.write(events[6:])
+    assert mine.track() == 0
+    kept = client.get_run(theirs)
+    assert (kept.info.lifecycle_stage, kept.info.status, kept.data.metrics) == ("active", "RUNNING", {"score": 99.0})
+    client.delete_run(theirs)
+    assert mine.seen() == EXPECTED
