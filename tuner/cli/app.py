@@ -203,6 +203,7 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
     """The ranking and the commands to look closer; the exit status says how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord
+    from tuner.report import REPORT
 
     assert isinstance(record, StudyRecord)
     name = record.spec.name
@@ -222,6 +223,8 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
+    if record.state in ("finished", "failed"):
+        console.print(f"  {(Storage(storage) / name / REPORT).uri}", highlight=False, soft_wrap=True)
     if link:
         console.print(f"  {link}", highlight=False, soft_wrap=True)
     if HIDDEN in address:

@@ -119,6 +119,7 @@ def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: l
             recorder.write(run_began(record.runs + 1, overrides, tracking_uri))
             Retention(record, study).tidy()
             recorder.write(RunEnded(time.time(), *verdict))
+            _write_report(record, study, console)
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
 
 
@@ -160,7 +161,8 @@ def _start(
             tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
             began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None))
             StudyRun(record, study, journal, tracker, plan, console).fit(began)
-        # After Ray has ended: a slow MLflow must not hold devices.
+        # After Ray has ended: neither a report nor a slow MLflow must hold devices.
+        _write_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
 
@@ -172,6 +174,26 @@ def _check_unchanged(record: StudyRecord, study: Storage) -> None:
         raise StudyError(
             f"study {record.spec.name} was run by another process a moment ago; "
             f"`python -m tuner show {record.spec.name}` says what became of it"
+        )
+
+
+def _write_report(record: StudyRecord, study: Storage, console: Console) -> None:
+    """Of a study that has ended: one that was interrupted is to stop at once. Whatever goes wrong here only warns."""
+    if record.state not in ("finished", "failed"):
+        return
+    # Imported here: plotly and pandas take a second, which the first trials need not wait for.
+    from tuner.report.report import store_report
+
+    try:
+        with console.status("writing the report …"):
+            store_report(record, study)
+    except Exception as error:
+        console.print(
+            f"warning: no report was written: {error}; `python -m tuner report {record.spec.name}` writes one",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 

@@ -3,3 +3,6 @@
 Reads a study's tables (results) and Optuna's figures (search), and writes one page. Imports what lies below; never Ray,
 torch or MLflow.
 """
+
+REPORT = "report.html"
+"""Its name in a study's folder."""

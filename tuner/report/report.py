@@ -7,13 +7,12 @@ from pathlib import Path
 
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord
+from tuner.report import REPORT
 from tuner.report.comparison_page import comparison_page
 from tuner.report.study_page import study_page
 from tuner.results.study import Study
 from tuner.storage.files import write_atomically
 from tuner.storage.storage import Storage
-
-REPORT = "report.html"
 
 
 def write_report(studies: Sequence[Study], file: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from plotly.colors import sample_colorscale
+
 from tuner.display.live import number
 from tuner.events.state import StudyRecord
-from tuner.report.figures.figure import COLORS, Figure
+from tuner.report.figures.figure import COLORS, GREY, Figure
 from tuner.search import optuna_figures
 from tuner.search.importance import RESAMPLES, Importance, importances
 
@@ -61,13 +63,16 @@ def _range(trials: list[Any], name: str) -> str:
 
 def _importance(record: StudyRecord, found: list[Importance]) -> Figure:
     shares = "; ".join(f"{one.name} {one.share:.0%} ({one.low:.0%} to {one.high:.0%})" for one in found[:_SLICES])
+    figure = _themed(optuna_figures.importance_bars(record, found), record)
+    figure.update_layout(xaxis_title="share of the importance", yaxis_title=None)
+    figure.update_xaxes(tickformat=".0%", rangemode="tozero")
     return Figure(
         "importance",
         "Importance",
         f"{shares}. PED-ANOVA: how far the values of the best tenth of the trials differ from those of all. In "
         f"brackets and as whiskers: the least and the greatest of {RESAMPLES} resamples; far apart, they "
         "say that little is known.",
-        _themed(optuna_figures.importance_bars(record, found), record),
+        figure,
         half=True,
     )
 
@@ -98,7 +103,7 @@ def _slices(record: StudyRecord, names: list[str]) -> Figure:
     return Figure(
         "slices",
         "Slices",
-        f"{record.spec.objective.metric} of every trial over each hyperparameter; a darker point is a later trial. "
+        f"{record.spec.objective.metric} of every trial over each hyperparameter; the more orange, the later. "
         f"The winner has {at}.{more}",
         _themed(optuna_figures.slices(record, names), record),
         least_width=220 * len(names),
@@ -107,15 +112,25 @@ def _slices(record: StudyRecord, names: list[str]) -> Figure:
 
 def _themed(figure: Any, record: StudyRecord) -> Any:
     """Colours for light and dark paper: of points, and of lines by their value, the better the stronger."""
+    minimize = record.spec.objective.direction == "minimize"
     for trace in figure.data:
         if trace.type == "contour":
-            trace.colorscale = "Viridis"
-            trace.reversescale = record.spec.objective.direction == "minimize"
+            trace.update(colorscale="Viridis", reversescale=minimize)
         elif trace.type == "bar":
-            trace.marker.color = COLORS[1]
-        elif trace.type in ("scatter", "parcoords"):
-            marked = trace.line if trace.type == "parcoords" else trace.marker
-            if marked.colorscale:
-                marked.colorscale = _SCALE
+            # The numbers would stand on the whiskers, and are in the caption.
+            trace.update(marker_color=COLORS[1], textposition="none")
+            trace.error_x.update(color=GREY, thickness=2)
+        elif trace.type == "parcoords":
+            trace.line.update(colorscale=_SCALE)
+        elif trace.mode == "lines" and trace.showlegend is False:
+            # A trial's line begins on the axis of the objective, at 0 to 1.
+            share = min(1.0, max(0.0, 1.0 - trace.y[0] if minimize else trace.y[0]))
+            trace.update(line_color=sample_colorscale(_SCALE, [share])[0], opacity=0.3 + 0.6 * share)
+        elif trace.marker.colorscale:
+            trace.marker.update(colorscale=_SCALE)
     figure.update_layout(plot_bgcolor=None)
+    figure.update_annotations(font_color=None)
+    # On a narrow axis the digits between powers of ten stand on each other.
+    figure.update_xaxes(dtick=1, exponentformat="power", selector={"type": "log"})
+    figure.update_yaxes(exponentformat="power", selector={"type": "log"})
     return figure
