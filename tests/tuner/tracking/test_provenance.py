@@ -37,6 +37,7 @@ def parent(study: TrackedStudy) -> tuple[MlflowClient, Any]:
 
 def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: TrackedStudy) -> None:
     study.write(events())
+    (study.events.parent / "report.html").write_text("<p>as the study's end left it</p>")
     assert study.track() == 0
     client, run = parent(study)
     expected = {
@@ -63,7 +64,8 @@ def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: Tracke
         file.path: Path(client.download_artifacts(run.info.run_id, file.path))
         for file in client.list_artifacts(run.info.run_id)
     }
-    assert set(files) == {"study.toml", "requirements.txt"}
+    assert set(files) == {"study.toml", "requirements.txt", "report.html"}
+    assert files["report.html"].read_text() == "<p>as the study's end left it</p>"
     assert files["requirements.txt"].read_text() == "# Python 3.11.7\nfcn-tuner==1\nray==2.60.0\nnumpy==2.4.0\n"
     assert check_study(tomllib.loads(files["study.toml"].read_text()), place="study.toml") == study.spec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from plotly.colors import sample_colorscale
+from plotly.colors import find_intermediate_color
 
 from tuner.display.live import number
 from tuner.events.state import StudyRecord
@@ -16,7 +16,8 @@ from tuner.search.importance import RESAMPLES, Importance, importances
 LEAST_TRIALS = 6
 """So many must have ended with a value: fewer say nothing about a hyperparameter."""
 _SLICES = 8
-_SCALE = ((0.0, "#8da2bd"), (1.0, "#D55E00"))
+_WORST, _BEST = "rgb(141,162,189)", "rgb(213,94,0)"
+_SCALE = ((0.0, _WORST), (1.0, _BEST))
 
 
 def hyperparameter_figures(record: StudyRecord) -> Iterator[Figure]:
@@ -125,7 +126,7 @@ def _themed(figure: Any, record: StudyRecord) -> Any:
         elif trace.mode == "lines" and trace.showlegend is False:
             # A trial's line begins on the axis of the objective, at 0 to 1.
             share = min(1.0, max(0.0, 1.0 - trace.y[0] if minimize else trace.y[0]))
-            trace.update(line_color=sample_colorscale(_SCALE, [share])[0], opacity=0.3 + 0.6 * share)
+            trace.update(line_color=find_intermediate_color(_WORST, _BEST, share, "rgb"), opacity=0.3 + 0.6 * share)
         elif trace.marker.colorscale:
             trace.marker.update(colorscale=_SCALE)
     figure.update_layout(plot_bgcolor=None)

@@ -24,10 +24,15 @@
 
   const plots = [...document.querySelectorAll(".plot")];
   const config = { displaylogo: false, responsive: true, scrollZoom: false };
-  // One a turn: the page can be read and scrolled meanwhile.
+  const turn = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  // The page can be read and used before plotly.js has started, and between two figures.
   async function draw() {
+    await turn();
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
     for (const plot of plots) {
-      await new Promise((done) => setTimeout(done));
+      await turn();
       const { data, layout } = figures[plot.dataset.figure];
       await Plotly.newPlot(plot, data, { ...layout, template: template(), autosize: true }, config);
     }
