@@ -1,12 +1,13 @@
 # make demo   a small study on drawn scenes, from nothing to an exported model
 # make test   the checks, then every test that this machine can run
+# make lock   constraints.txt: the version of every package that .venv has, for nodes, images and CI
 # make test-browser, make test-cluster   one part of them alone, without the checks
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test test-browser test-cluster check format clean
+.PHONY: demo test test-browser test-cluster check format lock clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -37,6 +38,14 @@ check: .venv/installed
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What `make test` has passed with. In an old .venv first `make clean`, which gets the newest.
+lock: .venv/installed
+	@{ echo "# Made by \`make lock\`: what the tests ran with, on $$($(BIN)/python --version). pip install -c constraints.txt …"; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable --disable-pip-version-check | grep -v '^pip==\|^setuptools=='; } \
+	  >constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+	@wc -l constraints.txt
 
 clean:
 	rm -rf .venv $(DEMO)

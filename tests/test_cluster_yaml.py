@@ -13,7 +13,7 @@ from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
-CLUSTER_FILES = [ROOT / "cluster.yaml", *sorted((ROOT / "deploy").glob("on_prem.yaml"))]
+CLUSTER_FILES = [ROOT / "cluster.yaml", ROOT / "deploy" / "on_prem.yaml", ROOT / "deploy" / "gcp.yaml"]
 TEMPLATE = ROOT / "deploy" / "aws_account.yaml"
 REGION = "us-west-2"
 boto3: Any = pytest.importorskip("boto3", reason="boto3 is not installed: pip install 'moto[server]'")
