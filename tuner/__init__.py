@@ -1,7 +1,7 @@
-"""A tuning platform on Ray: study files in, compared runs and a checked winner out.
+"""A hyperparameter tuning platform on Ray: runs study files, compares their trials, exports the winner.
 
-study = tuner.load("roads", storage="studies")   # to look at: study.trials, study.metrics, study.best, study.masks(7)
-study = tuner.run("search_spaces/demo.toml")     # what the command does, its mistakes as StudyError
+study = tuner.load("roads", storage="studies")   # read a study: study.trials, study.metrics, study.best, study.masks(7)
+study = tuner.run("search_spaces/demo.toml")     # run a study as the command does; mistakes raise StudyError
 """
 
 from importlib import import_module
@@ -29,7 +29,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that a command starts before pandas, pydantic and pyarrow are imported.
+    # Imported on first use, so that a command starts without waiting for pandas, pydantic and pyarrow.
     if name not in _HOME:
         raise AttributeError(f"module 'tuner' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -28,7 +28,7 @@ from tuner.storage import files
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
-# The logged score may come from reduced precision; an export that is another model is further off than this.
+# The logged score may come from reduced precision. If the export is another model, the difference is larger than this.
 _TOLERANCE = 0.01
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class Best:
-    """A study's winner, exported."""
+    """An exported winner."""
 
     record: StudyRecord
     trial: TrialRecord
@@ -72,7 +72,7 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
     """Export the best finished trial to a new folder and check its score.
 
     name: a study, None for the newest. Raises StudyError, and leaves no output, if there is nothing to export or the
-    exported model doesn't score what was logged.
+    exported model doesn't reach the logged score.
     """
     record = shows.find(storage, name)
     study = record.spec.name
@@ -128,7 +128,7 @@ def _export(record: StudyRecord, checkpoint: Path, draft: Path, output: Path) ->
     try:
         return workload.export(checkpoint, draft)
     except (ValueError, OSError, RuntimeError) as error:
-        # The draft is gone when this is read.
+        # The draft is deleted by the time that the user reads this.
         raise _failed(record, str(error).replace(str(draft), str(output))) from error
 
 
@@ -139,10 +139,10 @@ def _failed(record: StudyRecord, why: object) -> StudyError:
 def _check_score(best: Best) -> None:
     logged = best.trial.value
     assert logged is not None
-    # An export that can't be scored, NaN too, is no better than one that scores something else.
+    # This is true for NaN as well: an export that can't be scored is refused too.
     if not abs(best.rescored - logged) <= _TOLERANCE * max(1.0, abs(logged)):
         raise StudyError(
-            f"study {best.record.spec.name}: the export must score what trial {best.trial.id} logged, got "
+            f"study {best.record.spec.name}: the export must reach the score that trial {best.trial.id} logged, got "
             f"{best.record.spec.objective.metric} {format_metric(best.rescored)} for {format_metric(logged)}; "
             "nothing was exported: have the data or the library versions changed since?"
         )
@@ -150,7 +150,7 @@ def _check_score(best: Best) -> None:
 
 def _move_into_place(draft: Path, output: Path) -> None:
     try:
-        # A rename takes the place of an empty folder, and of nothing else: of two exports at once the second one fails.
+        # A rename replaces an empty folder, but nothing else: of two simultaneous exports the second fails.
         files.publish(draft, output.absolute())
     except OSError as error:
         _check_output_is_free(output)
@@ -183,7 +183,7 @@ def _print(best: Best, console: Console) -> None:
         ),
         soft_wrap=True,
     )
-    # Not in the table, which would cut a long one: a path is there to be copied.
+    # Not in the table, which would truncate a long path.
     console.print(f"exported to {best.output}", highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("format", "file", "MB", "largest difference of outputs"):

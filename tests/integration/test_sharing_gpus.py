@@ -1,4 +1,4 @@
-"""Trials that share a GPU when it is known how little of it they take. Ray is told of a GPU that isn't there."""
+"""Trials share a GPU once their memory use is known. The GPU is a simulated one that Ray is started with."""
 
 from __future__ import annotations
 

@@ -83,13 +83,13 @@ def test_the_least_value_wins_where_the_objective_is_minimized(storage: Storage,
 
 
 @pytest.mark.parametrize("drift", [0.02, -0.02, math.nan])
-def test_an_export_that_scores_otherwise_than_logged_is_refused_and_removed(
+def test_an_export_with_another_score_than_logged_is_refused_and_removed(
     storage: Storage, tmp_path: Path, drift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_study(storage)
     honest = replay.score
     monkeypatch.setattr(replay, "score", lambda config, epoch: honest(config, epoch) + drift)
-    with pytest.raises(StudyError, match="the export must score what trial 2 logged, got score"):
+    with pytest.raises(StudyError, match="the export must reach the score that trial 2 logged, got score"):
         export_best(storage, "a", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -107,7 +107,7 @@ def test_an_export_that_does_not_score_the_objective_is_refused(
 ) -> None:
     run_study(storage)
     monkeypatch.setattr(replay, "export", lambda checkpoint, output: replay.Exported({}, {}))
-    with pytest.raises(StudyError, match="must score what trial 2 logged, got score nan"):
+    with pytest.raises(StudyError, match="must reach the score that trial 2 logged, got score nan"):
         export_best(storage, "a", tmp_path / "out")
 
 
@@ -134,7 +134,7 @@ def test_a_study_without_a_finished_trial_has_nothing_to_export(storage: Storage
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_in_it_is_not_written_to(storage: Storage, tmp_path: Path) -> None:
+def test_an_output_folder_that_is_not_empty_is_refused(storage: Storage, tmp_path: Path) -> None:
     run_study(storage)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
@@ -143,14 +143,16 @@ def test_a_folder_with_something_in_it_is_not_written_to(storage: Storage, tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_an_output_below_a_file_is_told(storage: Storage, tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_reported(storage: Storage, tmp_path: Path) -> None:
     run_study(storage)
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="the export failed: "):
         export_best(storage, "a", tmp_path / "file" / "out")
 
 
-def test_a_winner_whose_checkpoint_is_gone_is_told_with_its_setting(storage: Storage, tmp_path: Path) -> None:
+def test_a_winner_whose_checkpoint_is_gone_is_reported_with_its_hyperparameters(
+    storage: Storage, tmp_path: Path
+) -> None:
     run_study(storage)
     (storage / "a").delete("trials/2/epoch-000002")
     with pytest.raises(StudyError, match=r"needs its checkpoint of epoch 2, got none .* \{'x': 0\.9\}"):

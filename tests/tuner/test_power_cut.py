@@ -68,10 +68,10 @@ def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snaps
     for disk in cut.disks():
         runner = run(disk.path)
         assert runner.end == ("finished", None), disk
-        told = [(report.epoch, report.resumed) for report in runner.reports]
-        start = told[0][0] if told[0][1] else 0
+        reported = [(report.epoch, report.resumed) for report in runner.reports]
+        start = reported[0][0] if reported[0][1] else 0
         starts.add(start)
-        assert told == ([(start, True)] if start else []) + [(epoch, False) for epoch in range(start + 1, 4)]
+        assert reported == ([(start, True)] if start else []) + [(epoch, False) for epoch in range(start + 1, 4)]
         assert (runner.folder / "epoch-000003" / "weights.bin").read_bytes() == b"w" * 1000
     assert starts >= {0, 1}
 

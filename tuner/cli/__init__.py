@@ -1,4 +1,4 @@
-"""The command line: `python -m tuner COMMAND`. One file for the commands, one for the options that they share.
+"""The command line: `python -m tuner COMMAND`, its commands and the options that they share.
 
-Imports every other room; nothing imports it but tuner/best.py, which is a command as well.
+Imports every other room. Only tuner/best.py, a command too, imports it.
 """

@@ -94,10 +94,10 @@ def run(
     address: AddressOption = None,
     or_resume: Annotated[
         bool,
-        typer.Option("--or-resume", help="Resume it if the storage has it already: the same command means both."),
+        typer.Option("--or-resume", help="Resume the study if the storage already has it."),
     ] = False,
 ) -> None:
-    """Run a study to its end. Ctrl-C stops it; resume continues it."""
+    """Run a study to its end. Ctrl-C stops it, and `resume` continues it."""
     from tuner.driver import run as runs
     from tuner.driver.repeat import run_or_resume
     from tuner.spec.study_file import read_study
@@ -164,7 +164,7 @@ def show(
         _write_tables(name, storage, csv, parquet, metrics)
         return
     if metrics:
-        raise StudyError("--metrics: says what --csv FILE or --parquet FILE writes; give one of them")
+        raise StudyError("--metrics: needs --csv FILE or --parquet FILE, whose rows it chooses; add one of them")
     record = shows.find(Storage(storage), name)
     if as_json:
         print(json.dumps(shows.record_json(record), indent=2))
@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def print_next_steps(record: object, storage: str, console: Console, link: str | None = None) -> None:
-    """The ranking and the commands to look closer; the exit status says how the study ended."""
+    """Print the ranking and useful commands. Exits with the status of how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord
     from tuner.report import REPORT

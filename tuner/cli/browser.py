@@ -1,4 +1,4 @@
-"""Opening a page in the browser of a machine with a desktop.
+"""Opens a page in the browser of a machine with a desktop.
 
 `python -m tuner.cli.browser LINK` waits until the page's server answers.
 """
@@ -12,11 +12,11 @@ import urllib.error
 import urllib.request
 import webbrowser
 
-_PATIENCE_SECONDS = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 
 def has_desktop() -> bool:
-    """Whether a page that is opened is seen by the person who asked for it."""
+    """Whether the user of this command would see a page that it opens."""
     if os.environ.get("SSH_CONNECTION") and sys.platform != "linux":
         return False
     if sys.platform in ("darwin", "win32"):
@@ -25,8 +25,8 @@ def has_desktop() -> bool:
 
 
 def open_when_up(link: str) -> bool:
-    """Returns whether the page was opened."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    """Open the page when its server answers. Returns whether it was opened."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(link.partition("#")[0], timeout=5).close()

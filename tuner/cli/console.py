@@ -8,8 +8,8 @@ import sys
 from rich.console import Console
 
 
-class _PatientConsole(Console):
-    """A study doesn't end because nobody reads any more what it says, as in `python -m tuner run … | head`."""
+class _PipeSafeConsole(Console):
+    """A study continues when the reader of its output has closed the pipe, as in `python -m tuner run … | head`."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -17,6 +17,6 @@ class _PatientConsole(Console):
 
 
 def console() -> Console:
-    """Where no terminal sets the width, a table gets room enough for every column."""
-    # No markup: what it is given holds paths, names and exceptions, in whose square brackets rich would see its own.
-    return _PatientConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    """A console for all commands; without a terminal it is wide enough for every column of a table."""
+    # No markup: rich would interpret the square brackets in paths, names and exceptions.
+    return _PipeSafeConsole(emoji=False, markup=False, width=None if sys.stdout.isatty() else 160)

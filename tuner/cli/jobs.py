@@ -1,4 +1,4 @@
-"""python -m tuner submit, status, logs, stop, fetch: a study on a cluster, from a machine that is no part of it."""
+"""python -m tuner submit, status, logs, stop, fetch: a study on a cluster, from a machine outside it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def submit(
     study_file: StudyFile,
     storage: Annotated[
         str,
-        typer.Option("--storage", metavar="PATH_OR_URI", help="What all nodes reach: s3://… or a shared folder."),
+        typer.Option(
+            "--storage", metavar="PATH_OR_URI", help="A storage that all nodes reach: s3://… or a shared folder."
+        ),
     ],
     cluster: ClusterOption = None,
     address: DashboardOption = None,
@@ -40,21 +42,21 @@ def submit(
         str | None,
         typer.Option("--tracking-uri", metavar="URI", help="An MLflow server, as the head reaches it."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show what it prints, until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output until it ends.")] = False,
 ) -> None:
-    """Run a study on a cluster, as a job that outlives this machine; one that was stopped is resumed."""
+    """Run a study on a cluster, as a job that continues without this machine; a stopped study is resumed."""
     from tuner.jobs.project import study_file_within
     from tuner.jobs.study_job import connected
     from tuner.spec.study_file import read_study
 
     folder = Path.cwd()
-    # Mistakes in the file are found here, before anything is sent.
+    # Mistakes in the file are reported here, before anything is sent.
     spec = read_study(study_file, overrides or [], name)
     within = study_file_within(folder, study_file)
     if "://" not in storage and not storage.startswith("/"):
         raise StudyError(
-            f"--storage {storage}: a place that all nodes reach is needed, a bucket (s3://BUCKET/studies) or the "
-            "absolute path of a shared folder; a relative path would lie in the job's own folder, and go with it"
+            f"--storage {storage}: a storage that all nodes reach is needed, a bucket (s3://BUCKET/studies) or the "
+            "absolute path of a shared folder; a relative path would be in the job's own folder, and deleted with it"
         )
     console = _console()
     with connected(cluster, address) as jobs:
@@ -63,7 +65,7 @@ def submit(
         at = _at(cluster, address)
         console.print(f"study {job.study} is submitted as job {job.id}", highlight=False, soft_wrap=True)
         for command, purpose in (
-            (f"python -m tuner logs {job.study} --follow {at}", "what it prints"),
+            (f"python -m tuner logs {job.study} --follow {at}", "its output"),
             (f"python -m tuner status {job.study} {at}", "its trials, best first"),
             (f"python -m tuner stop {job.study} {at}", "stop it; submit it again to resume"),
         ):
@@ -73,11 +75,11 @@ def submit(
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study; all of them if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A study (default: all).")] = None,
     cluster: ClusterOption = None,
     address: DashboardOption = None,
 ) -> None:
-    """The studies that were submitted to a cluster; of one, its trials too."""
+    """List the studies that were submitted to a cluster; with NAME, also the trials of that study."""
     from tuner.jobs.study_job import connected
 
     console = _console()
@@ -97,9 +99,9 @@ def logs(
     name: StudyName,
     cluster: ClusterOption = None,
     address: DashboardOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="And what it prints from now on.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Also show new output, until it ends.")] = False,
 ) -> None:
-    """What a submitted study printed."""
+    """Print the output of a submitted study."""
     from tuner.jobs.study_job import connected
 
     with connected(cluster, address) as jobs:
@@ -111,39 +113,41 @@ def logs(
 
 
 def stop(name: StudyName, cluster: ClusterOption = None, address: DashboardOption = None) -> None:
-    """Stop a submitted study in order: its trials keep their newest checkpoint, and `submit` resumes it."""
+    """Stop a submitted study: its trials keep their newest checkpoint, and `submit` resumes it."""
     from tuner.jobs.study_job import connected
 
     console = _console()
     with connected(cluster, address) as jobs:
         job = jobs.find(name)
         if job.status.is_terminal():
-            console.print(f"job {job.id} has ended already: {job.status.lower()}", highlight=False)
+            console.print(f"job {job.id} has already ended: {job.status.lower()}", highlight=False)
             return
-        with console.status("the study stops: its trials write their newest checkpoint …"):
+        with console.status("stopping the study: its trials write their newest checkpoint …"):
             jobs.stop(job)
-        console.print(f"study {name} is stopped; the command that submitted it resumes it", highlight=False)
+        console.print(f"study {name} is stopped; submit it again to resume it", highlight=False)
 
 
 def fetch(
     name: StudyName,
     cluster: Annotated[Path, typer.Option("--cluster", metavar="FILE", help="The file that `ray up` was given.")],
-    output: Annotated[Path | None, typer.Option("--output", metavar="DIR", help="exports/NAME if left out.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Where to put the export (default: exports/NAME).")
+    ] = None,
 ) -> None:
-    """Export a submitted study's winner on the head, with its test score, and bring the export here."""
+    """Export the winner of a submitted study on the head, with its test score, and download the export."""
     from tuner.jobs.study_job import connected
     from tuner.jobs.tunnel import download
 
     folder = output or Path("exports") / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StudyError(f"--output {folder}: an empty or a new folder is needed; name another")
+        raise StudyError(f"--output {folder}: an empty or new folder is needed; give another")
     console = _console()
     with connected(cluster, None) as jobs:
         job = jobs.find(name)
-        # A folder that is new each time: the export of an earlier call may lie there.
+        # A new folder for each call: an earlier call's export may still be on the head.
         remote = f"/tmp/{job.id}-export-{secrets.token_hex(3)}"
         command = ["tuner.best", name, "--storage", job.storage, "--output", remote]
-        with console.status("the winner is exported and scored on the head …"):
+        with console.status("exporting and scoring the winner on the head …"):
             succeeded, printed = jobs.run(job, command, f"{name}-best")
     console.print(printed, highlight=False, soft_wrap=True)
     if not succeeded:
@@ -154,7 +158,7 @@ def fetch(
 
 
 def _follow(jobs: Jobs, job: StudyJob, at: str) -> None:
-    """Until the job ends, or until Ctrl-C: which ends the watching, not the study."""
+    """Print the job's output until it ends, or until Ctrl-C, which doesn't stop the study."""
 
     def write(text: str) -> None:
         sys.stdout.write(text)
@@ -163,7 +167,9 @@ def _follow(jobs: Jobs, job: StudyJob, at: str) -> None:
     try:
         ended = jobs.follow(job, write)
     except KeyboardInterrupt:
-        print(f"\nthe study goes on; follow it again: python -m tuner logs {job.study} --follow {at}", file=sys.stderr)
+        print(
+            f"\nthe study continues; follow it again: python -m tuner logs {job.study} --follow {at}", file=sys.stderr
+        )
         raise
     if ended != "SUCCEEDED":
         print(f"job {job.id}: {ended.lower()}", file=sys.stderr)
@@ -171,7 +177,7 @@ def _follow(jobs: Jobs, job: StudyJob, at: str) -> None:
 
 
 def _console() -> Console:
-    """No markup: names and addresses hold square brackets. Where no terminal sets the width, a table gets room."""
+    """A console without markup, since names and addresses may have square brackets; wide if there is no terminal."""
     return Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 

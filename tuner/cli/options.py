@@ -1,4 +1,4 @@
-"""What the command lines share: their options, and what becomes of a mistake."""
+"""The options that commands share, and the exit status after a mistake."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ AddressOption = Annotated[
 ]
 ClusterOption = Annotated[
     Path | None,
-    typer.Option("--cluster", metavar="FILE", help="The file that `ray up` was given; goes through SSH to its head."),
+    typer.Option(
+        "--cluster", metavar="FILE", help="The file that `ray up` was given; connects to the head through SSH."
+    ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="The study's name (default: the file's).")]
 SetOption = Annotated[
@@ -40,19 +42,21 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 CsvOption = Annotated[
-    Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a trial to a CSV file, and print nothing.")
+    Path | None,
+    typer.Option("--csv", metavar="FILE", help="Write a CSV file with one row for each trial, and print nothing."),
 ]
 ParquetOption = Annotated[
-    Path | None, typer.Option("--parquet", metavar="FILE", help="As --csv, in Parquet, which keeps types.")
+    Path | None, typer.Option("--parquet", metavar="FILE", help="Like --csv, but in Parquet, which keeps types.")
 ]
 MetricsOption = Annotated[
-    bool, typer.Option("--metrics", help="With --csv or --parquet: one row a trial and epoch, every metric.")
+    bool,
+    typer.Option("--metrics", help="With --csv or --parquet: one row for each trial and epoch, with every metric."),
 ]
 DEFAULT_STORAGE = "studies"
 
 
 def run_app(application: typer.Typer) -> None:
-    """Run a command line; a StudyError becomes `error: …` lines and exit status 2."""
+    """Run a command line. A StudyError is printed as `error: …` lines, and the exit status is 2."""
     try:
         application()
     except StudyError as error:
@@ -62,6 +66,6 @@ def run_app(application: typer.Typer) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of a pipe has gone: nothing is left to say.
+        # The reader has closed the pipe: nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -1,4 +1,4 @@
-"""python -m tuner: ui, sync, optuna: a study in the tools that others made."""
+"""python -m tuner ui, sync, optuna: a study in MLflow and in Optuna."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tuner.storage.storage import Storage
 DEFAULT_PORT = 5000
 _LOOPBACK = "127.0.0.1"
 _SERVER_SECONDS = 30.0
-_SYNC_PATIENCE_SECONDS = 60.0
+_SYNC_TIMEOUT_SECONDS = 60.0
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="A study.")]
 
 
@@ -33,7 +33,9 @@ def ui(
     tracking_uri: TrackingOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = _LOOPBACK,
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = DEFAULT_PORT,
-    opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the page, where there is a desktop.")] = True,
+    opens: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser, if there is a desktop.")
+    ] = True,
     cluster: ClusterOption = None,
 ) -> None:
     """Show a study in MLflow: the link to its trials, and MLflow's UI until Ctrl-C unless a server runs already.
@@ -45,26 +47,26 @@ def ui(
         return
     from tuner.tracking.address import default_tracking_uri, server_page, sqlite_file
 
-    place, record = Storage(storage), _newest(storage, name)
-    uri = tracking_uri or (record and record.tracking_uri) or default_tracking_uri(place)
+    opened, record = Storage(storage), _newest(storage, name)
+    uri = tracking_uri or (record and record.tracking_uri) or default_tracking_uri(opened)
     if HIDDEN in uri:
-        raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
+        raise StudyError("--tracking-uri: the address's password isn't stored; give the whole address again")
     server = server_page(uri)
     database = sqlite_file(uri)
     if database and not database.is_file():
-        raise StudyError(f"--storage {place.uri}: a tracked study is needed there, got none; run one first")
+        raise StudyError(f"--storage {opened.uri}: a tracked study is needed there, got none; run one first")
     serves = server is None
     server = server or f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
-    link = (record and study_link(place, record, server)) or server
-    console().print(f"MLflow: {link}{'  (Ctrl-C ends it)' if serves else ''}", highlight=False, soft_wrap=True)
+    link = (record and study_link(opened, record, server)) or server
+    console().print(f"MLflow: {link}{'  (Ctrl-C stops it)' if serves else ''}", highlight=False, soft_wrap=True)
     if opens:
         _open(link)
     if not serves:
         return
-    # In the environment: on the command line everybody on this machine can read it, password and all.
+    # In the environment, since other users of this machine can read the command line, and the address may have a password.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    # Jobs are for language models: seven processes that a study has no use for.
+    # MLflow's job runners are for language models: seven processes that a study doesn't need.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.execv(sys.executable, command)
 
@@ -120,7 +122,7 @@ def _open(link: str) -> None:
 
 
 def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageOption = DEFAULT_STORAGE) -> None:
-    """Write a study into an MLflow, an empty one too. Repeat it as you like: nothing is doubled."""
+    """Write a whole study into any MLflow. Can be repeated: nothing is duplicated."""
     from tuner.events.log import local_copy
     from tuner.events.state import load_record
     from tuner.storage.scratch import scratch
@@ -128,14 +130,14 @@ def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageO
     from tuner.tracking.tracker import Tracker
     from tuner.tracking.views import view_link
 
-    place = Storage(storage)
-    record = load_record(place / name)
-    uri = tracking_uri or default_tracking_uri(place)
+    opened = Storage(storage)
+    record = load_record(opened / name)
+    uri = tracking_uri or default_tracking_uri(opened)
     check_tracking_uri(uri)
-    if trouble := unreachable(uri):
-        raise StudyError(f"--tracking-uri: {trouble}; start that server, or give another address")
+    if problem := unreachable(uri):
+        raise StudyError(f"--tracking-uri: {problem}; start that server, or give another address")
     with scratch("sync") as folder:
-        tracker = Tracker(record.spec, place / name, local_copy(place / name, folder), uri, remember=False)
+        tracker = Tracker(record.spec, opened / name, local_copy(opened / name, folder), uri, remember=False)
         tracker.start()
         with Progress(console=console(), transient=True) as progress:
             task = progress.add_task(f"{name} to {without_secrets(uri)}", total=None)
@@ -145,11 +147,11 @@ def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageO
                 progress.update(task, completed=done, total=total)
                 return False
 
-            left = tracker.finish(_SYNC_PATIENCE_SECONDS, abandoned=show)
+            left = tracker.finish(_SYNC_TIMEOUT_SECONDS, abandoned=show)
     if left:
         raise StudyError(
-            f"--tracking-uri: MLflow takes nothing ({tracker.trouble}), {left} events are left; the same command again "
-            "sends them"
+            f"--tracking-uri: MLflow accepts nothing ({tracker.trouble}); {left} events were not sent: run the same "
+            "command again"
         )
     server = server_page(uri)
     where = view_link(record.spec, server, tracker.experiment or "") if server else without_secrets(uri)
@@ -177,9 +179,9 @@ def optuna(
 
 
 def study_link(storage: Storage, record: StudyRecord, server: str | None = None) -> str | None:
-    """The page of a study's trials in MLflow, best first; None as long as MLflow has nothing of it.
+    """The link to a study's trials in MLflow, best first; None if the study was never tracked.
 
-    server: http://host:port; left out, the server that it was tracked to, or the one that `ui` starts.
+    server: http://host:port; default: the server that it is tracked to, or else the one that `ui` starts.
     """
     from tuner.tracking.address import server_page
     from tuner.tracking.state import experiment_of
@@ -191,7 +193,7 @@ def study_link(storage: Storage, record: StudyRecord, server: str | None = None)
 
 
 def _newest(storage: str, name: str | None) -> StudyRecord | None:
-    """The study of that name, or the newest; None if none is named and there is none."""
+    """The study of that name, or the newest, or None if no name is given and there is no study."""
     from tuner.display import show as shows
 
     if name is not None:

@@ -1,4 +1,4 @@
-"""What a person sees: the live table of a study that runs, and `show` and `list` of one that does not.
+"""What the user sees: the live table of a running study, and the output of `show` and `list`.
 
-Imports spec, events, storage, and of tracking what it has noted down.
+Imports spec, events, storage, and the state that tracking has stored.
 """

@@ -1,4 +1,4 @@
-"""The display of a running study: a live table on a terminal, else one line for each event."""
+"""The display of a running study: a live table in a terminal, otherwise one line for each event."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """Follows a study's record. `event` is called after the record has taken the event."""
+    """Displays a study. `event` must be called after its record has applied the event."""
 
     def __init__(
         self,
         record: StudyRecord,
         console: Console,
-        trouble: Callable[[], str | None],
+        mlflow_error: Callable[[], str | None],
         skipped: Callable[[], str | None],
     ):
-        """trouble: why MLflow takes nothing at the moment, or None. skipped: what it will never take, or None."""
-        self._record, self._console, self._trouble, self._skipped = record, console, trouble, skipped
+        """mlflow_error: MLflow's present error, or None. skipped: a message on what MLflow rejected, or None."""
+        self._record, self._console, self._mlflow_error, self._skipped = record, console, mlflow_error, skipped
         self._skipped_printed = False
         self._started = time.time()
         self._note = ""
@@ -56,18 +56,19 @@ class Progress:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """Show a message that isn't about one trial."""
+        """Show a message."""
         self._note = text
         if not self._live:
             self._line(text)
 
     def event(self, event: Event) -> None:
+        """Print the event, if it is one that the user should see."""
         if self._live:
             return
         line = self._sentence(event)
         if line:
             self._line(line)
-        # Once: how many there are in the end is said in the end.
+        # Printed once; the final number is printed at the end.
         if not self._skipped_printed and (skipped := self._skipped()):
             self._skipped_printed = True
             self._line(skipped)
@@ -81,20 +82,24 @@ class Progress:
         match event:
             case TrialStarted() | TrialRewound() | EpochReported() | TrialEnded():
                 trial = self._record.trials[event.trial]
-                return f"trial {trial.id:<3} {self._news(trial, event)}"
+                return f"trial {trial.id:<3} {self._describe(trial, event)}"
             case _:
                 return None
 
-    def _news(self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialEnded) -> str:
+    def _describe(self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialEnded) -> str:
         match event:
             case TrialStarted():
-                again = f" again, it had come to epoch {trial.epoch}," if trial.epoch else ""
+                again = f" again after epoch {trial.epoch}," if trial.epoch else ""
                 return f"starts{again}  {format_params(trial.params)}"
             case TrialRewound():
-                return f"goes on from epoch {trial.epoch}, its newest checkpoint" if trial.epoch else "begins anew"
+                return (
+                    f"resumes from its newest checkpoint, epoch {trial.epoch}"
+                    if trial.epoch
+                    else "starts again from its first epoch"
+                )
             case EpochReported():
                 metric = self._record.spec.objective.metric
-                star = "  best so far of the study" if self._leads(trial) else ""
+                star = "  best of the study so far" if self._leads(trial) else ""
                 return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
             case TrialEnded():
                 best = (
@@ -117,10 +122,9 @@ class Progress:
         if running or best:
             parts.append(trial_table(record, [*running, *best]))
         else:
-            parts.append(Text("the first slots are starting: torch is imported once in each", style="dim"))
-        trouble = self._trouble()
-        if trouble:
-            parts.append(Text(f"MLflow takes nothing at the moment, all is kept: {trouble}", style="yellow"))
+            parts.append(Text("the first slots are starting; each imports torch once", style="dim"))
+        if error := self._mlflow_error():
+            parts.append(Text(f"MLflow doesn't respond; events are kept and sent later: {error}", style="yellow"))
         if skipped := self._skipped():
             parts.append(Text(skipped, style="yellow"))
         if self._note:
@@ -148,11 +152,11 @@ class Progress:
 
 
 def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
-    """One row a trial: how far it is, its best value, its curve, its hyperparameters."""
+    """One row for each trial: its epoch, best value, curve and hyperparameters."""
     table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
     for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
-        # Headers may wrap between words, values never: eighty columns hold a usual study.
+        # Only headers may wrap, so that a usual study fits in eighty columns.
         justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
         table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
     for trial in trials:
@@ -165,19 +169,19 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
         ]
-        table.add_row(*(_whole(cell) for cell in cells))
+        table.add_row(*(_unwrapped(cell) for cell in cells))
     return table
 
 
-def _whole(cell: str | Text) -> Text:
-    """A cell that is never broken over two lines."""
+def _unwrapped(cell: str | Text) -> Text:
+    """A cell that is never wrapped."""
     text = cell if isinstance(cell, Text) else Text(cell)
     text.no_wrap = True
     return text
 
 
 def sparkline(values: list[float], width: int = 12) -> str:
-    """The last `width` values as bars between their least and their greatest."""
+    """The last `width` values as bars, scaled between their minimum and maximum."""
     values = values[-width:]
     if not values:
         return ""
@@ -191,7 +195,7 @@ def format_params(params: dict[str, Any]) -> str:
 
 
 def format_metric(value: float) -> str:
-    """Four places where they say something, else scientific."""
+    """Four decimals; scientific notation for very small and very large values."""
     return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3e}"
 
 

@@ -1,4 +1,4 @@
-"""What `list` and `show` say of a study: for programs as JSON with stable keys, for a person as a screen."""
+"""The output of `list` and `show`: JSON with stable keys for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Damaged:
 
 
 def studies(storage: Storage) -> tuple[list[StudyRecord], list[Damaged]]:
-    """Every study of a storage, oldest first, and apart, those that can't be read."""
+    """All studies of a storage, oldest first; those that can't be read are returned separately."""
     records, damaged = [], []
     for name in storage.names():
         study = storage / name
@@ -62,7 +62,7 @@ def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
 
 
 def record_json(record: StudyRecord) -> dict[str, Any]:
-    """Keys: name, state, reason, objective, direction, best, trials. A value that isn't there is null."""
+    """Keys: name, state, reason, objective, direction, best, trials. A missing value is null."""
     ranking = record.ranking()
     best = ranking[0] if ranking else None
     return {
@@ -107,12 +107,12 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
 
 
 def print_record(record: StudyRecord, console: Console, rows: int | None = None, skipped: str | None = None) -> None:
-    """The ranking, then what didn't make it. rows: at most that many trials, or all. skipped: what MLflow lacks."""
+    """Print the ranking, then the other trials. rows: at most so many; None: all. skipped: what MLflow rejected."""
     reason = f" ({record.reason})" if record.reason else ""
     objective = record.spec.objective
     done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
     goal = f"to {objective.direction} {objective.metric}"
-    # Text, here and elsewhere: in a string, rich takes what stands in square brackets for markup.
+    # A Text, since rich would interpret square brackets in a string as markup.
     console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}{reason}  {done}, {goal}"))
     ranking = record.ranking()
     ranked = {trial.id for trial in ranking}
@@ -135,7 +135,7 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None,
 
 
 def best_line(record: StudyRecord) -> str | None:
-    """The winner in a sentence, or None if no trial can win."""
+    """One line on the winner; None if no trial can win."""
     ranking = record.ranking()
     if not ranking:
         return None

@@ -16,7 +16,7 @@ from tuner.driver.recorder import Recorder
 from tuner.driver.retention import Retention
 from tuner.driver.study_run import StudyRun
 from tuner.errors import StudyError
-from tuner.events.bucket import being_run
+from tuner.events.bucket import already_running
 from tuner.events.event import RunEnded
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, load_record
@@ -88,11 +88,11 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
                 raise StudyError(f"{key}: stays what it was when the study began; start another study with --name")
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if HIDDEN in tracking_uri:
-        raise StudyError("--tracking-uri: its password was not kept; give the whole address again")
+        raise StudyError("--tracking-uri: the address's password isn't stored; give the whole address again")
     check_tracking_uri(tracking_uri)
     # In a bucket, whether it is run is found out by watching, when the journal is opened.
     if record.state == "running" and study.local:
-        raise being_run(study)
+        raise already_running(study)
     record.spec = spec
     if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
         _finish(record, study, tracking_uri, overrides, console)

@@ -1,4 +1,4 @@
-"""What happened in a study: the log of events, the state that they add up to, and whose study it is in a bucket.
+"""What happened in a study: the event log, the state derived from it, and which process owns a study in a bucket.
 
 Imports spec and storage.
 """

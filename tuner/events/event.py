@@ -1,11 +1,11 @@
-"""What can happen in a study: a class for each kind of event, and how an event is a line of JSON.
+"""The events of a study: a class for each kind, and their format, one line of JSON each.
 
 A line has "event", the kind, and "time"; the other keys are the fields of the kind's class:
 
     {"event": "start", "time": 1764103455.2, "trial": 1, "params": {"learning_rate": 0.001}}
 
-A field that has a default is left out of the line where it has that value. Keys that a class doesn't have are passed
-over when a line is read: logs of earlier versions hold some, and nothing is made of them.
+A field that has its default value is left out of the line. When a line is read, unknown keys are ignored: logs of
+earlier versions have some.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, ClassVar, Literal, cast, get_args, get_origin, get_type_
 from tuner import __version__
 
 FORMAT_VERSION = 1
-"""Of the lines, written with each run of a study; a run that names none has written the first. A later version may be
-read by another rule than this one's, so it isn't read at all."""
+"""The version of the format, written at the start of each run; a run without it has version 1. A log of a later version
+is not read, since its lines may mean something else."""
 
 TrialEnd = Literal["finished", "stopped", "failed"]
-"""How a trial ends: by itself, by early stopping or the study's end, or by an error."""
+"""How a trial ends: after its last epoch, by early stopping or the study's end, or by an error."""
 
 StudyEnd = Literal["finished", "interrupted", "failed"]
 
@@ -42,7 +42,7 @@ class RunBegan:
     versions: dict[str, str]
     """Of Python, and of packages."""
     overrides: tuple[str, ...]
-    """What the command line changed: KEY=VALUE."""
+    """The command's --set options: KEY=VALUE."""
     tracking_uri: str
     """Where MLflow is, without secrets."""
     command: str | None = None
@@ -58,7 +58,7 @@ class RunBegan:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A trial was given to a slot, for the first time or again."""
+    """A trial was started on a slot, for the first time or again."""
 
     KIND: ClassVar = "start"
     time: float
@@ -78,35 +78,35 @@ class EpochReported:
     startup_seconds: float | None = None
     """From the sampler's proposal to the beginning of the trial's first epoch."""
     gpu_share: float | None = None
-    """The most that the trial has taken of its GPU's memory, 0 to 1."""
+    """The trial's peak share of its GPU's memory, 0 to 1."""
     again: bool = False
-    """Whether it had reported this epoch before, and was rewound since."""
+    """Whether this epoch is replayed: the trial had reported it before it was rewound."""
     device: str | None = None
-    """What the trial trains on; None where it is what it was at the report before."""
+    """The device that the trial trains on; None if it is the same as in the report before."""
     system: dict[str, float] | None = None
-    """What the trial's process and its host took, by name; None if it wasn't measured, as in short epochs."""
+    """System metrics of the trial's process and its host, by name; None if they weren't sampled, as in short epochs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImagesStored:
-    """Images of a trial's best epochs came into the storage."""
+    """Images of a trial's best epochs were written to the storage."""
 
     KIND: ClassVar = "images"
     time: float
     trial: int
     images: tuple[str, ...]
-    """Paths under the trial's folder."""
+    """Paths relative to the trial's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRewound:
-    """A killed trial continues from an earlier epoch: what it reported of later ones it will report again."""
+    """A killed trial resumes from an earlier epoch, and replays the epochs that it had reported after it."""
 
     KIND: ClassVar = "back"
     time: float
     trial: int
     epoch: int
-    """0: it begins anew."""
+    """The epoch that it resumes after; 0: it starts from its first epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +137,15 @@ Event = RunBegan | TrialStarted | EpochReported | ImagesStored | TrialRewound | 
 
 
 class NewerFormatError(ValueError):
-    """A later version of tuner wrote the line, and this one can't know what it means."""
+    """A later version of tuner wrote the line; this version can't read it."""
 
 
 class IncompleteEventError(ValueError):
-    """A line lacks a part of its event, or has it in another type."""
+    """A field of the event is missing in the line, or has another type."""
 
 
 def to_line(event: Event) -> bytes:
-    """The event in JSON, with its newline. Raises ValueError for a number that JSON doesn't have, NaN or infinity."""
+    """The event as a line of JSON. Raises ValueError for NaN and infinity, which JSON doesn't have."""
     found = _LAYOUTS[event.KIND].to_json(event)
     if isinstance(event, RunBegan):
         found["format_version"] = FORMAT_VERSION
@@ -153,7 +153,7 @@ def to_line(event: Event) -> bytes:
 
 
 def from_line(line: bytes) -> Event | None:
-    """The event of a line, None if the line is none at all, as a torn one.
+    """The event in a line; None if the line isn't an event, since it is truncated for example.
 
     Raises NewerFormatError or IncompleteEventError.
     """
@@ -172,7 +172,7 @@ def from_line(line: bytes) -> Event | None:
     layout = _LAYOUTS.get(kind)
     if layout is None:
         raise NewerFormatError(
-            f"event {kind!r} is not known to this version; a newer one may have written it: use that version of tuner"
+            f"event {kind!r} is not known to this version of tuner; a newer one may have written it: use that version"
         )
     return layout.from_json(found)
 
@@ -191,14 +191,14 @@ def _check_version(found: dict[str, Any]) -> None:
 
 
 class _Layout:
-    """How one kind of event is laid out in JSON: read from its class, once."""
+    """How one kind of event is written in JSON, derived from its class once."""
 
     def __init__(self, kind: type[Event]):
         self._kind: Any = kind
         names = [field.name for field in fields(kind)]
         self._keys, self._values = ("event", *names), attrgetter("KIND", *names)
         self._left_out = [(field.name, field.default) for field in fields(kind) if field.default is not MISSING]
-        """Where they are their default."""
+        """Fields that are left out at their default, with it."""
         hints = get_type_hints(kind)
         self._rules = [(field.name, field.default, *_rule(hints[field.name])) for field in fields(kind)]
 
@@ -215,11 +215,11 @@ class _Layout:
             value = found.get(name, default)
             kind = type(value)
             if kind not in types or (kind is str and choices and value not in choices):
-                # A log of an earlier version need not have what may be unknown.
+                # A log of an earlier version may lack an optional field.
                 if value is not MISSING or type(None) not in types:
                     raise IncompleteEventError(
-                        f"event {self._kind.KIND!r} is not whole: {name} is "
-                        f"{'not there' if value is MISSING else repr(value)[:60]}"
+                        f"event {self._kind.KIND!r} is incomplete: {name} is "
+                        f"{'missing' if value is MISSING else repr(value)[:60]}"
                     )
                 value = None
             values.append(tuple(value) if kind is list else value)
@@ -227,7 +227,7 @@ class _Layout:
 
 
 def _rule(hint: Any) -> tuple[frozenset[type], tuple[str, ...]]:
-    """What JSON may have in place of a field of this type: the types, and of strings the values if they are few."""
+    """The types that JSON may have for a field of this type, and the allowed strings of a Literal."""
     if get_origin(hint) is Literal:
         return frozenset({str}), get_args(hint)
     parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)

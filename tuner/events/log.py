@@ -1,7 +1,7 @@
-"""What happened in a study: events (tuner/events/event.py) in the order they came, one JSON object a line.
+"""The event log of a study: its events (tuner/events/event.py) in order, one JSON object a line.
 
-The events file is the only truth about a study. `show`, `resume`, `best`, tracking and progress all read the same
-events; nothing is known that is not in it.
+Everything that is known about a study is derived from this file: `show`, `resume`, `best`, tracking and progress read
+the same events.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from tuner.storage import files
 from tuner.storage.storage import Storage
 
 EVENTS = "events.jsonl"
-# Synced at once; the others with `sync`, before whoever told of them goes on. A start that got lost would give a trial
-# another's checkpoint, and an end that got lost a trial that is gone on with though its checkpoints are tidied up.
+# These are synced at once; the others with `sync`, before their sender gets its decision. If a start were lost, a new
+# trial would get another's checkpoint; if an end were lost, a trial would resume whose checkpoints are deleted.
 _SYNCED = (RunBegan, TrialStarted, TrialEnded, RunEnded)
 
 
 class Journal:
     """The events file, open for appending by the one process that runs the study.
 
-    A bucket can't be appended to: there the file grows beside, and is put every few seconds and at a trial's start and
-    end (tuner/events/bucket.py). Methods raise StorageError if the storage takes nothing, or another process runs the
-    study.
+    A bucket can't be appended to: its study has a local file, which is uploaded every few seconds and at a trial's
+    start and end (tuner/events/bucket.py). Methods raise StorageError if the storage can't be written, or another
+    process runs the study.
     """
 
     def __init__(self, storage: Storage):
@@ -50,47 +50,47 @@ class Journal:
         self._lock = _lock(storage) if storage.local else None
         self._copy = None if storage.local else bucket.Run(storage, EVENTS)
         self.path = self._copy.path if self._copy else storage.local / EVENTS  # type: ignore[operator]
-        """Local file that a reader may follow."""
+        """The local file, which a reader may follow."""
         try:
-            # Unbuffered: what a full disk refuses must not come when the file is closed.
+            # Unbuffered: a full disk must raise its error here, not when the file is closed.
             self._file = self.path.open("ab", buffering=0)
-            # A kill can leave half a line behind; the next event must not be glued to it.
-            self._size = whole(self.path.read_bytes())
+            # A kill may leave half a line, which the next event must not be appended to.
+            self._size = intact_size(self.path.read_bytes())
             self._file.truncate(self._size)
             files.sync_folder(self.path.parent)
         except OSError as error:
-            raise self._trouble(error) from None
+            raise self._error(error) from None
         if self._copy:
             self._copy.start()
 
     def append(self, event: Event) -> None:
-        """Write an event. Nothing is written if not all of it can be."""
+        """Write an event, or nothing if not all of it can be written."""
         self.check()
         line = to_line(event)
         try:
             written = self._file.write(line)
-            if written < len(line):  # the disk had room for a part; a second try says why not for the rest
+            if written < len(line):  # the disk had room for a part; a second write raises the error
                 self._file.write(line[written:])
         except OSError as error:
             self._file.truncate(self._size)
-            raise self._trouble(error) from None
+            raise self._error(error) from None
         self._size += len(line)
         if isinstance(event, _SYNCED):
             self.sync()
             if self._copy:
-                self._copy.put()
+                self._copy.upload()
 
     @property
     def size(self) -> int:
-        """Bytes of the events that are written."""
+        """Bytes of the events written so far."""
         return self._size
 
     def sync(self) -> None:
-        """Bring the events so far onto the disk; a power cut then leaves them."""
+        """Sync the events so far to the disk, so that a power cut doesn't lose them."""
         try:
             os.fdatasync(self._file.fileno())
         except OSError as error:
-            raise self._trouble(error) from None
+            raise self._error(error) from None
 
     def check(self) -> None:
         """Raises StorageError if another process has taken the study over."""
@@ -104,11 +104,11 @@ class Journal:
         if self._lock is not None:
             os.close(self._lock)
 
-    def _trouble(self, error: OSError) -> StorageError:
+    def _error(self, error: OSError) -> StorageError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return StorageError(
             f"{self.path}: {'the disk is full' if full else f'can not be written ({error.strerror})'}; the study is "
-            f"interrupted, and nothing that it has told is lost: make {'room' if full else 'it writable'}, then go on "
+            f"interrupted, and no event is lost: {'free disk space' if full else 'make it writable'}, then continue "
             f"with `python -m tuner resume {self._storage.name}`"
         )
 
@@ -120,9 +120,9 @@ class Journal:
 
 
 def read_events(study: Storage) -> Iterator[Event]:
-    """The events of the study in this folder, but for a torn end, which a kill or a power cut leaves.
+    """The events of the study in this folder, without a truncated end, which a kill or a power cut may leave.
 
-    Raises StudyError, with file and line, at a damaged line before whole ones, and at one of a later version.
+    Raises StudyError, with file and line, for a damaged line that intact ones follow, and for one of a later version.
     """
     data = study.read_bytes(EVENTS) if study.local else bucket.read_events(study, EVENTS)
     lines = (data or b"").split(b"\n")[:-1]
@@ -141,15 +141,15 @@ def read_events(study: Storage) -> Iterator[Event]:
 
 
 def damaged(study: Storage, line: int, what: str) -> StudyError:
-    """What to say of a line of the events file."""
+    """The error for a damaged line of the events file."""
     return StudyError(
-        f"{study.uri}/{EVENTS}, line {line}: {what}; the file is damaged: put it back from a copy, or delete this line "
-        f"(sed -i {line}d), and what it tells is forgotten"
+        f"{study.uri}/{EVENTS}, line {line}: {what}; the file is damaged: restore it from a copy, or delete this line "
+        f"(sed -i {line}d), which loses its event"
     )
 
 
 def _is_event(line: bytes) -> bool:
-    """Whether a line is one that a study wrote whole, whatever it says."""
+    """Whether a line is a complete event, of any version."""
     try:
         return from_line(line) is not None
     except (NewerFormatError, IncompleteEventError):
@@ -165,7 +165,7 @@ def is_running(storage: Storage) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # A shared lock: two that ask at once don't take each other for the runner.
+        # A shared lock: two processes that ask at once don't take each other for the driver.
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -174,8 +174,8 @@ def is_running(storage: Storage) -> bool:
     return False
 
 
-def whole(data: bytes) -> int:
-    """How many bytes of an events file are whole lines, without a torn end."""
+def intact_size(data: bytes) -> int:
+    """The number of bytes of an events file that are intact lines, without a truncated end."""
     size = data.rfind(b"\n") + 1
     while size:
         start = data.rfind(b"\n", 0, size - 1) + 1
@@ -186,28 +186,28 @@ def whole(data: bytes) -> int:
 
 
 def _lock(storage: Storage) -> int:
-    """Take the study's lock; the kernel gives it back when the process ends, however it ends."""
+    """Take the study's lock; the kernel releases it when the process ends, however it ends."""
     assert storage.local is not None
     try:
         files.make_folder(storage.local)
         handle = os.open(storage.local / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise storage.not_writable(error) from None
-    patience = time.monotonic() + 1.0
+    deadline = time.monotonic() + 1.0
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return handle
         except BlockingIOError:
-            # One that only asks whether the study runs holds the lock for a moment.
-            if time.monotonic() > patience:
+            # A process that only checks whether the study runs holds the lock for a moment.
+            if time.monotonic() > deadline:
                 os.close(handle)
-                raise bucket.being_run(storage) from None
+                raise bucket.already_running(storage) from None
             time.sleep(0.02)
 
 
 def local_copy(study: Storage, folder: Path) -> Path:
-    """A local file with the events of a study: its own, or, of one in a bucket, a copy in `folder`."""
+    """A local file with a study's events: its own, or a copy in `folder` if the study is in a bucket."""
     if study.local:
         return study.local / EVENTS
     copy = folder / EVENTS

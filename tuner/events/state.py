@@ -1,4 +1,4 @@
-"""The state of a study: what its events (tuner/events/log.py) add up to."""
+"""The state of a study, derived from its events (tuner/events/log.py)."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class TrialRecord:
     params: dict[str, Any]
     state: TrialState = "running"
     began: float | None = None
-    """When its present attempt began, in seconds since 1970; None while it doesn't run."""
+    """When its present attempt began, in seconds since 1970; None if it isn't running."""
     last_seen: float = 0.0
     started: float = 0.0
     """When its first attempt began, in seconds since 1970."""
     ended: float | None = None
     """When it ended, in seconds since 1970; None while it is open."""
     earlier_seconds: float = 0.0
-    """What its attempts before the present one took."""
+    """How long its attempts before the present one ran."""
     epoch: int = 0
     value: float | None = None
     """The objective's best value so far."""
@@ -55,12 +55,12 @@ class TrialRecord:
     curve: list[tuple[int, float]] = field(default_factory=list)
     """(epoch, objective's value at that epoch)."""
     furthest: int = 0
-    """The last epoch that it ever reported; one up to there may be told again after a kill."""
+    """The last epoch that it ever reported; after a kill, epochs up to this one may be replayed."""
     startup_seconds: float | None = None
     gpu_share: float | None = None
-    """Most that it has taken of its GPU's memory, 0 to 1."""
+    """Its peak share of its GPU's memory, 0 to 1."""
     device: str | None = None
-    """What it trains on, or did last."""
+    """The device that it trains on, or trained on last."""
     reason: str | None = None
 
     @property
@@ -72,6 +72,7 @@ class TrialRecord:
         return self.earlier_seconds + (now - self.began if self.began is not None else 0.0)
 
     def pause(self, at: float) -> None:
+        """End the present attempt at this time, in seconds since 1970."""
         self.earlier_seconds, self.began = self.seconds(at), None
 
 
@@ -86,9 +87,9 @@ class StudyRecord:
         self.runs = 0
         self.reason: str | None = None
         self.tracking_uri: str | None = None
-        # These are kept up to date: looking through all trials at every event makes a large study slow.
+        # These are kept up to date: computing them from all trials at each event would make a large study slow.
         self.leader: TrialRecord | None = None
-        """The trial with the best value reported so far, however it ended; the first of equals."""
+        """The trial with the best value reported so far, even if it failed; the first of equals."""
         self.worst_value: float | None = None
         """The worst that any trial reported."""
         self._ended: list[TrialRecord] = []
@@ -160,11 +161,11 @@ class StudyRecord:
                 self.leader = other
 
     def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
-        again = not trial.open
+        had_ended = not trial.open
         trial.state, trial.reason = event.state, event.reason
         trial.pause(event.time)
         trial.ended = event.time
-        if again:
+        if had_ended:
             return
         self._ended.append(trial)
         if trial.value is not None and trial.state in ("finished", "stopped"):
@@ -178,11 +179,11 @@ class StudyRecord:
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
-        # Copied at once, and so is `ended`: a terminal's table is drawn in a thread of its own.
+        # A copy, as of `ended` too: the live table is drawn in another thread.
         return list(self._ranking)
 
     def would_be_kept(self, trial: TrialRecord) -> bool:
-        """Whether a trial that runs, ended as it is now, would be among those whose checkpoint stays."""
+        """Whether a running trial, if it ended now, would be among those whose weights are kept."""
         keep = self.spec.checkpoints.keep
         if trial.value is None:
             return False
@@ -197,7 +198,7 @@ class StudyRecord:
         return list(self._ended)
 
     def verdict(self) -> tuple[Literal["finished", "failed"], str | None]:
-        """State and reason of a study that ends now: one whose first trials have all failed has failed."""
+        """State and reason of a study that ends now: it has failed if its first trials have all failed."""
         ended = self._ended
         if len(ended) >= self.spec.failures.stop_after and all(trial.state == "failed" for trial in ended):
             return "failed", f"the first {len(ended)} trials all failed, the last: {ended[-1].reason}"
@@ -211,9 +212,9 @@ def load_record(storage: Storage) -> StudyRecord:
         try:
             record.apply(event)
         except KeyError as error:
-            raise damaged(storage, line, f"event {event.KIND!r} is not whole: {error} is not there") from None
+            raise damaged(storage, line, f"event {event.KIND!r} is incomplete: {error} is missing") from None
     if record.state == "running" and not is_running(storage):
-        # Killed: nobody was left to write the stop event.
+        # It was killed, and couldn't write the event of its end.
         record.apply(RunEnded(time.time(), "interrupted", "its process is gone"))
     return record
 
@@ -221,19 +222,19 @@ def load_record(storage: Storage) -> StudyRecord:
 def _load_spec(storage: Storage) -> StudySpec:
     text = storage.read_text(SPEC)
     if text is None and storage.exists(EVENTS):
-        raise StudyError(f"{storage.uri}/{SPEC}: must be there beside {EVENTS}, and is gone: put it back from a copy")
+        raise StudyError(f"{storage.uri}/{SPEC}: must be there beside {EVENTS}, but is missing: restore it from a copy")
     if text is None:
         raise StudyError(
             f"{storage.uri}: a study is needed there, got none; `python -m tuner list` shows what there is"
         )
-    place = f"{storage.uri}/{SPEC}"
-    mend = "the file is damaged: put it back from a copy, or mend it by hand (a study file in JSON)"
+    path = f"{storage.uri}/{SPEC}"
+    fix = "the file is damaged: restore it from a copy, or fix it by hand (it is a study file in JSON)"
     try:
         return StudySpec.model_validate(json.loads(text))
     except json.JSONDecodeError as error:
         got = "an empty file" if not text.strip() else error.msg
-        raise StudyError(f"{place}, line {error.lineno}: must be a study in JSON, got {got}; {mend}") from None
+        raise StudyError(f"{path}, line {error.lineno}: must be a study in JSON, got {got}; {fix}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise StudyError(f"{place}: {where}: {first['msg']}, got {str(first['input'])[:60]!r}; {mend}") from None
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise StudyError(f"{path}: {where}: {first['msg']}, got {str(first['input'])[:60]!r}; {fix}") from None

@@ -1,4 +1,4 @@
-"""The folder that a job gets: what of it goes to the cluster, and how it is known to be too much."""
+"""The project folder that is sent with a job: which files are excluded, and the error if it is too large."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tuner.errors import StudyError
 
-# As in a .gitignore; those of the project's own .gitignore count as well. Ray packs the rest, under a name that is the
-# hash of its content, so that what a cluster has already isn't sent again.
+# In the syntax of .gitignore; the project's own .gitignore is respected too. Ray packs the other files, and names the
+# package by a hash of its contents: one that the cluster already has isn't sent again.
 EXCLUDED = [
     ".git/",
     ".venv/",
@@ -40,13 +40,13 @@ def study_file_within(folder: Path, study_file: Path) -> Path:
 
 
 def too_large(folder: Path) -> StudyError:
-    """What to say when the cluster refuses the folder for its size: what is large in it."""
+    """The error for a folder that is too large to be sent, with its largest entries."""
     excluded = {pattern.strip("/") for pattern in EXCLUDED}
     sizes = {entry.name: _size(entry) for entry in folder.iterdir() if entry.name not in excluded}
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:_SHOWN]
     found = ", ".join(f"{name} ({size / _MEGABYTE:.0f} MB)" for name, size in largest)
     return StudyError(
-        f"{folder}: at most 100 MB can be submitted; the largest in it are {found}: name what trials don't need in "
+        f"{folder}: at most 100 MB can be submitted; the largest in it are {found}: list what trials don't need in "
         ".gitignore or .rayignore, and keep data on the nodes or in a bucket (docs/cluster.md)"
     )
 

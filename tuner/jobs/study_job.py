@@ -1,4 +1,4 @@
-"""A study as a job of Ray's: submitted, found again by the study's name, followed, stopped."""
+"""A study as a Ray job: submit it, find it by the study's name, follow its output, stop it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tuner.storage.address import without_secrets
 
 _DASHBOARD_PORT = 8265
 _STUDY, _STORAGE, _TRACKING = "tuner.study", "tuner.storage", "tuner.tracking_uri"
-# Ray gives a job that is told to stop three seconds. A study's trials keep their newest checkpoint first, and MLflow
-# gets the last events.
+# By default Ray kills a job three seconds after asking it to stop. A study first writes its trials' newest checkpoints
+# and sends the last events to MLflow.
 _STOP_SECONDS = 600
-# A login shell on the head may put another Python first; the cluster's file names the one that Ray runs on.
+# A login shell on the head may find another Python first; the cluster file sets TUNER_PYTHON to Ray's own.
 _PYTHON = '"${TUNER_PYTHON:-python}"'
 _POLL_SECONDS = 0.5
 
@@ -41,12 +41,12 @@ class StudyJob:
 
     study: str
     id: str
-    """Ray's name of the job."""
+    """Ray's submission id."""
     status: JobStatus
     storage: str
     tracking_uri: str | None
     working_dir: str | None
-    """The URI of the folder that was packed for it."""
+    """The URI of the packed project folder."""
     started: float | None
     """Seconds since 1970."""
     ended: float | None
@@ -56,7 +56,7 @@ class Jobs:
     """The jobs of a cluster."""
 
     def __init__(self, client: JobSubmissionClient, shown: str):
-        """shown: the option that a person named the cluster by, for errors."""
+        """shown: the command-line option that names the cluster, for error messages."""
         self._client, self._shown = client, shown
 
     def submit(
@@ -68,22 +68,22 @@ class Jobs:
         tracking_uri: str | None,
         overrides: list[str],
     ) -> StudyJob:
-        """Pack the folder, and have the head run the study, or resume it if its storage has it.
+        """Send the folder, and run the study on the head, or resume it if its storage has it.
 
         Raises StudyError if a job of the study runs already, or if the folder is too large.
         """
         running = [job for job in self.all() if job.study == name and not job.status.is_terminal()]
         if running:
             raise StudyError(
-                f"study {name}: one job at a time may run it, and {running[0].id} does; follow it: "
+                f"study {name}: only one job at a time may run it, and {running[0].id} does; follow it: "
                 f"python -m tuner logs {name} --follow {self._shown}, or stop it first: "
                 f"python -m tuner stop {name} {self._shown}"
             )
         for option, value in (("--storage", storage), ("--tracking-uri", tracking_uri)):
             if value is not None and without_secrets(value) != value:
                 raise StudyError(
-                    f"{option} {without_secrets(value)}: an address without a secret is needed, for the cluster's "
-                    "dashboard shows it; give the nodes a role, or set the keys in their environment"
+                    f"{option} {without_secrets(value)}: an address without a secret is needed, since the "
+                    "cluster's dashboard shows it; give the nodes a role, or set the keys in their environment"
                 )
         command = [
             *("tuner", "run", study_file.as_posix(), "--or-resume", "--name", name),
@@ -98,14 +98,14 @@ class Jobs:
         return self._start(name, command, environment, metadata, folder)
 
     def run(self, job: StudyJob, command: list[str], name: str) -> tuple[bool, str]:
-        """Run a module on the head, where the job's folder is. Returns whether it succeeded, and what it printed."""
+        """Run a Python module on the head, in the job's folder. Returns whether it succeeded, and its output."""
         done = self._start(name, command, {"working_dir": job.working_dir} if job.working_dir else {}, {}, None)
         while not self._status(done.id).is_terminal():
             time.sleep(_POLL_SECONDS)
         return self._status(done.id) == JobStatus.SUCCEEDED, self._ask(lambda: self._client.get_job_logs(done.id))
 
     def all(self) -> list[StudyJob]:
-        """Every job that is a study's, the oldest first."""
+        """The jobs that are studies, oldest first."""
         jobs = [_study_job(details) for details in self._ask(self._client.list_jobs)]
         return sorted((job for job in jobs if job.study), key=lambda job: job.started or float("inf"))
 
@@ -122,15 +122,15 @@ class Jobs:
         return self._status(job.id)
 
     def logs(self, job: StudyJob) -> str:
-        """What the job has printed."""
+        """The job's output so far."""
         return self._ask(lambda: self._client.get_job_logs(job.id))
 
     def follow(self, job: StudyJob, write: Callable[[str], None]) -> JobStatus:
-        """Hand on what the job has printed and what it prints until it ends; then say how it ended."""
+        """Pass the job's output to `write` until the job ends. Returns its final status."""
         shown = 0
 
         async def tail() -> None:
-            """From the start, for that is where Ray begins each time."""
+            """Read the output from its start, where Ray begins on each connection, and write only what is new."""
             nonlocal shown
             read = 0
             async for text in self._client.tail_job_logs(job.id):
@@ -139,7 +139,7 @@ class Jobs:
                 shown = max(shown, read)
 
         while True:
-            # A connection that breaks is opened again, as long as the cluster answers.
+            # Reconnect after a broken connection, as long as the cluster answers.
             with contextlib.suppress(RuntimeError, aiohttp.ClientError):
                 asyncio.run(tail())
             status = self._status(job.id)
@@ -148,7 +148,7 @@ class Jobs:
             time.sleep(_POLL_SECONDS)
 
     def stop(self, job: StudyJob) -> None:
-        """Have the study stop in order, and wait for that: its trials keep their newest checkpoint."""
+        """Stop the study as Ctrl-C does, and wait for it: its trials keep their newest checkpoint."""
         self._ask(lambda: self._client.stop_job(job.id))
         while not self._status(job.id).is_terminal():
             time.sleep(_POLL_SECONDS)
@@ -167,7 +167,7 @@ class Jobs:
                 )
             )
         except (ValueError, RuntimeError) as error:
-            # By the client, which counts, or by the server, which refuses such a request.
+            # Raised by the client, which checks the size, or by the server, which rejects the request.
             if folder and ("exceeds" in str(error) or "413" in str(error)):
                 raise project.too_large(folder) from None
             raise
@@ -181,16 +181,15 @@ class Jobs:
             return question()
         except (ConnectionError, requests.exceptions.RequestException) as error:
             raise StudyError(
-                f"{self._shown}: the cluster doesn't answer any more ({type(error).__name__}); what runs "
-                "there continues: try again"
+                f"{self._shown}: the cluster doesn't answer ({type(error).__name__}); studies on it continue: try again"
             ) from None
 
 
 @contextlib.contextmanager
 def connected(cluster_file: Path | None, address: str | None) -> Iterator[Jobs]:
-    """The jobs of the cluster that `ray up` made of a file, or whose dashboard has this address.
+    """The jobs of a cluster, given by a cluster file or the address of its dashboard.
 
-    Exactly one of the two must be given. Raises StudyError if there is no such cluster, or if it wants another token.
+    Exactly one must be given. Raises StudyError if there is no such cluster, or if it requires another token.
     """
     if (cluster_file is None) == (address is None):
         raise StudyError(
@@ -208,9 +207,9 @@ def connected(cluster_file: Path | None, address: str | None) -> Iterator[Jobs]:
 
 
 def _client(url: str, shown: str) -> JobSubmissionClient:
-    # Ray's loggers set levels of their own, and tell of every upload and every closed connection.
+    # Ray's loggers set their own levels, and would log every upload and every closed connection.
     logging.disable(logging.WARNING)
-    # Ray asks a server for its jobs before anything else.
+    # The constructor already connects to the server.
     try:
         client = JobSubmissionClient(url, headers=_token())
         client.get_version()
@@ -221,14 +220,14 @@ def _client(url: str, shown: str) -> JobSubmissionClient:
         ) from None
     except RuntimeError as error:
         raise StudyError(
-            f"{shown}: the cluster at {url} refuses this machine ({str(error).splitlines()[0]}); it wants the "
-            "token that its head was started with, in ~/.ray/auth_token or in RAY_AUTH_TOKEN"
+            f"{shown}: the cluster at {url} refuses this machine ({str(error).splitlines()[0]}); it "
+            "requires the token that its head was started with, in ~/.ray/auth_token or in RAY_AUTH_TOKEN"
         ) from None
     return client
 
 
 def _dashboard(address: str) -> str:
-    """Raises StudyError if it is the address of something else."""
+    """The URL of a dashboard. Raises StudyError if the address is of another kind."""
     url = address if "://" in address else f"http://{address}"
     if not url.startswith(("http://", "https://")) or address == "auto":
         raise StudyError(
@@ -239,7 +238,7 @@ def _dashboard(address: str) -> str:
 
 
 def _token() -> dict[str, str]:
-    """The header that a cluster with token authentication wants; one without doesn't look at it."""
+    """The header that a cluster with token authentication requires; other clusters ignore it."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     token = os.environ.get("RAY_AUTH_TOKEN") or (path.read_text(encoding="utf-8").strip() if path.is_file() else "")
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,7 +1,7 @@
-"""What goes through SSH to the head of a cluster that `ray up` started: ports, and files on their way back.
+"""SSH to the head of a cluster that `ray up` started: port forwarding, and downloads.
 
-Ray's own commands do it, `ray dashboard` and `ray rsync-down`: they know each provider, its keys and its
-head's address.
+It uses Ray's own commands `ray dashboard` and `ray rsync-down`, which know each cloud provider, its keys and the head's
+address.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import IO
 
 from tuner.errors import StudyError
 
-_OPEN_SECONDS = 60.0  # the head's address has to be asked of the cloud first
+_OPEN_SECONDS = 60.0  # it includes asking the cloud for the head's address
 _RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -47,7 +47,7 @@ def tunnel(cluster_file: Path, remote_port: int, local_port: int | None = None) 
     port = _port(local_port)
     with tempfile.TemporaryFile("w+") as output:
         command = [*_RAY, "dashboard", str(cluster_file), "--port", str(port), "--remote-port", str(remote_port)]
-        # A session of its own: Ctrl-C is for the command that uses the tunnel, which then ends it.
+        # In its own session: Ctrl-C must reach only the command that uses the tunnel, which then closes it.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -59,7 +59,7 @@ def tunnel(cluster_file: Path, remote_port: int, local_port: int | None = None) 
 
 
 def download(cluster_file: Path, remote: str, local: Path) -> None:
-    """Copy a file, or what is in a folder (with a slash at its end), from the head. Raises StudyError if that fails."""
+    """Copy a file from the head, or the contents of a folder (remote ends with "/"). Raises StudyError if it fails."""
     check_cluster_file(cluster_file)
     command = [*_RAY, "rsync-down", str(cluster_file), remote, str(local)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -74,7 +74,7 @@ def check_cluster_file(path: Path) -> None:
 
 
 def _wait_until_open(process: subprocess.Popen[bytes], port: int, cluster_file: Path, output: IO[str]) -> None:
-    """Until the tunnel listens: ssh does so when it is logged in."""
+    """Wait until the local port accepts connections, which it does when ssh has logged in."""
     deadline = time.monotonic() + _OPEN_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -113,4 +113,4 @@ def _port(wanted: int | None) -> int:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no message"

@@ -1,4 +1,4 @@
-"""A study as Python sees it: `tuner.load("roads", storage="studies")`."""
+"""`tuner.load("roads", storage="studies")`: a study's results in Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BestTrial:
-    """The trial that has won, or would if the study ended now."""
+    """The winner, or the trial that would win if the study ended now."""
 
     trial: int
     value: float
@@ -36,13 +36,13 @@ class BestTrial:
 
 
 class Study:
-    """A study as it was when it was loaded; a study that runs is read as far as it has come.
+    """A study at the time when it was loaded; it may still be running.
 
-    Nothing here starts Ray, asks MLflow or writes the storage.
+    Nothing here starts Ray, connects to MLflow or writes to the storage.
     """
 
     def __init__(self, record: StudyRecord, folder: Storage):
-        """folder: the study's own, in its storage."""
+        """folder: the study's folder in the storage."""
         self.record, self.folder = record, folder
         self.loaded_at = time.time()
         """Seconds since 1970."""
@@ -63,17 +63,17 @@ class Study:
 
     @property
     def reason(self) -> str | None:
-        """Why it was interrupted or has failed, in a sentence."""
+        """Why it was interrupted or failed."""
         return self.record.reason
 
     @property
     def space(self) -> dict[str, Dimension]:
-        """The sampled hyperparameters by name; str() of one says its range."""
+        """The sampled hyperparameters by name, each with its range."""
         return dict(self.spec.space)
 
     @property
     def best(self) -> BestTrial | None:
-        """None as long as no trial that has ended, and not failed, reported the objective."""
+        """The best trial of those that ended without failing; None if there is none yet."""
         ranking = self.record.ranking()
         if not ranking:
             return None
@@ -84,35 +84,37 @@ class Study:
 
     @functools.cached_property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, by its id: docs/python.md says which columns."""
+        """One row for each trial, indexed by its id; docs/python.md lists the columns."""
         from tuner.results.tables import trials_table
 
         return trials_table(self.record, self.folder, self.loaded_at)
 
     @functools.cached_property
     def metrics(self) -> pd.DataFrame:
-        """One row a trial and epoch, every metric a column: docs/python.md says which others. Reads all events."""
+        """One row for each trial and epoch, with a column for each metric (docs/python.md). Reads all events."""
         from tuner.results.tables import metrics_table
 
         return metrics_table(self.record, self.folder)
 
     def masks(self, trial: int, epoch: int | None = None) -> list[Path]:
-        """The images that a trial stored of an epoch, its best one if none is given; none if it stored none.
+        """Paths of the images that a trial stored for an epoch (default: its best); empty if it stored none.
 
-        Images in a bucket are copied to this machine, and their copies deleted with this object. Raises StudyError if
-        the study has no such trial.
+        Images in a bucket are copied to a temporary folder, which is deleted with this object. Raises StudyError if the
+        study has no such trial.
         """
         record = self.record.trials.get(trial)
         if record is None:
-            raise StudyError(f"study {self.name}: trials {self._ids()} are there, got {trial!r}; give one of those")
-        place = trial_folder(self.folder, trial)
+            raise StudyError(
+                f"study {self.name}: must have the trial, got {trial!r}; it has {self._ids()}: give one of these"
+            )
+        folder = trial_folder(self.folder, trial)
         wanted = record.best_epoch if epoch is None else epoch
         images = f"images/{folder_of(wanted or 0)}"
-        if not place.names(images):
+        if not folder.names(images):
             return []
         copy = self._copies / f"{trial}-{wanted}"
         copy.mkdir(exist_ok=True)
-        return sorted(file for file in place.get(images, copy).iterdir() if file.is_file())
+        return sorted(file for file in folder.get(images, copy).iterdir() if file.is_file())
 
     def _ids(self) -> str:
         ids = sorted(self.record.trials)
@@ -131,11 +133,11 @@ class Study:
 
 
 def load(name: str | None = None, storage: str | os.PathLike[str] = "studies") -> Study:
-    """A study of a storage, to look at: reads it and nothing else.
+    """Load a study from a storage, read-only.
 
-    name: the newest study if left out. storage: a folder, or a URI such as s3://bucket/folder. Raises StudyError if
+    name: default is the newest study. storage: a folder, or a URI such as s3://bucket/folder. Raises StudyError if
     there is no such study, or its files are damaged.
     """
-    place = Storage(os.fspath(storage))
-    record = find(place, name)
-    return Study(record, place / record.spec.name)
+    opened = Storage(os.fspath(storage))
+    record = find(opened, name)
+    return Study(record, opened / record.spec.name)

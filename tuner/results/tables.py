@@ -1,7 +1,7 @@
-"""A study's trials and metrics as pandas tables, and such a table as a file.
+"""A study's trials and metrics as pandas tables, and these tables as files.
 
-A column has the plain name of its hyperparameter or metric. One that would have the name of another column of the table
-is preceded by `param.` or `metric.`: a sampled `epochs` is `param.epochs`, since `epochs` is how far the trial came.
+A column is named after its hyperparameter or metric. If another column of the table has that name, `param.` or
+`metric.` is put before it: a sampled `epochs` is `param.epochs`, since `epochs` counts the epochs that a trial ran.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _METRIC_COLUMNS = ("trial", "epoch", "seconds")
 
 
 def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFrame:
-    """One row a trial, indexed by its id: hyperparameters first, then what became of it.
+    """One row for each trial, indexed by its id: its hyperparameters, then its results.
 
-    folder: the study's. now: seconds since 1970, until which a trial that runs has taken time.
+    folder: the study's. now: seconds since 1970, up to which the time of a running trial is counted.
     """
     trials = [record.trials[id] for id in sorted(record.trials)]
     runs = run_ids(folder)
@@ -61,14 +61,14 @@ def column_of(hyperparameter: str) -> str:
 
 
 def _hyperparameters(record: StudyRecord) -> dict[str, pd.Series[Any]]:
-    """The sampled ones in the study's order, then those that only trials of an earlier space have."""
+    """The hyperparameters in the study's order, then those that only trials of an earlier search space have."""
     trials = [record.trials[id] for id in sorted(record.trials)]
     names = dict.fromkeys([*record.spec.space, *(name for trial in trials for name in trial.params)])
     return {name: _series(record, name, [trial.params.get(name) for trial in trials]) for name in names}
 
 
 def _series(record: StudyRecord, name: str, values: list[Any]) -> pd.Series[Any]:
-    """With the type of the hyperparameter's range; the values of a choice have the type that all of them share."""
+    """A column with the type of the hyperparameter's range; for a choice, the type that all its values share."""
     dimension, known = record.spec.space.get(name), [value for value in values if value is not None]
     kinds = {type(value) for value in known}
     if isinstance(dimension, Float) and kinds <= {float, int}:
@@ -85,11 +85,10 @@ def _times(seconds: list[float | None]) -> pd.Series[Any]:
 
 
 def metrics_table(record: StudyRecord, folder: Storage) -> pd.DataFrame:
-    """One row a trial and epoch, in the order of both: trial, epoch, seconds, then each metric in a column.
+    """One row for each trial and epoch, sorted by both: trial, epoch, seconds, then a column for each metric.
 
-    seconds: from the study's begin to the report. What a trial reported of epochs to which it was rewound later, since
-    its process was killed, isn't there but as it reported them again. A trial of which the record knows less than the
-    events, since the study goes on, is there as far as the record knows it.
+    seconds: from the study's start to the report. Of epochs that a killed trial replayed, only the second report is
+    included. If the study is running, events that are newer than the record are left out.
     """
     rows = _rows(record, folder)
     names = dict.fromkeys(name for *_, metrics in rows for name in metrics)
@@ -110,7 +109,7 @@ def metric_column(metric: str) -> str:
 
 
 def _rows(record: StudyRecord, folder: Storage) -> list[tuple[int, int, float, dict[str, float]]]:
-    """(trial, epoch, time, metrics) of each report that counts."""
+    """(trial, epoch, time, metrics) of each report, without those that were replayed."""
     reports: dict[int, dict[int, tuple[float, dict[str, float]]]] = {trial: {} for trial in sorted(record.trials)}
     for event in read_events(folder):
         match event:
@@ -130,13 +129,13 @@ def _rows(record: StudyRecord, folder: Storage) -> list[tuple[int, int, float, d
 
 
 def write_csv(table: pd.DataFrame, file: Path) -> None:
-    """Write a table as CSV: what isn't there is empty, times are ISO 8601. Raises StudyError if it can't be written."""
+    """Write a table as CSV: missing values are empty, times ISO 8601. Raises StudyError if it can't be written."""
     with _writing(file):
         _whole(table).to_csv(file, index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def write_parquet(table: pd.DataFrame, file: Path) -> None:
-    """Write a table as Parquet, in which a choice between values of several types is text.
+    """Write a table as Parquet. A column with values of several types becomes text.
 
     Raises StudyError if it can't be written.
     """

@@ -1,4 +1,4 @@
-"""What a study is: the study file, its search space, and the workload that it names; checked before anything runs.
+"""The study file, its search space, and the workload that it names: read and checked before anything runs.
 
 Imports errors alone. Optuna is imported by space.py.
 """

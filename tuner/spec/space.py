@@ -25,7 +25,7 @@ class _Dimension(BaseModel):
 
 
 class _Range(_Dimension):
-    """What float and int ranges have in common."""
+    """The base of float and int ranges."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""StudySpec: everything that a study file says, as checked values. study_file.py reads and checks one."""
+"""StudySpec: the contents of a study file as checked values. study_file.py reads a file into one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Table(BaseModel):
 
 
 class Objective(_Table):
-    """The one metric that the sampler, the scheduler, retention, tracking and `best` all read."""
+    """The metric by which the sampler, the scheduler, retention, tracking and `best` compare trials."""
 
     metric: str = Field(min_length=1)
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -50,7 +50,7 @@ class Budget(_Table):
 
 
 class Resources(_Table):
-    """What one trial takes, and how many trials run at a time."""
+    """The CPUs and GPUs of one trial, and how many trials run at a time."""
 
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1, gt=0)
@@ -84,10 +84,10 @@ class Failures(_Table):
 
 
 class StudySpec(_Table):
-    """Everything that a study file says. Every key is in search_spaces/README.md."""
+    """A study file. search_spaces/README.md explains every key."""
 
     id: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
-    """Random, drawn when the study first runs, and never in a study file. It tells two studies of one name apart."""
+    """Random, drawn when the study first runs; never in a study file. It distinguishes two studies of the same name."""
     name: str
     workload: str = "fcn"
     objective: Objective
@@ -148,19 +148,19 @@ class StudySpec(_Table):
 
     def _first_trial_problems(self) -> Iterable[str]:
         for number, params in enumerate(self.first_trials, start=1):
-            place = f"first_trials[{number}]"
+            key = f"first_trials[{number}]"
             for name, value in params.items():
                 if name not in self.space:
-                    yield f"{place}.{name}: only hyperparameters of [space] can be given{nearest(name, self.space)}"
+                    yield f"{key}.{name}: only hyperparameters of [space] can be given{nearest(name, self.space)}"
                 elif not self.space[name].contains(value):
                     yield (
-                        f"{place}.{name}: the value must lie in the space ({self.space[name]}), "
+                        f"{key}.{name}: the value must lie in the space ({self.space[name]}), "
                         f"got {value!r}; widen the space or remove the trial"
                     )
 
     @property
     def mode(self) -> Literal["max", "min"]:
-        """Ray Tune's word for the direction."""
+        """The direction in Ray Tune's terms."""
         return "max" if self.objective.direction == "maximize" else "min"
 
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences for a person: where in the study file, what must hold, what is there, and the fix."""
+"""Pydantic's errors as messages for the user: the place in the study file, the rule, the value and the fix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def study_problems(detail: Any, spec_type: type[BaseModel]) -> list[str]:
     if detail["type"] == "missing":
         return [f"{where}: this key is needed; add it (search_spaces/README.md lists the keys)"]
     if detail["type"].startswith("union_tag"):
-        return [f'{where}.type: "float", "int" or "choice" is needed, got {_tag(detail["input"])}; say which it is']
+        return [f'{where}.type: "float", "int" or "choice" is needed, got {_tag(detail["input"])}; give one of these']
     message = _message(detail)
     if not loc:
         return message.split("\n")
@@ -68,6 +68,6 @@ def _keys_at(loc: list[Any], full: tuple[Any, ...], spec_type: type[BaseModel]) 
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """The fix for an unknown name: the closest known one, or to remove it."""
+    """The suggested fix for an unknown name: the closest known name, or to remove it."""
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else "; remove it"

@@ -7,14 +7,13 @@ A workload is a Python package with four names (docs/workloads.md shows a comple
     train(config, *, report, resume_from, device)   trains; calls report(metrics, checkpoint) after each epoch
     export(checkpoint_dir, output_dir) -> Exported  files for use elsewhere, checked, with the score they reach
 
-`report` takes plain numbers, "epoch" among them (a metric that is NaN is left out, the objective must be finite), and
-what a checkpoint of the epoch can be had from: a directory that was written, which it may move away; a Snapshot, of
-which it writes no more than is needed, beside training; or None, an epoch that can't be exported or resumed. It
-may raise SystemExit to end the trial, which `train` lets through. In a trial of several ranks every rank calls it, rank
-0 with the checkpoint. In a checkpoint, `resume/` holds what only resuming needs and `images/*.png` the images to
-show; the rest is what `export` needs.
+`report` takes metrics, with "epoch" among them (NaN metrics are dropped, but the objective must be finite), and a
+checkpoint of the epoch: a directory, which it may move away; a Snapshot, which is written beside training and only when
+it is needed; or None if the epoch can't be exported or resumed. It may raise SystemExit to stop the trial; `train` must
+not catch it. In a trial of several ranks every rank calls it, and rank 0 passes the checkpoint. In a checkpoint,
+`resume/` has the files that only resuming needs, `images/*.png` are the images to show, and `export` needs the rest.
 
-`device` is a torch.device, or None for a package that doesn't import torch: its slots then don't either.
+`device` is a torch.device, or None for a package that doesn't import torch, whose slots don't import it either.
 """
 
 from __future__ import annotations
@@ -34,41 +33,41 @@ _NAMES = ("Config", "prepare", "train", "export")
 
 
 class SnapshotCopy(Protocol):
-    """A run as it was at the end of an epoch, to be written at any time, in any thread."""
+    """A copy of a run at the end of an epoch, which can be written at any time, in any thread."""
 
     def write(self, directory: Path) -> None:
-        """A whole checkpoint in a directory that this makes; without resume/ if the copy was made without."""
+        """Create this directory with a complete checkpoint; without resume/ if the copy was made with resume=False."""
 
     def write_images(self, directory: Path) -> None:
-        """Only the images, *.png, into a directory that exists."""
+        """Write only the images, *.png, into an existing directory."""
 
 
 class Snapshot(Protocol):
-    """A run at the end of an epoch, good until `report` returns."""
+    """A run at the end of an epoch, valid until `report` returns."""
 
     def copy(self, *, resume: bool) -> SnapshotCopy:
-        """What training is about to change, copied; resume: with what only resuming needs."""
+        """Copy everything that training is about to change. resume: with the state that only resuming needs."""
 
 
 class Report(Protocol):
-    """Called by every rank after each epoch; a barrier; may raise SystemExit to end the trial."""
+    """Called by every rank after each epoch. It is a barrier, and may raise SystemExit to stop the trial."""
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None: ...
 
 
 class Prepared(Protocol):
-    """What `prepare` found out."""
+    """The result of `prepare`."""
 
     @property
     def summary(self) -> str:
-        """One line that a person reads."""
+        """One line for the user."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names that `train` will report."""
 
-    # `warnings`, a tuple of sentences for a person, may be there too; and `data`, strings by name that tell these data
-    # from others, such as split and fingerprint: MLflow shows them.
+    # Optional: `warnings`, a tuple of sentences for the user; and `data`, strings by name that identify the data (its
+    # split, its fingerprint), which MLflow shows.
 
 
 class Format(Protocol):
@@ -84,7 +83,7 @@ class Format(Protocol):
 
 
 class Exported(Protocol):
-    """What `export` wrote and what it scored."""
+    """The files that `export` wrote, and their scores."""
 
     @property
     def formats(self) -> Mapping[str, Format]: ...
@@ -96,7 +95,7 @@ class Exported(Protocol):
     def test_metrics(self) -> Mapping[str, float]:
         """Scored once on the test split; empty where there is none."""
 
-    # If it likes, usage: a command to try the export with, with {output} for its folder.
+    # Optional: `usage`, a command to try the export with; {output} stands for its folder.
 
 
 class Workload(Protocol):
@@ -111,19 +110,19 @@ class Workload(Protocol):
 
 def load(package: str) -> Workload:
     """Import a workload. Raises StudyError if there is none of that name or it lacks a part of the contract."""
-    none = StudyError(
+    not_found = StudyError(
         f"workload: a Python package that can be imported is needed, got {package!r}; "
         "start the command in the folder that holds it, or install it"
     )
     if not all(part.isidentifier() for part in package.split(".")):
-        raise none
+        raise not_found
     try:
         module = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        # One that the workload itself imports and that isn't there is the workload's own mistake.
+        # A module that the workload itself imports and that is missing is the workload's own error.
         if error.name is None or not (package == error.name or package.startswith(error.name + ".")):
             raise
-        raise none from None
+        raise not_found from None
     missing = [name for name in _NAMES if not hasattr(module, name)]
     if missing:
         raise StudyError(

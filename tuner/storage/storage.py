@@ -79,7 +79,7 @@ class Storage:
             line = error.object.count(b"\n", 0, error.start) + 1
             raise StudyError(
                 f"{self.uri}/{path}, line {line}: must be UTF-8, got the byte {error.object[error.start]:#04x}; "
-                "the file is damaged: put it back from a copy"
+                "the file is damaged: restore it from a copy"
             ) from None
 
     def read_bytes(self, path: str) -> bytes | None:

@@ -85,7 +85,7 @@ def test_a_study_that_exists_is_not_run_again(tuner: Command, file: Path, tmp_pa
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "studies").rglob("*")) == before
 
 
-def test_a_storage_that_cannot_be_written_is_told_and_nothing_is_started(
+def test_a_storage_that_cannot_be_written_is_reported_and_nothing_is_started(
     tuner: Command, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "taken").write_text("mine")
@@ -95,7 +95,7 @@ def test_a_storage_that_cannot_be_written_is_told_and_nothing_is_started(
 
 
 @pytest.mark.parametrize("command", [["list"], ["show"], ["show", "x"], ["resume", "x"], ["ui"]])
-def test_a_file_in_the_place_of_a_storage_is_told_by_each_command(
+def test_a_file_in_place_of_a_storage_is_reported_by_each_command(
     tuner: Command, tmp_path: Path, command: list[str]
 ) -> None:
     (tmp_path / "taken").write_text("")
@@ -106,13 +106,13 @@ def test_a_file_in_the_place_of_a_storage_is_told_by_each_command(
     "command",
     [["show", "nothing"], ["show"], ["resume", "nothing"], ["ui"], ["best", "nothing", "--output", "out"]],
 )
-def test_a_study_that_is_not_there_is_told(tuner: Command, tmp_path: Path, command: list[str]) -> None:
+def test_a_missing_study_is_reported(tuner: Command, tmp_path: Path, command: list[str]) -> None:
     assert "is needed there, got none" in refused(tuner(*command, "--storage", tmp_path / "studies"))
     assert not (tmp_path / "studies").exists()
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_gpus_that_are_not_there_are_told_with_what_to_do(tuner: Command, file: Path, tmp_path: Path) -> None:
+def test_missing_gpus_are_reported_with_what_to_do(tuner: Command, file: Path, tmp_path: Path) -> None:
     for command in ("check", "run"):
         err = refused(tuner(command, file, "--set", "resources.gpus_per_worker=64"))
         assert "a trial of 1 worker of 64 GPU needs 64 GPUs; there are" in err
@@ -120,24 +120,22 @@ def test_gpus_that_are_not_there_are_told_with_what_to_do(tuner: Command, file: 
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_what_the_workload_misses_is_told_before_anything_is_written(
-    tuner: Command, file: Path, tmp_path: Path
-) -> None:
+def test_an_error_of_prepare_is_reported_before_anything_is_written(tuner: Command, file: Path, tmp_path: Path) -> None:
     err = refused(tuner("run", file, "--set", "fixed.missing_data=true"))
     assert err == "error: fixed.missing_data: frames are needed, got none; take missing_data out\n"
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_an_objective_that_the_workload_does_not_report_is_told(tuner: Command, file: Path) -> None:
+def test_an_objective_that_the_workload_does_not_report_is_refused(tuner: Command, file: Path) -> None:
     err = refused(tuner("run", file, "--set", "objective.metric=scoer"))
     assert "reports (score, loss), got 'scoer'; did you mean score?" in err
 
 
-def test_a_workload_that_is_not_there_is_told(tuner: Command, file: Path) -> None:
+def test_a_missing_workload_is_reported(tuner: Command, file: Path) -> None:
     assert "workload: a Python package" in refused(tuner("check", file, "--set", "workload=nowhere"))
 
 
-def test_check_tells_all_that_is_wrong_around_a_good_file_at_once(tuner: Command, file: Path) -> None:
+def test_check_reports_all_problems_beside_the_file_at_once(tuner: Command, file: Path) -> None:
     sets = ["--set", "resources.gpus_per_worker=64", "--set", "fixed.missing_data=true"]
     assert refused(tuner("check", file, *sets)).count("error: ") == 2
 
@@ -150,7 +148,7 @@ def test_check_says_what_would_run_and_writes_nothing(tuner: Command, file: Path
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_best_without_a_finished_trial_is_told(tuner: Command, tmp_path: Path) -> None:
+def test_best_without_a_finished_trial_is_an_error(tuner: Command, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "studies"))
     run_study(storage)
     study = storage / "a"
@@ -171,7 +169,7 @@ def test_best_prints_json_alone(tuner: Command, tmp_path: Path) -> None:
     assert found["formats"]["weights"] == {"file": "weights.bin", "parity": 0.0}
 
 
-def test_best_says_to_a_person_where_it_lies(tuner: Command, tmp_path: Path) -> None:
+def test_best_prints_where_the_export_is(tuner: Command, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "studies"))
     run_study(storage)
     status, out, _ = tuner("best", "a", "--storage", storage.uri, "--output", tmp_path / "out")
@@ -202,7 +200,10 @@ def test_show_writes_tables_for_other_programs(tuner: Command, tmp_path: Path) -
     assert pd.read_parquet(tmp_path / "t.parquet")["state"].tolist() == ["finished"] * 3
     assert pd.read_csv(tmp_path / "m.csv")["epoch"].tolist() == [1, 2, 3] * 3
     code, _, err = tuner(*asked, "--metrics")
-    assert (code, err) == (2, "error: --metrics: says what --csv FILE or --parquet FILE writes; give one of them\n")
+    assert (code, err) == (
+        2,
+        "error: --metrics: needs --csv FILE or --parquet FILE, whose rows it chooses; add one of them\n",
+    )
 
 
 def test_list_of_a_storage_that_is_not_there_is_empty(tuner: Command, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_list_of_a_storage_that_is_not_there_is_empty(tuner: Command, tmp_path: 
 
 
 @pytest.mark.parametrize("key", ["name=b", "workload=json", "objective.direction=minimize"])
-def test_what_a_study_is_stays_when_it_is_gone_on_with(tuner: Command, tmp_path: Path, key: str) -> None:
+def test_name_workload_and_objective_of_a_resumed_study_stay(tuner: Command, tmp_path: Path, key: str) -> None:
     storage = Storage(str(tmp_path / "studies"))
     run_study(storage)
     before = (storage / "a").read_text("study.json")
@@ -222,7 +223,7 @@ def test_what_a_study_is_stays_when_it_is_gone_on_with(tuner: Command, tmp_path:
     assert storage.names() == ["a"]
 
 
-def test_a_storage_that_is_no_address_is_told(tuner: Command, file: Path) -> None:
+def test_a_storage_that_is_no_address_is_reported(tuner: Command, file: Path) -> None:
     assert "a path or a URI such as s3://bucket/folder" in refused(tuner("run", file, "--storage", "ftp://x"))
 
 
@@ -250,7 +251,7 @@ def test_ui_shows_the_storages_own_database(tuner: Command, tmp_path: Path, monk
     assert started[0][1:4] == ["-m", "mlflow", "ui"]
 
 
-def test_the_commands_after_a_study_can_be_pasted_and_tell_no_secret(
+def test_the_commands_after_a_study_can_be_pasted_and_show_no_secret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_study(Storage(str(tmp_path)))
@@ -267,7 +268,7 @@ def test_the_commands_after_a_study_can_be_pasted_and_tell_no_secret(
     assert "dden" not in out
 
 
-def test_a_word_that_is_no_command_is_told_without_a_traceback(tuner: Command) -> None:
+def test_an_unknown_command_is_reported_without_a_traceback(tuner: Command) -> None:
     status, _, err = tuner("rnu")
     assert status == 2
     assert "No such command" in err
@@ -281,7 +282,7 @@ def test_a_reader_that_goes_away_is_no_mistake(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_study_goes_on_when_nobody_reads_its_words_any_more(tmp_path: Path) -> None:
+def test_a_study_continues_when_the_reader_of_its_output_is_gone(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from tuner.cli import console as home; console = home.console();"
         f"[console.print('x' * 1000) for _ in range(1000)]; Path({str(tmp_path / 'reached')!r}).touch()"
@@ -299,7 +300,7 @@ def test_help_is_there_for_every_command(tuner: Command) -> None:
         assert "--" in out
 
 
-def test_the_first_words_of_a_command_line_are_cheap() -> None:
+def test_list_and_help_import_neither_torch_nor_ray_nor_mlflow() -> None:
     """`list` and `--help` need neither torch nor ray nor MLflow, which take seconds to import."""
     say = "import sys, tuner.cli.app, tuner.display.show; "
     say += "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
@@ -307,9 +308,7 @@ def test_the_first_words_of_a_command_line_are_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_damaged_study_is_listed_as_such_beside_the_others_and_told_by_each_command(
-    tuner: Command, tmp_path: Path
-) -> None:
+def test_a_damaged_study_is_listed_as_damaged_and_reported_by_each_command(tuner: Command, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "studies"))
     for name in ("whole", "torn", "cut", "gone"):
         run_study(storage, name)
@@ -331,7 +330,7 @@ def test_a_damaged_study_is_listed_as_such_beside_the_others_and_told_by_each_co
         ("gone", "damaged"),
         ("torn", "damaged"),
     ]
-    for name, told in (("torn", "study.json, line 1"), ("cut", "events.jsonl, line 3"), ("gone", "study.json")):
+    for name, place in (("torn", "study.json, line 1"), ("cut", "events.jsonl, line 3"), ("gone", "study.json")):
         for command in (["show"], ["resume"], ["best", "--output", tmp_path / "out"]):
-            assert told in refused(tuner(command[0], name, *command[1:], "--storage", storage.uri))
+            assert place in refused(tuner(command[0], name, *command[1:], "--storage", storage.uri))
     assert tuner("show", "--storage", storage.uri, "--json")[0] == 0, "the newest that is whole"

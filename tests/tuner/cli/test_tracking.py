@@ -39,7 +39,7 @@ def study(tmp_path: Path) -> TrackedStudy:
     return found
 
 
-def test_sync_brings_a_study_into_an_mlflow_that_has_nothing_of_it_and_doubles_nothing(
+def test_sync_writes_a_study_into_an_empty_mlflow_and_duplicates_nothing(
     study: TrackedStudy, tmp_path: Path, empty: Path
 ) -> None:
     (tmp_path / "other.db").write_bytes(empty.read_bytes())
@@ -97,7 +97,7 @@ def test_ui_of_a_study_on_a_server_gives_the_link_to_its_trials_and_starts_nothi
     state = '{"uri": "http://me:***@mlflow.example:5000", "experiment": "7"}'
     study.study.write_text("tracking.json", state)
     refused = CliRunner().invoke(app, ["ui", "--storage", study.storage.uri])
-    assert "its password was not kept" in str(refused.exception)
+    assert "the address's password isn't stored" in str(refused.exception)
     command = [
         "ui",
         "--no-open",

@@ -115,7 +115,7 @@ def test_folders_that_are_no_studies_are_passed_over(storage: Storage, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["nothing", "../a", "a/trials", ""])
-def test_a_study_that_is_not_there_is_told(storage: Storage, name: str) -> None:
+def test_a_missing_study_is_reported(storage: Storage, name: str) -> None:
     write(storage, "a", 1e9)
     with pytest.raises(StudyError, match="a study is needed there, got none"):
         find(storage / "inner", name)

@@ -1,4 +1,4 @@
-"""A study in a bucket is one process's, and what another still writes of it is never read."""
+"""One process owns a study in a bucket; what another still writes to it is never read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def runner(study: Storage) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_runner_that_was_suspended_stops_with_a_sentence_and_spoils_nothing(
+def test_a_suspended_driver_that_lost_its_study_stops_with_a_message_and_changes_nothing(
     study: Storage, runner: subprocess.Popen[str]
 ) -> None:
     runner.send_signal(signal.SIGSTOP)
@@ -96,17 +96,17 @@ def test_a_runner_that_was_suspended_stops_with_a_sentence_and_spoils_nothing(
         taken_over = list(read_events(study))
         assert [line.KIND for line in taken_over[:2]] == ["run", "start"]
         runner.send_signal(signal.SIGCONT)
-        said, _ = runner.communicate(timeout=30)
-        assert said.startswith("study s: process ")
-        assert "has taken it over, because this one was suspended or cut off from the bucket" in said
-        assert said.count("\n") == 1
+        message, _ = runner.communicate(timeout=30)
+        assert message.startswith("study s: process ")
+        assert "has taken it over, because this one was suspended or cut off from the bucket" in message
+        assert message.count("\n") == 1
         journal.append(event("stop", state="finished", reason=None))
     assert list(read_events(study)) == [*taken_over, event("stop", state="finished", reason=None)]
     assert load_record(study).state == "finished"
 
 
 @pytest.mark.parametrize("off", [61.0, -61.0, 86400.0])
-def test_a_study_that_is_run_is_not_taken_over_whatever_the_clock_says(
+def test_a_running_study_is_not_taken_over_whatever_the_clock_says(
     study: Storage, runner: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, off: float
 ) -> None:
     real = time.time
@@ -116,7 +116,7 @@ def test_a_study_that_is_run_is_not_taken_over_whatever_the_clock_says(
     assert len(study.names("runs")) == 1
 
 
-def test_a_study_whose_runner_was_killed_is_taken_over_with_all_that_it_had_put(
+def test_a_study_whose_driver_was_killed_is_taken_over_with_all_that_was_uploaded(
     study: Storage, runner: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner.kill()
@@ -133,7 +133,7 @@ def test_a_study_whose_runner_was_killed_is_taken_over_with_all_that_it_had_put(
     assert time.monotonic() - began < buckets.LIFE_SECONDS, "that one said that it ended"
 
 
-def test_a_put_that_was_under_way_when_the_study_was_taken_over_is_never_read(
+def test_an_upload_in_progress_when_the_study_was_taken_over_is_never_read(
     study: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "UPLOAD_SECONDS", 1e6)  # the first shows no life after its claim
@@ -163,7 +163,9 @@ def test_a_put_that_was_under_way_when_the_study_was_taken_over_is_never_read(
     assert list(read_events(study)) == [RUN, replace(RUN, number=2)]
 
 
-def test_of_two_that_begin_at_once_one_runs_the_study(study: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_processes_that_start_at_once_one_runs_the_study(
+    study: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(buckets, "SETTLE_SECONDS", 1.5)
     together = threading.Barrier(2)
 
@@ -183,7 +185,7 @@ def test_of_two_that_begin_at_once_one_runs_the_study(study: Storage, monkeypatc
     assert list(read_events(study)) == [RUN]
 
 
-def test_events_come_in_parts_which_are_not_put_again(study: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_uploaded_in_parts_and_each_part_once(study: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "PART_BYTES", 500)
     lines = [RUN, *(event("start", trial=trial, params={"x": 0.5}) for trial in range(1, 30))]
     with Journal(study) as journal:
@@ -210,7 +212,7 @@ def test_events_reach_a_bucket_though_no_trial_starts_or_ends(study: Storage) ->
             time.sleep(0.05)
 
 
-def test_a_study_that_an_older_version_left_in_a_bucket_is_read_and_gone_on_with(study: Storage) -> None:
+def test_a_study_of_an_older_version_in_a_bucket_is_read_and_resumed(study: Storage) -> None:
     study.write_text("events.jsonl", "".join(to_line(line).decode() for line in (RUN, START)))
     study.write_text("alive", f"{time.time() - 1000:017.6f}")
     assert len(load_record(study).trials) == 1

@@ -71,7 +71,7 @@ def test_a_log_without_format_version_is_read_to_the_same_state(study: Storage) 
     assert kinds == {type(event) for event in EVERY_KIND}, "the log has every kind"
 
 
-def test_a_log_without_format_version_is_written_again_to_the_letter(study: Storage) -> None:
+def test_a_log_without_format_version_is_reproduced_byte_for_byte(study: Storage) -> None:
     for event, line in zip(
         read_events(study), (WITHOUT_VERSION / EVENTS).read_bytes().splitlines(keepends=True), strict=True
     ):
@@ -103,7 +103,7 @@ def test_a_log_of_a_later_version_is_refused_in_a_sentence(
     assert capsys.readouterr().err.startswith(f"error: {study.uri}/{EVENTS}, line 1: format_version must be at most 1")
 
 
-def test_a_resume_by_a_later_version_makes_the_log_that_versions(study: Storage) -> None:
+def test_a_resume_by_a_later_version_makes_the_log_one_of_that_version(study: Storage) -> None:
     """Its first line still says the old one."""
     assert study.local is not None
     with (study.local / EVENTS).open("a") as file:
@@ -112,7 +112,7 @@ def test_a_resume_by_a_later_version_makes_the_log_that_versions(study: Storage)
         load_record(study)
 
 
-def test_keys_that_a_class_does_not_have_are_passed_over() -> None:
+def test_unknown_keys_are_ignored() -> None:
     """Logs of 2026 have a report's images in the report."""
     line = b'{"event": "report", "time": 1, "trial": 1, "epoch": 2, "metrics": {"score": 1}, "images": ["a.png"]}\n'
     assert from_line(line) == EpochReported(1, 1, 2, {"score": 1})
@@ -123,12 +123,12 @@ def test_keys_that_a_class_does_not_have_are_passed_over() -> None:
     [
         ({"event": "start", "time": 1.0, "trial": "1", "params": {}}, "trial is '1'"),
         ({"event": "start", "time": 1.0, "trial": 1, "params": None}, "params is None"),
-        ({"event": "start", "trial": 1, "params": {}}, "time is not there"),
+        ({"event": "start", "trial": 1, "params": {}}, "time is missing"),
         ({"event": "images", "time": 1.0, "trial": 1, "images": "a.png"}, "images is 'a.png'"),
         ({"event": "end", "time": 1.0, "trial": 1, "state": "running"}, "state is 'running'"),
         ({"event": "run", "format_version": "2"}, "format_version must be a whole number from 1 on, got '2'"),
     ],
 )
-def test_a_part_of_another_type_is_no_event(fields: dict[str, Any], place: str) -> None:
+def test_a_field_of_another_type_is_no_event(fields: dict[str, Any], place: str) -> None:
     with pytest.raises(IncompleteEventError, match=place):
         from_line(json.dumps(fields).encode())

@@ -1,4 +1,4 @@
-"""Events, the state they add up to, and the journal."""
+"""Events, the state derived from them, and the journal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_trials_value_is_its_best_with_the_epoch_of_it() -> None:
     assert (found.epoch, found.curve) == (3, [(1, 0.2), (2, 0.9), (3, 0.4)])
 
 
-def test_a_trial_that_goes_back_is_as_it_was_at_that_epoch_and_no_longer_leads() -> None:
+def test_a_rewound_trial_is_as_it_was_at_that_epoch_and_no_longer_leads() -> None:
     record = record_of(RUN, *trial(1, 0.5), *trial(2, 0.2, 0.4, 0.9, 0.3, end=None))
     assert record.leader is record.trials[2]
     record.apply(event("back", trial=2, epoch=2))
@@ -131,7 +131,7 @@ def test_events_come_back_as_they_were_written(study: Storage) -> None:
     assert list(read_events(study)) == lines
 
 
-def test_a_torn_last_line_is_dropped_and_nothing_is_glued_to_it(study: Storage) -> None:
+def test_a_truncated_last_line_is_dropped_and_nothing_is_appended_to_it(study: Storage) -> None:
     with Journal(study) as journal:
         journal.append(RUN)
     with (folder(study) / EVENTS).open("a") as file:
@@ -143,7 +143,7 @@ def test_a_torn_last_line_is_dropped_and_nothing_is_glued_to_it(study: Storage) 
     assert set(load_record(study).trials) == {2}
 
 
-def test_a_measure_that_json_does_not_know_never_gets_into_the_journal(study: Storage) -> None:
+def test_a_metric_that_json_cannot_hold_is_never_written(study: Storage) -> None:
     with Journal(study) as journal, pytest.raises(ValueError, match="JSON"):
         journal.append(EpochReported(0.0, 1, 1, {"score": float("nan")}))
 
@@ -169,7 +169,7 @@ def test_a_second_process_cannot_run_the_same_study(study: Storage) -> None:
             Journal(study)
         first.kill()
         first.wait()
-    # The kernel gave the lock back; nobody has to delete a file.
+    # The kernel released the lock; nobody has to delete a file.
     assert not is_running(study)
     Journal(study).close()
 
@@ -184,7 +184,7 @@ def test_a_study_whose_process_was_killed_is_interrupted(study: Storage) -> None
     assert record.trials[1].state == "interrupted"
 
 
-def test_one_that_only_looks_does_not_keep_a_study_from_being_run(study: Storage) -> None:
+def test_checking_whether_a_study_runs_does_not_keep_it_from_being_run(study: Storage) -> None:
     with Journal(study):
         pass
     for _ in range(50):
@@ -192,7 +192,7 @@ def test_one_that_only_looks_does_not_keep_a_study_from_being_run(study: Storage
         Journal(study).close()
 
 
-def test_a_study_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_study_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="a study is needed there, got none"):
         load_record(Storage(str(tmp_path)) / "nothing")
 
@@ -216,7 +216,7 @@ def test_the_start_and_the_end_of_a_trial_are_on_the_disk_before_anything_follow
     assert "report" not in synced, "it waits for those that come with it"
 
 
-def test_a_damaged_middle_line_is_told_with_its_number(study: Storage) -> None:
+def test_a_damaged_line_in_the_middle_is_reported_with_its_number(study: Storage) -> None:
     path = folder(study) / EVENTS
     for damage in (
         b'{"event": "sta',
@@ -231,7 +231,7 @@ def test_a_damaged_middle_line_is_told_with_its_number(study: Storage) -> None:
             load_record(study)
 
 
-def test_a_torn_end_of_several_lines_is_no_damage_and_is_cut_off(study: Storage) -> None:
+def test_a_truncated_end_of_several_lines_is_no_damage_and_is_removed(study: Storage) -> None:
     """A power cut may leave zeros where the last lines were to be."""
     path = folder(study) / EVENTS
     whole = to_line(RUN).strip() + b"\n"
@@ -241,7 +241,7 @@ def test_a_torn_end_of_several_lines_is_no_damage_and_is_cut_off(study: Storage)
     assert path.read_bytes() == whole
 
 
-def test_an_event_of_a_newer_version_is_told(study: Storage) -> None:
+def test_an_event_of_a_newer_version_is_reported(study: Storage) -> None:
     (folder(study) / EVENTS).write_text(to_line(RUN).decode().strip() + '\n{"event": "pause", "time": 1}\n')
     with pytest.raises(StudyError, match=r"line 2: event 'pause' is not known to this version.*: use that version"):
         load_record(study)
@@ -250,31 +250,31 @@ def test_an_event_of_a_newer_version_is_told(study: Storage) -> None:
 @pytest.mark.parametrize(
     "line", ['{"event": "report", "trial": 7}', '{"event": "report", "trial": 1, "epoch": 1}', '{"event": "start"}']
 )
-def test_an_event_that_is_not_whole_is_told(study: Storage, line: str) -> None:
+def test_an_incomplete_event_is_reported(study: Storage, line: str) -> None:
     run, start = to_line(RUN), to_line(event("start", trial=1, params={}))
     (folder(study) / EVENTS).write_bytes(run + start + line.encode() + b"\n" + run)
-    with pytest.raises(StudyError, match=rf"{EVENTS}, line 3: event '\w+' is not whole"):
+    with pytest.raises(StudyError, match=rf"{EVENTS}, line 3: event '\w+' is incomplete"):
         load_record(study)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "line 1: must be a study in JSON, got an empty file"),
         (b'{"name": "s",\n "budget"', "line 2: must be a study in JSON, got Expecting"),
         (b'{"name": "s",\n "fixed": "\xff"}', "line 2: must be UTF-8, got the byte 0xff"),
         (b'{"name": "s"}', "Field required"),
-        (b"[]", "the whole: Input should be"),
+        (b"[]", "the whole file: Input should be"),
     ],
 )
-def test_a_damaged_study_file_is_told_with_its_line(study: Storage, content: bytes, told: str) -> None:
+def test_a_damaged_study_file_is_reported_with_its_line(study: Storage, content: bytes, message: str) -> None:
     (folder(study) / "study.json").write_bytes(content)
-    with pytest.raises(StudyError, match=rf"{folder(study)}/study\.json.*{told}.*the file is damaged: put it back"):
+    with pytest.raises(StudyError, match=rf"{folder(study)}/study\.json.*{message}.*the file is damaged: restore it"):
         load_record(study)
 
 
 def append_until_refused(journal: Journal) -> tuple[int, str]:
-    """How many reports of one trial went in, and what was said of the next."""
+    """How many reports of one trial were written, and the error of the next one."""
     for epoch in range(1, 1000):
         try:
             journal.append(report(epoch))
@@ -287,17 +287,17 @@ def report(epoch: int) -> Event:
     return event("report", trial=1, epoch=epoch, metrics={"score": 0.5})
 
 
-def test_a_full_disk_under_the_events_is_told_and_tears_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_under_the_events_is_reported_and_leaves_no_half_line(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", megabytes=1) as disk, Journal(Storage(str(disk)) / "s") as journal:
         lines = [RUN, event("start", trial=1, params={"x": 0.1})]
         for line in lines:
             journal.append(line)
         filler = fill(disk, left=0)
         for _ in range(2):
-            written, said = append_until_refused(journal)
+            written, message = append_until_refused(journal)
             lines += [report(epoch) for epoch in range(1, written + 1)]
-            assert said.startswith(f"{disk}/s/events.jsonl: the disk is full; the study is interrupted")
-            assert said.endswith("make room, then go on with `python -m tuner resume s`")
+            assert message.startswith(f"{disk}/s/events.jsonl: the disk is full; the study is interrupted")
+            assert message.endswith("free disk space, then continue with `python -m tuner resume s`")
             assert list(read_events(Storage(str(disk)) / "s")) == lines
             assert journal.path.read_bytes().endswith(b"}\n")
         filler.unlink()
@@ -317,7 +317,7 @@ with Journal(Storage(sys.argv[1])) as journal:
 """
 
 
-def test_a_limit_to_a_files_size_is_told_as_a_full_disk_is(study: Storage) -> None:
+def test_a_file_size_limit_is_reported_as_a_full_disk(study: Storage) -> None:
     command = [sys.executable, "-c", LIMITED, str(folder(study))]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert f"StorageError: {folder(study)}/events.jsonl: the disk is full" in done.stderr
@@ -326,7 +326,7 @@ def test_a_limit_to_a_files_size_is_told_as_a_full_disk_is(study: Storage) -> No
     assert data.endswith(b"\n")
 
 
-def test_a_storage_without_room_for_a_new_study_is_told(tmp_path: Path) -> None:
+def test_a_storage_without_room_for_a_new_study_is_reported(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", megabytes=1) as disk:
         fill(disk, left=0)
         with pytest.raises(StudyError, match=f"--storage {disk}/s: must be a folder that can be written, got No space"):

@@ -25,7 +25,7 @@ def test_a_study_file_outside_of_the_folder_that_is_submitted_is_refused(tmp_pat
         project.study_file_within(folder, tmp_path / "street.toml")
 
 
-def test_a_folder_that_is_too_large_is_told_with_what_is_large_in_it(tmp_path: Path) -> None:
+def test_a_folder_that_is_too_large_is_reported_with_its_largest_entries(tmp_path: Path) -> None:
     for name, megabytes in (("data", 9), ("videos", 3), ("weights.pt", 2), ("notes", 1)):
         path = tmp_path / name / "file" if name != "weights.pt" else tmp_path / name
         path.parent.mkdir(exist_ok=True)

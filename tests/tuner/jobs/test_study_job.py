@@ -18,7 +18,7 @@ def test_an_address_that_is_no_dashboard_s_is_refused() -> None:
             pass
 
 
-def test_a_dashboard_that_does_not_answer_is_told_with_its_address() -> None:
+def test_a_dashboard_that_does_not_answer_is_reported_with_its_address() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -87,7 +87,9 @@ def test_masks_are_the_images_of_the_best_epoch_or_of_one_that_is_asked_for(tmp_
     assert study.masks(1) == best
     assert study.masks(1, epoch=1) == [first]
     assert study.masks(1, epoch=7) == study.masks(2) == study.masks(3) == []
-    with pytest.raises(tuner.StudyError, match="study roads: trials 1 to 4 are there, got 9; give one of those"):
+    with pytest.raises(
+        tuner.StudyError, match="study roads: must have the trial, got 9; it has 1 to 4: give one of these"
+    ):
         study.masks(9)
 
 
@@ -101,7 +103,7 @@ def test_a_study_whose_objective_was_never_reported_has_no_best(tmp_path: Path) 
     assert (study.state, study.reason) == ("failed", "all failed")
 
 
-def test_a_study_that_runs_is_read_as_far_as_it_has_come_and_stays_as_it_was_loaded(tmp_path: Path) -> None:
+def test_a_running_study_is_loaded_as_it_is_and_stays_so(tmp_path: Path) -> None:
     folder = write_study(tmp_path, "roads", run(), start(1, x=0.5), report(1, 1, 0.5))
     with Journal(folder) as journal:
         study = tuner.load("roads", storage=tmp_path)
@@ -113,7 +115,7 @@ def test_a_study_that_runs_is_read_as_far_as_it_has_come_and_stays_as_it_was_loa
         assert tuner.load("roads", storage=tmp_path).metrics["epoch"].tolist() == [1, 2]
 
 
-def test_a_study_that_is_not_there_or_is_damaged_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_study_is_reported_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(tuner.StudyError, match="a study is needed there, got none"):
         tuner.load("roads", storage=tmp_path)
     write_study(tmp_path, "roads", *ROADS)

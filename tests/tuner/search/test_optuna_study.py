@@ -66,7 +66,7 @@ def test_states_are_optunas_and_a_stopped_trial_may_win() -> None:
     assert found[3].user_attrs["reason"] == "ValueError: no"
 
 
-def test_a_trial_keeps_its_times_its_curve_and_what_tuner_says_of_it() -> None:
+def test_a_trial_keeps_its_times_its_curve_and_its_user_attributes() -> None:
     found = frozen_trials(record(trial(1, SGD, epoch=2)))[0]
     assert found.datetime_start == datetime.fromtimestamp(1000)
     assert found.datetime_complete == datetime.fromtimestamp(1040)

@@ -105,7 +105,7 @@ def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameter
     assert Study(study.record).begin() == began
 
 
-def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
+def test_a_trial_that_a_kill_skipped_is_run_by_the_resumed_study() -> None:
     record = StudyRecord(study_spec(budget={"trials": 3}))
     # The second trial's process was up first; then the driver died.
     record.apply(event("start", 1.0, trial=2, params={"x": 0.2}))
@@ -119,7 +119,7 @@ def test_a_trial_that_a_kill_left_out_is_run_by_the_resumed_study() -> None:
     assert study.sampler.exhausted
 
 
-def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() -> None:
+def test_a_requeued_trial_is_proposed_again_even_if_it_was_the_last() -> None:
     study = Study(StudyRecord(study_spec(budget={"trials": 1})))
     number, params = study.begin()
     study.sampler.requeue(number)
@@ -127,7 +127,7 @@ def test_a_trial_that_is_put_back_is_proposed_again_even_if_it_was_the_last() ->
     assert study.begin() == (number, params)
 
 
-def test_hyperparameters_outside_a_changed_space_are_kept_and_teach_optuna_nothing_else() -> None:
+def test_hyperparameters_outside_a_changed_space_are_kept_and_not_given_to_optuna() -> None:
     space = {"batch_size": {"type": "int", "low": 1, "high": 9}}
     study = Study(StudyRecord(study_spec(space=space)))
     began = [study.begin(), study.begin()]
@@ -165,13 +165,13 @@ def test_a_study_may_be_resumed_in_another_space() -> None:
 
 
 def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
-    """Half of the settings fail; a sampler that isn't told of failures proposes them more often than not."""
-    counts = {told: [failing_proposals(seed, told) for seed in range(4)] for told in (True, False)}
+    """Half of the batch sizes fail; a sampler that ignores failures proposes them more often than not."""
+    counts = {given: [failing_proposals(seed, given) for seed in range(4)] for given in (True, False)}
     assert sum(counts[True]) / 4 < 0.6 * sum(counts[False]) / 4, counts
 
 
-def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
-    """How often a failing batch size is proposed. told False: a failure is Optuna's FAIL, as OptunaSearch has it."""
+def failing_proposals(seed: int, given: bool, trials: int = 40) -> int:
+    """How often a failing batch size is proposed. given False: a failure is Optuna's FAIL, as OptunaSearch has it."""
     space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}}
     study = Study(StudyRecord(study_spec(space=space, budget={"trials": trials}, search={"seed": seed})))
     failed = 0
@@ -180,7 +180,7 @@ def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
         if params["batch_size"] < 4:
             study.report(trial, 1, params["x"])
             study.end(trial)
-        elif told:
+        elif given:
             failed += 1
             study.end(trial, "failed")
         else:
@@ -190,7 +190,7 @@ def failing_proposals(seed: int, told: bool, trials: int = 40) -> int:
 
 
 @pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.1), ("minimize", 0.8)])
-def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str, worst: float) -> None:
+def test_a_failed_trial_gets_the_worst_value_so_far(direction: str, worst: float) -> None:
     study = Study(StudyRecord(study_spec(objective={"direction": direction})))
     number, _ = study.begin()
     for epoch, value in enumerate((0.1, 0.8, 0.5), start=1):
@@ -203,21 +203,21 @@ def test_a_failed_trial_is_told_as_the_worst_value_that_was_seen(direction: str,
     assert sorted(trial.value or 0 for trial in Study(study.record).sampler.known) == sorted([best, worst])
 
 
-def test_a_failure_before_any_value_was_seen_is_told_as_failed() -> None:
+def test_a_failure_before_any_value_is_given_to_optuna_as_failed() -> None:
     study = Study(StudyRecord(study_spec()))
     study.run(None, state="failed")
     (trial,) = study.sampler.known
     assert trial.state.name == "FAIL"
 
 
-def test_a_trial_that_was_stopped_before_it_reported_teaches_nothing() -> None:
+def test_a_trial_that_was_stopped_before_it_reported_is_ignored() -> None:
     study = Study(StudyRecord(study_spec()))
     study.run(0.5)
     study.run(None, state="stopped")
     assert [trial.value for trial in study.completed()] == [0.5]
 
 
-def test_a_stopped_trial_is_told_with_its_best_value_not_its_last() -> None:
+def test_a_stopped_trial_gets_its_best_value_not_its_last() -> None:
     study = Study(StudyRecord(study_spec()))
     number, _ = study.begin()
     for epoch, value in enumerate((0.3, 0.9, 0.2), start=1):

@@ -53,7 +53,7 @@ def test_a_choice_gives_its_values_back_as_they_are() -> None:
     assert {type(value) for value in drawn} == {bool, float, str, int}
 
 
-def test_a_conditional_setting_is_sampled_only_where_its_condition_holds() -> None:
+def test_a_conditional_hyperparameter_is_sampled_only_where_its_condition_holds() -> None:
     space = {
         "momentum": dimension(type="float", low=0.5, high=0.99, when={"optimizer": ["sgd"]}),
         "nesterov": dimension(type="choice", choices=[True, False], when={"momentum": [0.5]}),

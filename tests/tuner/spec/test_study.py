@@ -69,7 +69,7 @@ def test_the_name_of_the_command_line_wins_over_that_of_the_file(file: Path) -> 
     assert read_study(file, name="outside").name == "outside"
 
 
-def test_what_is_written_down_reads_back_as_the_same_study(file: Path) -> None:
+def test_a_study_in_json_reads_back_as_the_same_study(file: Path) -> None:
     spec = read_study(file)
     assert StudySpec.model_validate_json(to_json(spec)) == spec
 
@@ -97,17 +97,17 @@ def test_set_may_hold_an_equals_sign_in_its_value(file: Path) -> None:
         ("workload.x=3", "--set workload.x=3: workload is a value, not a table"),
     ],
 )
-def test_a_set_that_is_none_is_refused(file: Path, override: str, sentence: str) -> None:
+def test_a_set_without_key_or_value_is_refused(file: Path, override: str, sentence: str) -> None:
     with pytest.raises(StudyError, match="--set") as caught:
         read_study(file, [override])
     assert sentence in str(caught.value)
 
 
-def test_a_mistake_in_a_set_is_told_like_one_in_the_file(file: Path) -> None:
+def test_a_mistake_in_a_set_is_reported_like_one_in_the_file(file: Path) -> None:
     assert mistakes(file, "budget.trails=3") == ["budget.trails: no such key; did you mean trials?"]
 
 
-def test_every_mistake_of_a_file_is_told_at_once(file: Path) -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once(file: Path) -> None:
     file.write_text("""
 workload = "tests.workloads.replay"
 bugdet = 3
@@ -132,7 +132,7 @@ x = {type = "float", low = 1.0, high = 0.1}
 batch_sise = {type = "int", low = 1, high = 16}
 optimizer = {choices = ["adam"]}
 """)
-    told = "\n".join(mistakes(file))
+    text = "\n".join(mistakes(file))
     for place in (
         "bugdet: no such key; did you mean budget?",
         "objective.direction: ",
@@ -144,26 +144,26 @@ optimizer = {choices = ["adam"]}
         "space.batch_sise: tests.workloads.replay.Config has no such field; did you mean batch_size?",
         'space.optimizer.type: "float", "int" or "choice" is needed',
     ):
-        assert place in told, told
-    assert len(told.split("\n")) >= 9
+        assert place in text, text
+    assert len(text.split("\n")) >= 9
 
 
 def test_the_bounds_of_the_config_hold_for_both_ends_of_a_range(file: Path) -> None:
     changed(file, "low = 1, high = 16, log = true", "low = 0, high = 100")
-    told = mistakes(file)
-    assert len(told) == 2
-    assert told[0].startswith("space.batch_size: input should be greater than or equal to 1, got 0")
-    assert told[1].startswith("space.batch_size: input should be less than or equal to 64, got 100")
+    lines = mistakes(file)
+    assert len(lines) == 2
+    assert lines[0].startswith("space.batch_size: input should be greater than or equal to 1, got 0")
+    assert lines[1].startswith("space.batch_size: input should be less than or equal to 64, got 100")
 
 
-def test_a_choice_that_the_config_does_not_know_is_told(file: Path) -> None:
+def test_a_choice_that_the_config_does_not_know_is_reported(file: Path) -> None:
     changed(file, '"sgd"]}\nmomentum', '"sgd", "lion"]}\nmomentum')
-    (told,) = mistakes(file)
-    assert told.startswith("space.optimizer: ")
-    assert "got 'lion'" in told
+    (line,) = mistakes(file)
+    assert line.startswith("space.optimizer: ")
+    assert "got 'lion'" in line
 
 
-def test_a_first_trial_outside_the_space_is_told(file: Path) -> None:
+def test_a_first_trial_outside_the_space_is_reported(file: Path) -> None:
     changed(file, "{x = 0.5}", "{x = 5.0, batchsize = 2}")
     assert mistakes(file) == [
         "first_trials[1].x: the value must lie in the space (0.1 to 1), got 5.0; widen the space or remove the trial",
@@ -171,34 +171,34 @@ def test_a_first_trial_outside_the_space_is_told(file: Path) -> None:
     ]
 
 
-def test_a_setting_that_is_fixed_and_sampled_is_told(file: Path) -> None:
+def test_a_config_field_that_is_fixed_and_sampled_is_reported(file: Path) -> None:
     changed(file, "epochs = 5", "epochs = 5\nx = 0.5")
     assert mistakes(file) == ["space.x: a config field is either fixed or sampled, got both; remove it from [fixed]"]
 
 
-def test_a_condition_on_nothing_is_told(file: Path) -> None:
+def test_a_condition_on_an_unknown_hyperparameter_is_reported(file: Path) -> None:
     changed(file, 'when = {optimizer = ["sgd"]}', 'when = {optimiser = ["sgd"]}')
-    (told,) = mistakes(file)
-    assert told.startswith(
+    (line,) = mistakes(file)
+    assert line.startswith(
         "space.momentum.when: a condition must name another hyperparameter of [space], got 'optimiser'"
     )
-    assert told.endswith("did you mean optimizer?")
+    assert line.endswith("did you mean optimizer?")
 
 
-def test_a_condition_that_can_never_hold_is_told(file: Path) -> None:
+def test_a_condition_that_can_never_hold_is_reported(file: Path) -> None:
     changed(file, 'when = {optimizer = ["sgd"]}', 'when = {optimizer = ["lion"]}')
-    (told,) = mistakes(file)
-    assert told.startswith("space.momentum.when.optimizer: the value must be one that optimizer can take (adam | sgd)")
+    (line,) = mistakes(file)
+    assert line.startswith("space.momentum.when.optimizer: the value must be one that optimizer can take (adam | sgd)")
 
 
 def test_a_cycle_of_conditions_is_reported(file: Path) -> None:
     changed(file, 'choices = ["adam", "sgd"]}', 'choices = ["adam", "sgd"], when = {momentum = [0.5]}}')
-    (told,) = mistakes(file)
-    assert told.startswith("space: conditions must not form a cycle, got optimizer, momentum")
+    (line,) = mistakes(file)
+    assert line.startswith("space: conditions must not form a cycle, got optimizer, momentum")
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a/b", "..", ".hidden", "a b", "x" * 101, "mlflow.db", "artifacts"])
-def test_a_name_that_cannot_be_a_folder_of_its_own_is_told(file: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_folders_is_reported(file: Path, name: str) -> None:
     raw = {"name": name, "workload": "tests.workloads.replay", "objective": {"metric": "score"}}
     raw |= {"budget": {"trials": 1}, "space": {"x": {"type": "float", "low": 0, "high": 1}}}
     with pytest.raises(StudyError, match="name: ") as caught:
@@ -206,10 +206,10 @@ def test_a_name_that_cannot_be_a_folder_of_its_own_is_told(file: Path, name: str
     assert repr(name) in str(caught.value)
 
 
-def test_a_file_without_a_budget_is_told(file: Path) -> None:
+def test_a_file_without_a_budget_is_reported(file: Path) -> None:
     changed(file, "[budget]\ntrials = 12\n", "")
-    (told,) = mistakes(file)
-    assert told.startswith("budget: this key is needed; add it")
+    (line,) = mistakes(file)
+    assert line.startswith("budget: this key is needed; add it")
 
 
 @pytest.mark.parametrize(
@@ -219,42 +219,42 @@ def test_a_file_without_a_budget_is_told(file: Path) -> None:
         ("-1", "a share of one GPU or a whole number of them is needed, got -1"),
     ],
 )
-def test_gpus_that_cannot_be_shared_out_are_told(file: Path, value: str, sentence: str) -> None:
-    told = mistakes(file, f"resources.gpus_per_worker={value}")
-    assert any(sentence in line for line in told), told
+def test_a_share_of_gpus_that_is_impossible_is_reported(file: Path, value: str, sentence: str) -> None:
+    lines = mistakes(file, f"resources.gpus_per_worker={value}")
+    assert any(sentence in line for line in lines), lines
 
 
-def test_a_workload_that_is_not_there_is_told(file: Path) -> None:
+def test_a_missing_workload_is_reported(file: Path) -> None:
     changed(file, "tests.workloads.replay", "tests.workloads.repaly")
-    (told,) = mistakes(file)
-    assert told.startswith("workload: a Python package that can be imported is needed, got 'tests.workloads.repaly'")
+    (line,) = mistakes(file)
+    assert line.startswith("workload: a Python package that can be imported is needed, got 'tests.workloads.repaly'")
 
 
 @pytest.mark.parametrize("package", ["", ".replay", "..", "a b", "json"])
-def test_a_workload_that_is_none_is_told(file: Path, package: str) -> None:
+def test_a_workload_that_is_no_package_name_is_reported(file: Path, package: str) -> None:
     changed(file, "tests.workloads.replay", package)
-    told = mistakes(file)
-    assert any(line.startswith("workload: ") for line in told), told
+    lines = mistakes(file)
+    assert any(line.startswith("workload: ") for line in lines), lines
 
 
-def test_a_module_that_lacks_a_part_of_the_contract_is_told(file: Path) -> None:
+def test_a_module_that_lacks_a_part_of_the_contract_is_reported(file: Path) -> None:
     changed(file, "tests.workloads.replay", "json.decoder")
-    (told,) = mistakes(file)
-    assert told.startswith("workload: json.decoder must define Config, prepare, train, export, but lacks Config")
+    (line,) = mistakes(file)
+    assert line.startswith("workload: json.decoder must define Config, prepare, train, export, but lacks Config")
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"nowhere\.toml: a study file is needed, got no such file"):
         read_study(tmp_path / "nowhere.toml")
 
 
-def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="must be a file that can be read"):
         read_study(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"[budget\n", b"\xff\xfe\x00"])
-def test_a_file_that_is_not_toml_is_told(file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_reported(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(StudyError, match="must be TOML"):
         read_study(file)

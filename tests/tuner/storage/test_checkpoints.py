@@ -54,7 +54,7 @@ def test_a_checkpoint_without_its_report_is_never_read(checkpoints: TrialCheckpo
     assert checkpoints.fetch(2, folder) is None
 
 
-def test_a_checkpoint_that_cannot_be_gone_on_from_is_not_the_newest(
+def test_a_checkpoint_that_cannot_be_resumed_from_is_not_the_newest(
     checkpoints: TrialCheckpoints, folder: Path
 ) -> None:
     publish(checkpoints, 1, 1)
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_not_the_newest(
     assert checkpoints.fetch(1, folder) is not None
 
 
-def test_a_running_trial_keeps_its_newest_checkpoint_and_its_bests_weights(
+def test_a_running_trial_keeps_its_newest_checkpoint_and_its_best_weights(
     checkpoints: TrialCheckpoints, folder: Path
 ) -> None:
     for epoch, best_epoch in enumerate((1, 2, 2, 2), start=1):
@@ -83,7 +83,7 @@ def test_only_epochs_that_are_the_best_so_far_leave_images(checkpoints: TrialChe
     assert checkpoints.images(2) == []
 
 
-def test_an_ended_trial_keeps_its_bests_weights_and_nothing_to_go_on_from(
+def test_an_ended_trial_keeps_its_best_weights_and_nothing_to_resume_from(
     checkpoints: TrialCheckpoints, folder: Path
 ) -> None:
     for epoch, best_epoch in enumerate((1, 2, 2), start=1):
@@ -109,7 +109,7 @@ def test_the_report_arrives_last_in_a_bucket(checkpoints: TrialCheckpoints, monk
     assert last[-1] == "report.json"
 
 
-def test_a_full_disk_is_told_with_path_and_need_and_keeps_the_checkpoints_before(
+def test_a_full_disk_is_reported_with_path_and_size_and_keeps_earlier_checkpoints(
     checkpoints: TrialCheckpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(checkpoints, 1, 1)
@@ -135,7 +135,7 @@ def test_progress_reads_back_as_it_was(checkpoints: TrialCheckpoints, folder: Pa
     assert Progress(**written) == Progress(epoch=1, metrics={"score": 0.1}, best_value=0.1, best_epoch=1)
 
 
-def test_a_disk_that_fails_at_the_last_step_leaves_the_checkpoint_to_be_tried_again(
+def test_a_disk_that_fails_at_the_last_step_leaves_the_checkpoint_for_a_retry(
     checkpoints: TrialCheckpoints, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems say only when it is synced that they have no room; the one that was there stays until then."""

@@ -49,7 +49,7 @@ class Holder:
         self.process.communicate("" if not kill else None)
 
 
-def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_holds_stays(temporary: Path) -> None:
+def test_folders_of_a_killed_process_are_removed_by_the_next_and_those_of_a_living_one_stay(temporary: Path) -> None:
     killed, living = Holder(), Holder()
     try:
         killed.end(kill=True)

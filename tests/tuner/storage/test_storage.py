@@ -155,7 +155,7 @@ def test_a_folder_that_is_put_again_is_not_whole_until_its_last_file_is_there_ag
     assert storage.read_text("epoch-000001/report.json") is None
 
 
-def test_a_path_with_signs_that_uris_take_otherwise_is_a_path(tmp_path: Path) -> None:
+def test_a_path_with_special_characters_of_uris_is_a_path(tmp_path: Path) -> None:
     for name in ("with space", "per%20cent", "hash#tag", "question?mark", "ümläut", "o'neil"):
         storage = Storage(str(tmp_path / name))
         (storage / "s").write_text("x", "1")
@@ -177,12 +177,12 @@ def test_a_relative_path_means_the_folder_that_the_command_was_given_in(
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "nothing://x"])
-def test_an_address_that_is_no_storage_is_told(uri: str) -> None:
+def test_an_address_that_is_no_storage_is_reported(uri: str) -> None:
     with pytest.raises(StudyError, match=r"--storage: a path or a URI such as s3://bucket/folder is needed"):
         Storage(uri)
 
 
-def test_a_file_in_the_place_of_a_storage_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_storage_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StudyError, match="must be a folder that can be written, got a file"):
@@ -191,7 +191,7 @@ def test_a_file_in_the_place_of_a_storage_is_told(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file")).write_text("x", "1")
 
 
-def test_a_file_in_the_place_of_a_storage_has_no_studies(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_storage_has_no_studies(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="must be a folder"):
         studies(Storage(str(tmp_path / "file")))
@@ -232,21 +232,21 @@ def test_a_buckets_secret_is_not_in_what_is_shown() -> None:
         "s3://bucket/studies?secret_key=hi%2Fdden",
     ],
 )
-def test_a_mistyped_address_is_told_without_its_secret(uri: str) -> None:
-    with pytest.raises(StudyError, match="--storage: ") as told:
+def test_a_mistyped_address_is_reported_without_its_secret(uri: str) -> None:
+    with pytest.raises(StudyError, match="--storage: ") as caught:
         Storage(uri)
     for part in ("hi", "dden"):
-        assert part not in str(told.value)
-    assert "***" in str(told.value)
+        assert part not in str(caught.value)
+    assert "***" in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/run#7", "file:///tmp/run?7", "file:///tmp/run#7"])
-def test_a_sign_behind_which_an_address_would_be_cut_is_told(uri: str) -> None:
+def test_a_character_that_would_cut_an_address_short_is_reported(uri: str) -> None:
     with pytest.raises(StudyError, match="write %23 for # and %3F for"):
         Storage(uri)
 
 
 @pytest.mark.parametrize("uri", ["s3://", "/", "file:///"])
-def test_a_storage_without_a_name_is_told(uri: str) -> None:
+def test_a_storage_without_a_name_is_reported(uri: str) -> None:
     with pytest.raises(StudyError, match="a folder or bucket must be named"):
         Storage(uri)

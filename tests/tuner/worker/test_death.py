@@ -29,7 +29,7 @@ def local_ray() -> Iterator[None]:
 
 
 def dying() -> Any:
-    """An actor that dies as it is told; a class of this module couldn't be imported where it runs."""
+    """An actor that dies on request; a class of this module couldn't be imported where it runs."""
 
     class Dying:
         def die(self, how: str) -> None:

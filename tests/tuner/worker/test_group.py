@@ -16,12 +16,12 @@ from tuner.worker.group import GroupSlot
 from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report
 
 REPORT = Report(1, {"score": 0.5})
-FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "told to")
+FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "the test stops it")
 CONTINUE, STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
 
 
 class Slot(GroupSlot):
-    """A slot whose group is a thread that ends when told: what Ray does beside it isn't looked at here."""
+    """A slot whose group is a thread that ends on request; Ray's part is not tested here."""
 
     def __init__(self, tmp_path: Path, workers: int = 2):
         spec = study_spec(resources={"workers": workers})

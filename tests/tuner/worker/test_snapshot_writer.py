@@ -90,7 +90,7 @@ def test_a_trial_that_is_shorter_than_fifty_checkpoints_of_the_trial_before_writ
     runner = runner_in(tmp_path)
     runner.run(snapshots=True, epochs=5)
     assert runner.checkpoints() == {}
-    assert runner.image_folders() == ["epoch-000005"], "the best one's, told with the end"
+    assert runner.image_folders() == ["epoch-000005"], "the best epoch's, sent with the end"
     assert runner.images == ["images/epoch-000005/frame_a.png"]
 
 

@@ -65,7 +65,7 @@ def test_a_trial_that_is_stopped_says_so_and_why(tmp_path: Path) -> None:
     runner = runner_in(tmp_path, stop_after=1)
     runner.run()
     assert len(runner.reports) == 1
-    assert runner.end == ("stopped", "told to")
+    assert runner.end == ("stopped", "the test stops it")
     assert runner.error_text() == ""
 
 

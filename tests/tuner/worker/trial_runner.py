@@ -1,4 +1,4 @@
-"""One trial run in this process, with decisions as a test wants them."""
+"""One trial run in this process, with decisions that the test chooses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class TrialRunner:
         elif isinstance(message, Report):
             self.reported_at.append(time.monotonic())
             stop = len(self.reports) == self.stop_after
-        return Decision(Action.STOP, "told to", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
+        return (
+            Decision(Action.STOP, "the test stops it", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
+        )
 
     def run(self, *, rank: int = 0, direction: str = "maximize", **fixed: Any) -> None:
         spec = study_spec(objective={"direction": direction}, fixed=fixed)
@@ -72,7 +74,7 @@ class TrialRunner:
 
     @property
     def images(self) -> list[str]:
-        """Paths of all images that the trial has told of."""
+        """Paths of all images that the trial has reported."""
         return [path for message in self.messages if isinstance(message, Report | End) for path in message.images]
 
     @property
