@@ -38,7 +38,7 @@ def ui(
     ] = True,
     cluster: ClusterOption = None,
 ) -> None:
-    """Show a study in MLflow: the link to its trials, and MLflow's UI until Ctrl-C unless a server runs already.
+    """Print the link to a study's trials in MLflow. Serves MLflow's UI until Ctrl-C, unless a server runs already.
 
     With --cluster: the MLflow that runs on the cluster's head, through SSH.
     """
@@ -63,7 +63,7 @@ def ui(
         _open(link)
     if not serves:
         return
-    # In the environment, since other users of this machine can read the command line, and the address may have a password.
+    # In the environment: other users of this machine can read a command line, and the address may have a password.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     # MLflow's job runners are for language models: seven processes that a study doesn't need.
