@@ -34,6 +34,7 @@ def test_the_workload_in_the_docs_is_tuned_and_exported_as_written(tmp_path: Pat
         assert done.returncode == 0, done.stderr
     study = json.loads((tmp_path / "exports" / "line" / "study.json").read_text())
     assert study["value"] < 1e-3
+    assert "<h1>line</h1>" in (tmp_path / "studies" / "line" / "report.html").read_text(encoding="utf-8")
     assert study["formats"] == {"json": {"file": "model.json", "parity": 0.0}}
 
 

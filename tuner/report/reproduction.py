@@ -1,15 +1,21 @@
-"""The study file, and the command that trains the winner once more."""
+"""What it takes to train the winner once more: the study file, a command, and what the study ran on."""
 
 from __future__ import annotations
 
 import shlex
 from typing import Any
 
+from tuner.events.event import RunBegan
+from tuner.events.log import read_events
 from tuner.events.state import StudyRecord
+from tuner.results.study import Study
 from tuner.spec.space import is_active
 from tuner.spec.study import StudySpec
 from tuner.spec.toml import study_toml, toml
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
+
+_LIBRARIES = ("python", "tuner", "ray", "torch", "optuna", "mlflow", "numpy")
+"""Whose versions are named; those of all packages are in MLflow."""
 
 
 def study_file(spec: StudySpec) -> str:
@@ -42,3 +48,21 @@ def command(record: StudyRecord) -> str | None:
     changes = ["budget.trials=1", "scheduler.name=none", f"first_trials={toml([params])}"]
     options = " ".join(f"--set {shlex.quote(change)}" for change in changes)
     return f"python -m tuner run {spec.name}.toml --name {spec.name[:90]}-winner {options}"
+
+
+def origin(study: Study) -> list[tuple[str, str]]:
+    """Name and text of what the study began with: command, code, data, machine, versions; what is known of it."""
+    began = next((event for event in read_events(study.folder) if isinstance(event, RunBegan)), None)
+    if began is None:
+        return []
+    git = began.git or {}
+    code = ", ".join(git[part] for part in ("commit", "branch", "tree", "repository") if part in git)
+    versions = ", ".join(f"{name} {began.versions[name]}" for name in _LIBRARIES if name in began.versions)
+    parts = {
+        "command": began.command or "",
+        "code": code,
+        "data": ", ".join(f"{name} {text}" for name, text in (began.data or {}).items()),
+        "machine": ", ".join([began.host, *(f"{name} {text}" for name, text in (began.hardware or {}).items())]),
+        "versions": versions,
+    }
+    return [(name, text) for name, text in parts.items() if text]

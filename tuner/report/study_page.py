@@ -6,8 +6,6 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from tuner.display.live import format_metric
-from tuner.events.event import RunBegan
-from tuner.events.log import read_events
 from tuner.events.state import StudyRecord, TrialState
 from tuner.report.failures import causes
 from tuner.report.figures.curves import learning_curves
@@ -16,7 +14,7 @@ from tuner.report.figures.hyperparameters import LEAST_TRIALS, hyperparameter_fi
 from tuner.report.figures.progress import progress, progress_figures
 from tuner.report.figures.time_spent import time_figure
 from tuner.report.html import render
-from tuner.report.reproduction import command, study_file
+from tuner.report.reproduction import command, origin, study_file
 from tuner.report.standing import frames, rows, standings
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
@@ -70,7 +68,7 @@ def study_page(study: Study) -> str:
         states=sorted({trial.state for trial in record.trials.values()}),
         command=command(record),
         study_file=study_file(study.spec),
-        versions=_versions(study),
+        origin=origin(study),
         hidden=HIDDEN,
     )
 
@@ -111,11 +109,3 @@ def took(record: StudyRecord, now: float) -> float:
 def trial_seconds(record: StudyRecord, now: float) -> float:
     """What all trials took, one after the other."""
     return sum(trial.seconds(now) for trial in record.trials.values())
-
-
-def _versions(study: Study) -> str:
-    """Of the libraries that the study began with."""
-    for event in read_events(study.folder):
-        if isinstance(event, RunBegan):
-            return ", ".join(f"{name} {version}" for name, version in event.versions.items())
-    return "versions that are not known"

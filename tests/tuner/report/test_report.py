@@ -188,6 +188,15 @@ def test_the_command_trains_the_winners_hyperparameters_and_nothing_else(tmp_pat
     assert (spec.budget.trials, spec.scheduler.name) == (1, "none")
 
 
+def test_the_page_says_what_the_study_began_with(tmp_path: Path) -> None:
+    packages = {"python": "3.11.7", "tuner": "0.1", "ray": "2.60.0", "zipp": "9"}
+    known = {"git": {"commit": "c0ffee", "tree": "clean"}, "hardware": {"cpu": "fast"}, "command": "tuner run a&b.toml"}
+    page = page_of(tmp_path, {**run(), **known, "versions": packages}, start(1, x=0.5))
+    for said in ("c0ffee, clean", "h, cpu fast", "tuner run a&b.toml", "python 3.11.7, tuner 0.1, ray 2.60.0"):
+        assert said in page.text
+    assert "zipp" not in page.text
+
+
 def test_a_winner_outside_of_a_space_that_was_changed_has_no_command(tmp_path: Path) -> None:
     page = page_of(tmp_path, run(), start(1, x=5.0), report(1, 1, 0.5), end(1, value=0.5), stop())
     assert "the winner's hyperparameters lie outside of it" in page.text

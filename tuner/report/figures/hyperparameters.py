@@ -65,7 +65,7 @@ def _range(trials: list[Any], name: str) -> str:
 def _importance(record: StudyRecord, found: list[Importance]) -> Figure:
     shares = "; ".join(f"{one.name} {one.share:.0%} ({one.low:.0%} to {one.high:.0%})" for one in found[:_SLICES])
     figure = _themed(optuna_figures.importance_bars(record, found), record)
-    figure.update_layout(xaxis_title="share of the importance", yaxis_title=None)
+    figure.update_layout(xaxis_title="importance", yaxis_title=None)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
     return Figure(
         "importance",
