@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
@@ -47,8 +48,12 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1600, "height": 2400})
+        page = browser.new_page(viewport={"width": 1600, "height": 2400})
+        asked: set[str | None] = set()
+        page.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
+        yield page
         browser.close()
+    assert asked <= {"127.0.0.1", None}, "no request leaves the machine"
 
 
 def test_the_ranking_has_the_best_trial_first_and_no_parent_run(ranking: str, page: Page) -> None:

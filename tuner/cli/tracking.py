@@ -68,6 +68,8 @@ def ui(
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     # MLflow's job runners are for language models: seven processes that a study doesn't need.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # Its pages and itself else tell MLflow's makers what is looked at.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.execv(sys.executable, command)
 
 

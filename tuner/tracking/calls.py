@@ -20,6 +20,8 @@ os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
 # Else each ended run prints its address into the study's output, and asks for it.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+# MLflow else tells its makers which of its functions are called, with what.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # of each request; a call may consist of several

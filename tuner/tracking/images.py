@@ -38,6 +38,9 @@ class Pictures:
         self._study, self._state, self._took = study, state, took
         self._failed = 0
         """How often in a row the place for artifacts failed."""
+        self._sizes: dict[str, dict[str, int | None]] = {}
+        """What runs have of pictures: bytes by name, by run, until their trial ends. To ask takes MLflow longer than to
+        take them."""
 
     def log(self, runs: Runs, trial: int, paths: Sequence[str], at: float) -> set[str]:
         """Returns the keys under which MLflow has them. paths: under the trial's folder. at: seconds since 1970.
@@ -52,7 +55,9 @@ class Pictures:
         folder = f"images/epoch-{epoch:06d}"
         names = self._study.names(f"trials/{trial}/{folder}")
         titles = {f"{folder}/{name}": (fit_image_key(f"{BEST_IMAGE}{Path(name).stem}"), 0) for name in names}
-        return self._log_all(runs, trial, titles, at) if titles else set()
+        keys = self._log_all(runs, trial, titles, at) if titles else set()
+        self._sizes.pop(runs.of(trial, at), None)
+        return keys
 
     def best_of(self, runs: Runs, run: str) -> list[tuple[str, str]]:
         """Title and artifact's path of the images of a trial's best epoch."""
@@ -75,10 +80,9 @@ class Pictures:
     def _log_all(self, runs: Runs, trial: int, titles: dict[str, tuple[str, int]], at: float) -> set[str]:
         """titles: key and step in MLflow, by path."""
         run = runs.of(trial, at)
-        there = self._ask(runs, run, f"trial {trial}, pictures", lambda: runs.client.list_artifacts(run, _FOLDER))
-        if there is None:
+        sizes = self._sizes_in(runs, run, f"trial {trial}, pictures")
+        if sizes is None:
             return set()
-        sizes = {info.path.rpartition("/")[2]: info.file_size for info in there}
         for folder, group in itertools.groupby(titles, lambda path: path.rpartition("/")[0]):
             with scratch("pictures") as here:
                 fetched: Path | None = None
@@ -93,19 +97,33 @@ class Pictures:
                     self._upload(runs, run, what, copies, _named(*titles[path], run, at, sizes), sizes)
         return {key for key, _ in titles.values()}
 
+    def _sizes_in(self, runs: Runs, run: str, what: str) -> dict[str, int | None] | None:
+        """None if it can't be found out."""
+        if run not in self._sizes and run in runs.known:
+            self._sizes[run] = {}
+        if run not in self._sizes:
+            there = self._ask(runs, run, what, lambda: runs.client.list_artifacts(run, _FOLDER))
+            if there is None:
+                return None
+            self._sizes[run] = {info.path.rpartition("/")[2]: info.file_size for info in there}
+        return self._sizes[run]
+
     def _upload(
         self, runs: Runs, run: str, what: str, copies: dict[str, Path], stem: str, sizes: dict[str, int | None]
     ) -> None:
         for ending, copy in copies.items():
             file = copy.rename(copy.with_name(stem + ending))
-            if sizes.get(file.name) != file.stat().st_size:
-                self._ask(runs, run, what, partial(self._log, runs, run, file))
+            size = file.stat().st_size
+            if sizes.get(file.name) != size and self._ask(runs, run, what, partial(self._log, runs, run, file)):
+                sizes[file.name] = size
             file.unlink()
 
-    def _log(self, runs: Runs, run: str, file: Path) -> None:
+    def _log(self, runs: Runs, run: str, file: Path) -> bool:
+        """Returns True: it was taken."""
         runs.client.log_artifact(run, str(file), _FOLDER)
         # Not where it only could be asked what it has.
         self._failed = 0
+        return True
 
     def _ask(self, runs: Runs, run: str, what: str, call: Callable[[], Any]) -> Any:
         """The answer of the place for artifacts, or None if it has to be done without."""

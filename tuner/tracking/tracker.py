@@ -28,7 +28,7 @@ from tuner.tracking.runs import PARENT, Runs
 from tuner.tracking.state import TrackingState
 
 ABANDONED_SECONDS = 5.0  # the time left for MLflow after the driver was killed
-_BYTES_A_STEP = 1 << 20
+_BYTES_A_STEP = 1 << 18  # what is done again after a kill, and how fine the progress of `sync` is
 # The pause after a step is _IDLE_FACTOR times as long as the step took. All events of a run that arrive meanwhile go in
 # one call, which takes a quarter of the time of one call for each report.
 _IDLE_FACTOR, _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 3, 0.5, 10.0

@@ -111,6 +111,20 @@ def test_ui_of_a_study_on_a_server_gives_the_link_to_its_trials_and_starts_nothi
     assert "s3cret" not in done.output
 
 
+def test_mlflow_tells_its_makers_nothing(study: TrackedStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    where = "mlflow.environment_variables"
+    code = f"import tuner.tracking.calls, {where}; print({where}.MLFLOW_DISABLE_TELEMETRY.get())"
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "before")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    (tmp_path / "studies" / "mlflow.db").write_text("")
+    CliRunner().invoke(app, ["ui", "--no-open", "--storage", study.storage.uri], catch_exceptions=False)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
 def test_a_page_is_opened_only_where_there_is_a_desktop(
     study: TrackedStudy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
