@@ -150,4 +150,5 @@ METHODS: dict[str, Callable[[Task, int], Method]] = {
     BEFORE: lambda task, seed: ThisProject(task, seed, "tpe", {"name": "asha", "grace_epochs": 1}),
     NOW: lambda task, seed: ThisProject(task, seed, "tpe", _ASHA),
     "tpe-on-rungs": TpeOnRungs,
+    "gp-curves": lambda task, seed: ThisProject(task, seed, "gp_curves", _ASHA),
 }

@@ -62,6 +62,8 @@ class TrialRecord:
     device: str | None = None
     """The device that it trains on, or trained on last."""
     reason: str | None = None
+    worst_by_then: float | None = None
+    """The worst value that any trial of the study had reported when this one ended."""
 
     @property
     def open(self) -> bool:
@@ -167,6 +169,7 @@ class StudyRecord:
         trial.ended = event.time
         if had_ended:
             return
+        trial.worst_by_then = self.worst_value
         self._ended.append(trial)
         if trial.value is not None and trial.state in ("finished", "stopped"):
             bisect.insort(self._ranking, trial, key=self._rank)

@@ -9,11 +9,12 @@ import optuna
 from optuna.trial import TrialState
 
 from tuner.events.state import StudyRecord, TrialRecord
+from tuner.search.gp_curves import OUTCOME
+from tuner.search.optuna_samplers import optuna_sampler
 from tuner.spec.space import is_active, sample
-from tuner.spec.study import StudySpec
 
-# TPE reads all trials that it knows for each proposal. It compares its best 25 with the rest, for which the newest
-# trials are a good sample. With only these, the 10,000th proposal takes no longer than the 1,000th.
+# Samplers read all trials that they know for each proposal. TPE compares its best 25 with the rest, for which the
+# newest trials are a good sample. With only these, the 10,000th proposal takes no longer than the 1,000th.
 BEST_KEPT, NEWEST_KEPT, MAX_KNOWN = 100, 400, 1000
 
 
@@ -28,7 +29,8 @@ class Proposal:
 class Sampler:
     """Proposes a study's trials and learns their values.
 
-    Interrupted trials of an earlier run come first, with their own number and hyperparameters.
+    Interrupted trials of an earlier run come first, with their own number and hyperparameters. What is proposed is a
+    function of the record: one built from it at any moment goes on as one that has been there from the start.
     """
 
     def __init__(self, record: StudyRecord):
@@ -39,12 +41,13 @@ class Sampler:
         self._new_numbers = [
             number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials
         ]
-        self._proposed: dict[int, Proposal] = {}
-        """Trials that run, by number."""
+        self._open: dict[int, Proposal] = {proposal.trial: proposal for proposal in self._requeued}
+        """Trials that run, or wait to run again, by number."""
         self._asked: dict[int, optuna.Trial] = {}
-        """Running trials that Optuna knows; one of an earlier run may lie outside the present search space."""
-        self._sampler = _optuna_sampler(record.spec, len(record.trials))
-        self._study = _optuna_study(record, self._sampler)
+        """Those of them that Optuna knows; one of an earlier run may lie outside the present search space."""
+        self._reported: dict[int, int] = {}
+        """Of each of these, how many points of its curve Optuna knows."""
+        self._study = self._optuna_study()
 
     @property
     def exhausted(self) -> bool:
@@ -58,12 +61,8 @@ class Sampler:
 
     def ask(self) -> Proposal:
         """The next trial. The sampler must not be exhausted."""
-        if self._requeued:
-            proposal = self._requeued.pop(0)
-            self._enqueue(proposal)
-        else:
-            proposal = self._new(self._new_numbers.pop(0))
-        self._proposed[proposal.trial] = proposal
+        proposal = self._requeued.pop(0) if self._requeued else self._new(self._new_numbers.pop(0))
+        self._open[proposal.trial] = proposal
         return proposal
 
     def tell(self, trial: int, value: float | None) -> None:
@@ -71,83 +70,105 @@ class Sampler:
 
         Optuna ignores failed trials, and without a value would propose similar hyperparameters again.
         """
-        del self._proposed[trial]
-        if asked := self._asked.pop(trial, None):
+        del self._open[trial]
+        if asked := self._asked.get(trial):
+            self._report_curve(trial)
+            del self._asked[trial]
+            if trial in self._record.trials:
+                asked.set_user_attr(OUTCOME, self._record.trials[trial].state)
             self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
-            if asked.number >= MAX_KNOWN:
-                self._trim_history()
+            if _trimmed_at(len(self._record.ended)) == len(self._record.ended) - 1:
+                self._study = self._optuna_study()
 
     def requeue(self, trial: int) -> None:
         """Propose a trial once more: it was interrupted and must run again."""
-        if asked := self._asked.pop(trial, None):
-            self._study.tell(asked, state=TrialState.FAIL)
-        self._requeued.append(self._proposed.pop(trial))
+        self._requeued.append(self._open[trial])
 
     def _new(self, number: int) -> Proposal:
+        for trial in self._asked:
+            self._report_curve(trial)
         if number <= len(self._first_trials):
             self._study.enqueue_trial(self._first_trials[number - 1])
-        self._asked[number] = self._study.ask()
+        self._study.sampler = optuna_sampler(self._record.spec, number)
+        self._asked[number], self._reported[number] = self._study.ask(), 0
         return Proposal(number, sample(self._space, self._asked[number]))
 
-    def _enqueue(self, proposal: Proposal) -> None:
+    def _report_curve(self, trial: int) -> None:
+        """Tell Optuna what a trial has reported since it last asked."""
+        curve = self._record.trials[trial].curve if trial in self._record.trials else []
+        for epoch, value in curve[self._reported[trial] :]:
+            self._asked[trial].report(value, epoch)
+        self._reported[trial] = len(curve)
+
+    def _optuna_study(self) -> optuna.Study:
+        """An Optuna study in memory that knows the record's trials, in the order of their numbers.
+
+        That is the order in which they were asked for; samplers weigh newer trials more.
+        """
+        study = optuna.create_study(direction=self._record.spec.objective.direction)
+        self._asked.clear()
+        ended = {trial.id: trial for trial in _known(self._record)}
+        for number in sorted({*ended, *self._open}):
+            if number in self._open:
+                self._enqueue(study, self._open[number])
+            else:
+                self._add_ended(study, ended[number])
+        return study
+
+    def _enqueue(self, study: optuna.Study, proposal: Proposal) -> None:
         """Make this trial known to Optuna as running, unless its hyperparameters lie outside the search space."""
-        params = proposal.params
-        active = {name: d for name, d in self._space.items() if is_active(d, params)}
-        if all(name in params and d.contains(params[name]) for name, d in active.items()):
-            self._study.enqueue_trial({name: params[name] for name in active})
-            self._asked[proposal.trial] = self._study.ask()
+        if params := self._within_space(proposal.params):
+            study.enqueue_trial(params)
+            self._asked[proposal.trial], self._reported[proposal.trial] = study.ask(), 0
             sample(self._space, self._asked[proposal.trial])
 
-    def _trim_history(self) -> None:
-        """Replace the Optuna study by one with fewer trials, and enqueue the running trials in it again."""
-        self._study = _optuna_study(self._record, self._sampler)
-        self._asked.clear()
-        for proposal in self._proposed.values():
-            self._enqueue(proposal)
+    def _add_ended(self, study: optuna.Study, trial: TrialRecord) -> None:
+        value = value_for_sampler(self._record, trial)
+        if params := self._within_space(trial.params):
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.COMPLETE if value is not None else TrialState.FAIL,
+                    value=value,
+                    params=params,
+                    distributions={name: self._space[name].distribution() for name in params},
+                    user_attrs={OUTCOME: trial.state},
+                    intermediate_values=dict(trial.curve),
+                )
+            )
+
+    def _within_space(self, params: dict[str, Any]) -> dict[str, Any] | None:
+        """The active ones of these; None if the space, which may be another since a resume, doesn't hold them."""
+        active = {name: d for name, d in self._space.items() if is_active(d, params)}
+        if all(name in params and d.contains(params[name]) for name, d in active.items()):
+            return {name: params[name] for name in active}
+        return None
 
 
 def value_for_sampler(record: StudyRecord, trial: TrialRecord | None) -> float | None:
-    """The value to give the sampler for a trial: its best, or for a failed one the worst of any trial.
+    """The value to give the sampler for a trial: its best, or for a failed one the worst of any trial by then.
 
     None for a failed trial when no trial has reported a value yet, and for a trial that was stopped before its first
     report.
     """
-    if trial is not None and (trial.state == "stopped" or (trial.state != "failed" and trial.value is not None)):
+    if trial is None:
+        return record.worst_value
+    if trial.state == "stopped" or (trial.state != "failed" and trial.value is not None):
         return trial.value
-    return record.worst_value
-
-
-def _optuna_study(record: StudyRecord, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    """An Optuna study in memory with the ended trials of the record; of many only the best and the newest."""
-    spec = record.spec
-    study = optuna.create_study(direction=spec.objective.direction, sampler=sampler)
-    for trial in _known(record):
-        value = value_for_sampler(record, trial)
-        if value is None:
-            continue
-        active = {name: d for name, d in spec.space.items() if name in trial.params and is_active(d, trial.params)}
-        params = {name: trial.params[name] for name in active}
-        # A resumed study may have another space; Optuna refuses what doesn't fit.
-        if all(d.contains(params[name]) for name, d in active.items()):
-            distributions = {name: d.distribution() for name, d in active.items()}
-            study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=distributions))
-    return study
+    return trial.worst_by_then
 
 
 def _known(record: StudyRecord) -> list[TrialRecord]:
     """The ended trials to give to Optuna, in the order in which they ended."""
     ended = record.ended
-    if len(ended) <= BEST_KEPT + NEWEST_KEPT:
-        return ended
-    best = {trial.id for trial in record.ranking()[:BEST_KEPT]}
-    older = [trial for trial in ended[:-NEWEST_KEPT] if trial.id in best]
-    return older + ended[-NEWEST_KEPT:]
+    older, newer = ended[: _trimmed_at(len(ended))], ended[_trimmed_at(len(ended)) :]
+    sign = 1.0 if record.spec.objective.direction == "maximize" else -1.0
+    with_value = [trial for trial in older if trial.value is not None and trial.state != "failed"]
+    best = {trial.id for trial in sorted(with_value, key=lambda trial: -sign * (trial.value or 0.0))[:BEST_KEPT]}
+    return [trial for trial in older[:-NEWEST_KEPT] if trial.id in best] + older[-NEWEST_KEPT:] + newer
 
 
-def _optuna_sampler(spec: StudySpec, known: int) -> optuna.samplers.BaseSampler:
-    """known: how many trials went before; a resumed study must not draw its first proposals again."""
-    seed = spec.search.seed + 7919 * known
-    if spec.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    conditional = any(dimension.when for dimension in spec.space.values())
-    return optuna.samplers.TPESampler(seed=seed, group=conditional)
+def _trimmed_at(ended: int) -> int:
+    """Of how many trials, the first of so many that have ended, only the best and the newest are known."""
+    kept = BEST_KEPT + NEWEST_KEPT
+    grown = MAX_KNOWN - kept
+    return 0 if ended <= MAX_KNOWN else kept + (ended - 1 - kept) // grown * grown

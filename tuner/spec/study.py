@@ -34,7 +34,7 @@ class Objective(_Table):
 
 
 class Search(_Table):
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "gp_curves"] = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 

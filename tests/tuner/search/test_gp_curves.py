@@ -1,0 +1,104 @@
+"""The Gaussian process over extrapolated curves: its parts against independent truths, the whole on a known optimum."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+from tests.studies import study_spec
+from tests.tuner.search.test_sampler import Study
+from tests.written_study import SPACE
+from tuner.events.state import StudyRecord
+from tuner.search.encoding import Encoding
+from tuner.search.extrapolation import at_rungs, extrapolate
+from tuner.search.gaussian_process import GaussianProcess
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_process_predicts_what_sklearn_predicts() -> None:
+    rows, y, noise = RNG.random((20, 3)), RNG.standard_normal(20), RNG.uniform(0.01, 0.3, 20)
+    process = GaussianProcess(np.arange(3))
+    process.fit(rows, y, noise)
+    process.condition(rows, y, noise)
+    scales, signal, own_noise = process.numbers
+    kernel = ConstantKernel(signal) * Matern(length_scale=scales, nu=2.5)
+    truth = GaussianProcessRegressor(kernel, alpha=noise + own_noise, optimizer=None).fit(rows, y)
+    at = RNG.random((7, 3))
+    means, deviations = truth.predict(at, return_std=True)
+    found, variances = process.predict(at)
+    assert found == pytest.approx(means, abs=1e-4)
+    assert variances == pytest.approx(deviations**2, abs=1e-4)
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_loss() -> None:
+    rows, y, noise = RNG.random((12, 4)), RNG.standard_normal(12), RNG.uniform(0.01, 0.3, 12)
+    process = GaussianProcess(np.array([0, 1, 1, 2]))
+    squares = process._squares(rows)
+    at = np.array([-0.5, 0.3, 0.1, 0.2, -2.0])
+    error = check_grad(
+        lambda theta: process._loss(theta, squares, y, noise)[0],
+        lambda theta: process._loss(theta, squares, y, noise)[1],
+        at,
+    )
+    assert error < 1e-4
+
+
+def test_a_setting_comes_back_from_its_place_in_the_cube() -> None:
+    encoding = Encoding(study_spec(space=SPACE).space)
+    settings = [encoding.random(RNG) for _ in range(50)]
+    assert {"momentum" in setting for setting in settings} == {setting["optimizer"] == "sgd" for setting in settings}
+    again = [encoding.params(row) for row in encoding.rows(settings)]
+    for setting, back in zip(settings, again, strict=True):
+        assert (back["batch_size"], back["optimizer"]) == (setting["batch_size"], setting["optimizer"])
+        assert back["x"] == pytest.approx(setting["x"])
+        assert back.get("momentum") == (pytest.approx(setting["momentum"]) if "momentum" in setting else None)
+
+
+def test_a_curve_is_compared_by_its_best_so_far_at_each_rung() -> None:
+    curve = [(1, 0.1), (2, 0.5), (4, 0.3), (7, 0.9)]
+    assert at_rungs(curve, [1, 3, 6, 12]) == pytest.approx([0.1, 0.5, 0.5, math.nan], nan_ok=True)
+
+
+def test_a_short_trial_is_taken_to_where_trials_like_it_went_and_is_less_sure() -> None:
+    starts = np.linspace(-1.0, 0.4, 12)
+    values = np.stack([starts, starts + 0.3, starts + 0.5], axis=1)
+    values[8:, 2], values[10:, 1] = math.nan, math.nan
+    means, variances = extrapolate(values)
+    assert means[:8] == pytest.approx(values[:8, 2])
+    assert means[8:] == pytest.approx(starts[8:] + 0.5, abs=0.06)
+    assert 0 == variances[0] < variances[8] < variances[10]
+
+
+def test_a_slow_starter_is_found_that_early_stopping_s_values_hide() -> None:
+    """x near 0.8 ends best, x near 0.1 starts fastest; every second trial is stopped after three epochs."""
+    study = Study(StudyRecord(study_spec(search={"sampler": "gp_curves"}, budget={"trials": 40})))
+    proposed = []
+    for turn in range(30):
+        number, params = study.begin()
+        proposed.append(params["x"])
+        for epoch in range(1, 4 if turn % 2 else 13):
+            study.report(number, epoch, _slope(params["x"], epoch))
+        study.end(number, "stopped" if turn % 2 else "finished")
+    # Half of the proposals are random, of which one in ten lies as near.
+    assert sum(abs(x - 0.8) < 0.05 for x in proposed[15:]) >= 5
+    assert max(trial.value or 0.0 for trial in study.record.trials.values()) > 0.98
+
+
+def _slope(x: float, epoch: int) -> float:
+    end, start = 1 - 2 * (x - 0.8) ** 2, 0.5 - 0.4 * abs(x - 0.1)
+    return start + (end - start) * (1 - math.exp(-epoch / 4)) / (1 - math.exp(-3))
+
+
+def test_no_trial_or_only_failed_ones_are_enough_to_propose_the_next() -> None:
+    study = Study(StudyRecord(study_spec(space=SPACE, search={"sampler": "gp_curves"}, budget={"trials": 20})))
+    for _ in range(6):
+        study.run(None, "failed")
+    for value in (0.5, 0.5, 0.5, 0.7):
+        study.run(value)
+    assert 1e-3 <= study.begin()[1]["x"] <= 1.0

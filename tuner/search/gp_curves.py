@@ -1,0 +1,169 @@
+"""A Gaussian process over what trials would come to at full length: Optuna's interface, for the study file's gp_curves.
+
+Early stopping leaves most trials short, and the best so far of a short trial is no measure of its hyperparameters: one
+that starts fast looks better than one that ends well. So each trial's curve is extrapolated to full length by
+regressions from rung to rung (extrapolation.py), and the process is told how unsure each of these values is. After
+Swersky, Snoek, Adams, Freeze-Thaw Bayesian Optimization (2014), without its pauses.
+
+What is proposed depends on the Optuna study's trials and on the seed alone; the sampler keeps nothing from one
+proposal to the next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import scipy.special
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.search.encoding import Encoding
+from tuner.search.extrapolation import at_rungs, extrapolate
+from tuner.search.gaussian_process import Array, GaussianProcess
+from tuner.spec.space import Dimension
+
+OUTCOME = "outcome"
+"""The user attribute of an Optuna trial that says how it ended: finished, stopped or failed."""
+
+_FIRST_RANDOM = 4  # trials whose reports are known before the process proposes one
+_RANDOM_SHARE = 0.5
+_FITTED, _MOST_ROWS = 60, 200  # rows that the process's own numbers are fitted to, and that it predicts from
+_CANDIDATES = 300
+_LEADING = 5  # trials near which half of the candidates lie
+_LOWEST = -1.5  # values are 1 for the best, 0 for the middle; lower ones count as this, as failed trials do
+_KNOWN_EXACTLY = 1e-3  # variance of a value that needn't be extrapolated
+
+
+class GpCurvesSampler(optuna.samplers.BaseSampler):
+    """Reads of each trial its hyperparameters, its intermediate values by epoch, and the user attribute OUTCOME."""
+
+    def __init__(self, space: dict[str, Dimension], seed: int, first_rung: int):
+        """seed: of one proposal. first_rung: the epoch from which on curves are compared; a trial that hasn't come
+        there counts as one that nothing is known of."""
+        self._space, self._seed, self._first_rung = space, seed, first_rung
+        self._encoding = Encoding(space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        del study, trial
+        return {name: dimension.distribution() for name, dimension in self._space.items()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        del search_space
+        rng = np.random.default_rng(self._seed)
+        others = [other for other in study.get_trials(deepcopy=False) if other.params and other.number != trial.number]
+        known = _Knowledge(others, study.direction, self._first_rung)
+        if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
+            return self._encoding.random(rng)
+        return self._most_improving(known, rng)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Of a hyperparameter that the proposal lacks, as when some of a trial's are given."""
+        random = optuna.samplers.RandomSampler(seed=self._seed)
+        return random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _most_improving(self, known: _Knowledge, rng: np.random.Generator) -> dict[str, Any]:
+        means, variances = known.at_full_length()
+        rows = self._encoding.rows([trial.params for trial in known.trials])
+        kept, fitted = _best_and_newest(means, _MOST_ROWS), _best_and_newest(means, _FITTED)
+        centre, spread = means[kept].mean(), max(float(means[kept].std()), 1e-3)
+        y, noise = (means - centre) / spread, variances / spread**2
+        process = GaussianProcess(self._encoding.owners)
+        process.fit(rows[fitted], y[fitted], noise[fitted])
+        process.condition(rows[kept], y[kept], noise[kept])
+        if known.silent:
+            # Trials that run and say nothing yet are believed to come to what is expected of them.
+            running = self._encoding.rows([trial.params for trial in known.silent])
+            expected, _ = process.predict(running)
+            certain = np.full(len(running), _KNOWN_EXACTLY)
+            process.condition(
+                np.concatenate([rows[kept], running]),
+                np.concatenate([y[kept], expected]),
+                np.concatenate([noise[kept], certain]),
+            )
+        leading = rows[np.argsort(-y, kind="stable")[:_LEADING]]
+        candidates = self._encoding.candidates(rng, leading, _CANDIDATES)
+        best = (known.best - centre) / spread
+        return self._encoding.params(
+            candidates[int(np.argmax(_expected_improvement(*process.predict(candidates), best)))]
+        )
+
+
+class _Knowledge:
+    """What is known of trials, greater is better, scaled so that 1 is the best so far and 0 the middle of them."""
+
+    def __init__(self, trials: list[FrozenTrial], direction: optuna.study.StudyDirection, first_rung: int):
+        sign = 1.0 if direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
+        horizon = max((max(trial.intermediate_values, default=1) for trial in trials), default=1)
+        rungs = _rungs(first_rung, horizon)
+        self.trials: list[FrozenTrial] = []
+        """Of which something is known."""
+        self.silent: list[FrozenTrial] = []
+        """That run, and have not come to the first rung."""
+        rows, failed = [], []
+        for trial in trials:
+            curve = [(epoch, sign * value) for epoch, value in sorted(trial.intermediate_values.items())]
+            row = at_rungs(curve, rungs)
+            has_failed = trial.state == TrialState.FAIL or trial.user_attrs.get(OUTCOME) == "failed"
+            if not has_failed and trial.state == TrialState.COMPLETE and trial.value is not None:
+                if trial.user_attrs.get(OUTCOME) == "stopped":
+                    row[0] = sign * trial.value if np.isnan(row[0]) else row[0]
+                else:
+                    row = np.where(np.isnan(row), sign * trial.value, row)
+            if np.isnan(row[0]) and not has_failed:
+                self.silent += [trial] if trial.state == TrialState.RUNNING else []
+                continue
+            self.trials.append(trial)
+            rows.append(row)
+            failed.append(has_failed)
+        self._failed = np.array(failed, dtype=bool)
+        values = np.array(rows).reshape(-1, len(rungs))
+        bests = np.array([np.nanmax(row) for row in values[~self._failed]])
+        top, middle = (float(bests.max()), float(np.median(bests))) if len(bests) else (1.0, 0.0)
+        self._values = np.maximum((values - middle) / (top - middle if top > middle else 1.0), _LOWEST)
+        self.best = 1.0 if top > middle else 0.0
+
+    def at_full_length(self) -> tuple[Array, Array]:
+        """Means and variances (N,) of what the trials would come to."""
+        means, variances = np.full(len(self._values), _LOWEST), np.full(len(self._values), _KNOWN_EXACTLY)
+        good = ~self._failed
+        if good.any():
+            means[good], variances[good] = extrapolate(self._values[good])
+        return means, variances
+
+
+def _rungs(first: int, horizon: int) -> list[int]:
+    """first, twice that, and so on, and the longest trial's end: rising epochs."""
+    rungs = []
+    while first < horizon:
+        rungs.append(first)
+        first *= 2
+    return [*rungs, horizon]
+
+
+def _best_and_newest(means: Array, most: int) -> NDArray[np.int_]:
+    """Places of at most so many rows: one half the best, the other the newest of the rest, in the rows' order."""
+    if len(means) <= most:
+        return np.arange(len(means))
+    best = np.argsort(-means, kind="stable")[: most // 2]
+    rest = np.setdiff1d(np.arange(len(means)), best)
+    return np.sort(np.concatenate([best, rest[-(most - most // 2) :]]))
+
+
+def _expected_improvement(means: Array, variances: Array, best: float) -> Array:
+    """Its logarithm: the improvement itself underflows to 0 far below the best."""
+    deviations = np.sqrt(variances)
+    z = (means - best) / deviations
+    log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    # density(z) + z Phi(z), by its tail's expansion where the two cancel.
+    near = np.maximum(z, -5.0)
+    direct = np.log(np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi) + near * scipy.special.ndtr(near))
+    tail = log_density - 2 * np.log(np.maximum(-z, 1.0))
+    found: Array = np.where(z > -5.0, direct, tail) + np.log(deviations)
+    return found
