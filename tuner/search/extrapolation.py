@@ -7,8 +7,10 @@ is taken from the last rung it reached to the end by one after the other, and wh
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.search.gaussian_process import Array
 
@@ -47,13 +49,13 @@ def extrapolate(values: Array) -> tuple[Array, Array]:
         before, after = values[:, rung - 1], values[:, rung]
         seen = np.isfinite(after)
         earlier = values[:, rung - 2] if rung > 1 else before
-        weights: Array = np.zeros(3)
-        precision: Array = np.eye(3)
+        weights: NDArray[np.floating[Any]] = np.zeros(3)
+        precision: NDArray[np.floating[Any]] = np.eye(3)
         noise = step[1]
         if seen.any():
             X = _features(before[seen], (before - earlier)[seen])
             y = after[seen] - before[seen]
-            precision = X.T @ X + np.diag(np.array([0.1, _RIDGE, _RIDGE]))
+            precision = X.T @ X + np.diag([0.1, _RIDGE, _RIDGE])
             weights = np.linalg.solve(precision, X.T @ y)
             left = ((y - X @ weights) ** 2).sum()
             free = max(len(y) - 2.0, 0.0)

@@ -39,11 +39,11 @@ class GaussianProcess:
 
     def fit(self, X: Array, y: Array, variances: Array) -> None:
         """X (N, D) in [0, 1], y (N,), variances (N,): what is known of each value's error, squared."""
-        squares = self._squares(X)
+        squares = self.squares(X)
         start = np.concatenate([self._log_scales, [self._log_signal, self._log_noise]])
         bounds = [(math.log(0.02), math.log(50.0))] * self._count + [(-3.0, 2.0), (math.log(1e-4), math.log(1.0))]
         found = scipy.optimize.minimize(
-            self._loss,
+            self.loss,
             start,
             args=(squares, y, variances),
             jac=True,
@@ -75,7 +75,7 @@ class GaussianProcess:
         matern: Array = math.exp(self._log_signal) * (1 + distance + distance**2 / 3) * np.exp(-distance)
         return matern
 
-    def _squares(self, X: Array) -> Array:
+    def squares(self, X: Array) -> Array:
         """(hyperparameters, N, N): squared distances along each."""
         columns = (X[:, None, :] - X[None, :, :]) ** 2
         squares = np.zeros((self._count, len(X), len(X)))
@@ -83,7 +83,7 @@ class GaussianProcess:
             squares[owner] += columns[:, :, column]
         return squares
 
-    def _loss(self, theta: Array, squares: Array, y: Array, variances: Array) -> tuple[float, Any]:
+    def loss(self, theta: Array, squares: Array, y: Array, variances: Array) -> tuple[float, Any]:
         """Negative log posterior of the fitted numbers, and its gradient."""
         weights = np.exp(-2 * theta[: self._count])
         distance = _SQRT5 * np.sqrt(np.tensordot(weights, squares, 1))

@@ -39,11 +39,11 @@ def test_a_process_predicts_what_sklearn_predicts() -> None:
 def test_the_gradient_of_the_fit_is_that_of_its_loss() -> None:
     rows, y, noise = RNG.random((12, 4)), RNG.standard_normal(12), RNG.uniform(0.01, 0.3, 12)
     process = GaussianProcess(np.array([0, 1, 1, 2]))
-    squares = process._squares(rows)
+    squares = process.squares(rows)
     at = np.array([-0.5, 0.3, 0.1, 0.2, -2.0])
     error = check_grad(
-        lambda theta: process._loss(theta, squares, y, noise)[0],
-        lambda theta: process._loss(theta, squares, y, noise)[1],
+        lambda theta: process.loss(theta, squares, y, noise)[0],
+        lambda theta: process.loss(theta, squares, y, noise)[1],
         at,
     )
     assert error < 1e-4
