@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test test-browser test-cluster check format lock clean
+.PHONY: demo test test-browser test-cluster screenshots check format lock clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -29,6 +29,10 @@ test: check
 # Each test says why where it is skipped: a browser test where there is no Chromium.
 test-browser test-cluster: test-%: .venv/installed
 	$(BIN)/python -m pytest -m $*
+
+# The pictures of the docs, docs/images, of a study that is generated. Needs Chromium.
+screenshots: .venv/installed
+	$(BIN)/python -m tests.browser.screenshots
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM, _served
+from tests.browser.test_ui import CHROMIUM, served
 from tests.generated_study import generated_study
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
@@ -38,7 +38,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(_PATIENCE_MILLISECONDS)
-        with _served(folder) as address:
+        with served(folder) as address:
             ranking = view_link(spec, address, tracker.experiment or "")
             page.goto(ranking, wait_until="domcontentloaded")
             page.locator("[role=row]").get_by_role("link", name="trial ").nth(9).wait_for()
