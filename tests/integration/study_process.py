@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.workloads.replay import Config, score
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +114,14 @@ def tuner(*arguments: str | Path, status: int = 0, seconds: float = 240) -> Stud
     return study
 
 
+def new_storage(folder: Path, database: Path) -> Path:
+    """A storage in this folder that has no study yet. database: an empty one of MLflow's."""
+    storage = folder / "studies"
+    storage.mkdir()
+    shutil.copyfile(database, storage / "mlflow.db")
+    return storage
+
+
 @contextlib.contextmanager
 def ray_cluster(**head: Any) -> Iterator[Any]:
     """Ray's own test cluster, of one node so far, that a study may be given the address of."""
@@ -152,3 +163,29 @@ def show(storage: Path, name: str) -> dict[str, Any]:
     from tuner.storage.storage import Storage
 
     return record_json(load_record(Storage(str(storage)) / name))
+
+
+def truth(x: float, epochs: int = 3) -> list[tuple[int, float]]:
+    """The curve that a trial must have, from nothing but its setting."""
+    config = Config(x=x, epochs=epochs)
+    return [(epoch, score(config, epoch)) for epoch in range(1, epochs + 1)]
+
+
+def mlflow_runs(storage: Path, name: str) -> dict[str, Any]:
+    """MLflow's runs of a study, by the tag that says which trial; fails if two have the same."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    found = {run.data.tags["tuner.trial"]: run for run in runs}
+    assert len(found) == len(runs), "a run is doubled"
+    return found
+
+
+def mlflow_curve(storage: Path, run: Any) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    history = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}").get_metric_history(run.info.run_id, "score")
+    return sorted((metric.step, metric.value) for metric in history)

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.study_process import ROOT, running
 from tests.studies import write_study
 from tests.waiting import wait_for
-from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
+from tests.workloads.bucket import bucket_uri
 from tests.workloads.replay import Config, score
 from tuner.events.state import StudyRecord, load_record
 from tuner.storage.storage import Storage
@@ -21,43 +21,40 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_study_in_a_bucket_is_stopped_gone_on_with_and_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, storage: Path, bucket: str, shared_ray: str
 ) -> None:
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
     file = write_study(
         tmp_path / "far.toml",
         budget={"trials": 3},
         scheduler={"name": "none"},
-        fixed={"epochs": 4, "step_seconds": 0.5},
+        fixed={"epochs": 4, "step_seconds": 0.3},
     )
-    with bucket_server(tmp_path / "moto.log") as server:
-        uri = bucket_uri(server, "studies")
-        study = Storage(uri) / "far"
-        options = ("--storage", uri, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    uri = bucket_uri(bucket, tmp_path.name)
+    study = Storage(uri) / "far"
+    options = ("--storage", uri, "--tracking-uri", f"sqlite:///{storage / 'mlflow.db'}", "--address", shared_ray)
 
-        def record() -> StudyRecord | None:
-            return load_record(study) if study.read_text("study.json") else None
+    def record() -> StudyRecord | None:
+        return load_record(study) if study.read_text("study.json") else None
 
-        with running("run", file, *options) as process:
-            wait_for(lambda: (now := record()) and any(trial.epoch for trial in now.trials.values()))
-            process.tree()
-            process.interrupt()
-            assert process.wait() == 130, process.output
-            assert process.left_behind() == []
-        stopped = record()
-        assert stopped is not None
-        assert stopped.state == "interrupted"
-        with running("resume", "far", *options) as process:
-            assert process.wait() == 0, process.output
-        found = load_record(study)
-        assert [trial.state for trial in found.trials.values()] == ["finished"] * 3
-        for trial in found.trials.values():
-            config = Config(x=trial.params["x"], epochs=4)
-            assert trial.curve == [(epoch, score(config, epoch)) for epoch in range(1, 5)]
+    with running("run", file, *options) as process:
+        wait_for(lambda: (now := record()) and any(trial.epoch for trial in now.trials.values()))
+        process.tree()
+        process.interrupt()
+        assert process.wait() == 130, process.output
+        assert process.left_behind() == []
+    stopped = record()
+    assert stopped is not None
+    assert stopped.state == "interrupted"
+    with running("resume", "far", *options) as process:
+        assert process.wait() == 0, process.output
+    found = load_record(study)
+    assert [trial.state for trial in found.trials.values()] == ["finished"] * 3
+    for trial in found.trials.values():
+        config = Config(x=trial.params["x"], epochs=4)
+        assert trial.curve == [(epoch, score(config, epoch)) for epoch in range(1, 5)]
 
-        command = [sys.executable, "-m", "tuner.best", "--storage", uri, "--output", str(tmp_path / "out"), "--json"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        best = json.loads(done.stdout)
-        assert best["rescored"] == best["value"] == max(trial.value or 0 for trial in found.trials.values())
+    command = [sys.executable, "-m", "tuner.best", "--storage", uri, "--output", str(tmp_path / "out"), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout)
+    assert best["rescored"] == best["value"] == max(trial.value or 0 for trial in found.trials.values())

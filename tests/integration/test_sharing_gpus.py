@@ -31,14 +31,17 @@ def test_trials_run_alone_until_three_have_shown_their_memory_and_then_share_the
     file = write_study(
         tmp_path / "shared.toml",
         workload="tests.workloads.torch_replay",
-        budget={"trials": 9},
+        budget={"trials": 6},
         scheduler={"name": "none"},
         resources={"cpus_per_worker": 0.25},
-        fixed={"epochs": 2, "step_seconds": 0.5, "gpu_share": 0.3},
+        # The last three can't go on until all of them run.
+        space={"together": {"type": "choice", "choices": [1, 3]}},
+        first_trials=[{"x": 0.1 * n, "together": 1 if n <= 3 else 3} for n in range(1, 7)],
+        fixed={"epochs": 2, "gpu_share": 0.3, "log": tmp_path / "log"},
     )
     with running("run", file, "--storage", storage, "--address", one_gpu) as study:
         assert study.wait() == 0, study.output
-    assert [trial["state"] for trial in show(storage, "shared")["trials"]] == ["finished"] * 9
+    assert [trial["state"] for trial in show(storage, "shared")["trials"]] == ["finished"] * 6
     assert "the first 3 trials took at most 30% of a GPU's memory: from now on 3 share one" in study.output
     together, most = 0, {True: 0, False: 0}
     for event in events(storage / "shared"):

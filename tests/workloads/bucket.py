@@ -46,5 +46,5 @@ def _make_bucket(url: str) -> None:
             time.sleep(0.1)
 
 
-def bucket_uri(server: str, folder: str) -> str:
-    return f"s3://bucket/{folder}?endpoint_override={server}&scheme=http&region=us-east-1"
+def bucket_uri(server: str, folder: str, bucket: str = "bucket") -> str:
+    return f"s3://{bucket}/{folder}?endpoint_override={server}&scheme=http&region=us-east-1"

@@ -52,6 +52,8 @@ class Config(BaseModel):
     """File that gets one line an epoch trained: x, epoch, rank, process id."""
     drift: float = 0.0
     """How much better an exported model scores than it did in training."""
+    together: int = 1
+    """How many runs wait for each other before their first epoch, by files beside the log."""
     missing_data: bool = False
     checkpoint_bytes: int = 1000
     snapshots: bool = False
@@ -104,6 +106,7 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
         _pretend_gpu(config.gpu_share)
     group = _group()
     rank = group.get_rank() if group else 0
+    _meet(config)
     state = json.loads((resume_from / "resume" / "state.json").read_text()) if resume_from else {"epoch": 0}
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         time.sleep(config.step_seconds)
@@ -140,6 +143,17 @@ def _group() -> Any:
     import torch.distributed
 
     return torch.distributed if torch.distributed.is_initialized() else None
+
+
+def _meet(config: Config) -> None:
+    """Wait until as many runs have come as are to be there at once."""
+    if config.together > 1:
+        assert config.log is not None
+        there = config.log.with_name("together")
+        there.mkdir(exist_ok=True)
+        (there / repr(config.x)).touch()
+        while len(list(there.iterdir())) < config.together:
+            time.sleep(0.05)
 
 
 def _pretend_gpu(share: float) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -207,19 +206,27 @@ def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pat
 # Several processes
 
 OPEN = """
-import sys, time
+import logging, sys
 from fcn.data.cache import open_cache
 from fcn.config import Config
 
+class Waiting(logging.Handler):
+    # What the lock's library says when another process has it.
+    def emit(self, record):
+        if "not acquired" in record.getMessage():
+            print("waiting", flush=True)
+            logging.getLogger("filelock").removeHandler(self)
+
+logging.getLogger("filelock").setLevel(logging.DEBUG)
+logging.getLogger("filelock").addHandler(Waiting())
 config = Config.model_validate_json(sys.argv[1])
-pause = float(sys.argv[2])
 calls = []
 
 def progress(done, total):
     calls.append(done)
     if len(calls) == 1:
         print("building", flush=True)
-    time.sleep(pause)
+        sys.stdin.readline()
 
 cache = open_cache(config, progress)
 print("built" if calls else "found", int(cache.images.sum()), flush=True)
@@ -227,12 +234,19 @@ sys.stdin.readline()
 """
 
 
-def start(config: Config, pause: float = 0.0, code: str = OPEN) -> subprocess.Popen[str]:
+def start(config: Config, code: str = OPEN) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, config.model_dump_json(), str(pause)],
+        [sys.executable, "-c", code, config.model_dump_json()],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    """A process that builds stands still until it is told to go on."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
@@ -247,9 +261,11 @@ def end(*processes: subprocess.Popen[str]) -> None:
 
 
 def test_of_two_processes_at_once_one_builds_and_the_other_waits_for_it(config: Config) -> None:
-    first = start(config, pause=0.2)
+    first = start(config)
     assert read_line(first) == "building"
     second = start(config)
+    assert read_line(second) == "waiting"
+    go_on(first)
     answers = [read_line(first), read_line(second)]
     end(first, second)
     assert [answer.split()[0] for answer in answers] == ["built", "found"]
@@ -257,12 +273,14 @@ def test_of_two_processes_at_once_one_builds_and_the_other_waits_for_it(config: 
 
 
 def test_a_killed_builder_leaves_nothing_torn_and_the_waiting_process_builds(config: Config) -> None:
-    first = start(config, pause=0.3)
+    first = start(config)
     assert read_line(first) == "building"
     second = start(config)
-    time.sleep(0.5)
+    assert read_line(second) == "waiting"
     os.kill(first.pid, signal.SIGKILL)
-    answers = [read_line(second), read_line(second)]
+    answers = [read_line(second)]
+    go_on(second)
+    answers.append(read_line(second))
     end(first, second)
     assert answers[0] == "building"
     assert answers[1].startswith("built")
@@ -300,9 +318,7 @@ def test_three_processes_hold_the_pixels_once(tmp_path: Path) -> None:
     sums = {read_line(reader) for reader in readers}
     shares = []
     for reader in readers:
-        assert reader.stdin is not None
-        reader.stdin.write("\n")
-        reader.stdin.flush()
+        go_on(reader)
         shares.append(int(read_line(reader)))
     end(*readers)
     assert len(sums) == 1

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from tests.studies import write_study
@@ -23,13 +22,6 @@ from tuner.spec.study import to_json
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> TrackedStudy:
     """Never tracked."""
@@ -40,9 +32,9 @@ def study(tmp_path: Path) -> TrackedStudy:
 
 
 def test_sync_writes_a_study_into_an_empty_mlflow_and_duplicates_nothing(
-    study: TrackedStudy, tmp_path: Path, empty: Path
+    study: TrackedStudy, tmp_path: Path, database: Path
 ) -> None:
-    (tmp_path / "other.db").write_bytes(empty.read_bytes())
+    (tmp_path / "other.db").write_bytes(database.read_bytes())
     uri = f"sqlite:///{tmp_path / 'other.db'}"
     for _ in range(2):
         done = CliRunner().invoke(app, ["sync", "roads", "--storage", study.storage.uri, "--tracking-uri", uri])

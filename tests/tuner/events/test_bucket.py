@@ -16,7 +16,7 @@ import pytest
 
 from tests.studies import study_spec
 from tests.tuner.events.test_log import RUN
-from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
+from tests.workloads.bucket import bucket_uri
 from tests.written_event import event
 from tuner.errors import StorageError, StudyError
 from tuner.events import bucket as buckets
@@ -27,21 +27,13 @@ from tuner.spec.study import to_json
 from tuner.storage.storage import Storage
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with bucket_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
-
-
 @pytest.fixture
-def study(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+def study(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A study's folder in a bucket, with its study.json."""
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
     monkeypatch.setattr(buckets, "SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(buckets, "LIFE_SECONDS", 2.0)
     monkeypatch.setattr(buckets, "UPLOAD_SECONDS", 0.1)
-    study = Storage(bucket_uri(server, tmp_path.name)) / "s"
+    study = Storage(bucket_uri(bucket, tmp_path.name)) / "s"
     study.write_text("study.json", to_json(study_spec()))
     return study
 

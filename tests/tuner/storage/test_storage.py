@@ -6,13 +6,12 @@ import pickle
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.studies import study_spec
-from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
+from tests.workloads.bucket import bucket_uri
 from tests.workloads.replay import Config, write_checkpoint
 from tuner.display.show import studies
 from tuner.errors import StudyError
@@ -25,19 +24,11 @@ from tuner.storage.checkpoints import Progress, TrialCheckpoints
 from tuner.storage.storage import Storage
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with bucket_server(tmp_path_factory.mktemp("moto") / "log") as server:
-        yield server
-
-
 @pytest.fixture(params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """A storage with nothing in it, of either kind."""
     if request.param == "folder":
         return Storage(str(tmp_path / "studies"))
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
     monkeypatch.setattr(buckets, "SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(buckets, "LIFE_SECONDS", 2.0)
     monkeypatch.setattr(buckets, "UPLOAD_SECONDS", 0.1)

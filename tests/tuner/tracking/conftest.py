@@ -6,18 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from tests.mlflow_server import MlflowServer, mlflow_server
 from tests.tracked_study import TrackedStudy
-
-
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: making one takes seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -27,8 +18,8 @@ def study(tmp_path: Path, database: Path) -> TrackedStudy:
     return TrackedStudy(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[MlflowServer]:
-    """An MLflow server that a module's tests share: each has a study of its own name."""
+    """An MLflow server that many tests share: each has a study of its own name."""
     with mlflow_server(tmp_path_factory.mktemp("server"), database) as running:
         yield running

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads import replay
-from tests.workloads.bucket import KEYS, bucket_server, bucket_uri
+from tests.workloads.bucket import bucket_uri
 from tests.workloads.small_disk import fill, small_disk
 from tuner.storage.storage import Storage
 from tuner.worker import snapshot_writer as snapshots
@@ -76,27 +76,19 @@ def test_a_disk_that_is_full_where_the_workload_writes_costs_an_attempt_and_no_b
 
 
 def test_a_bucket_that_answers_errors_holds_a_trial_until_it_takes_what_it_gets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str,
 ) -> None:
-    for key, value in KEYS.items():
-        monkeypatch.setenv(key, value)
-    with bucket_server(tmp_path / "moto.log") as server:
+    def make_bucket(times: int) -> None:
+        if times == 2:
+            urllib.request.urlopen(urllib.request.Request(f"http://{bucket}/late", method="PUT"), timeout=30).close()
 
-        def to_server(path: str, method: str) -> None:
-            urllib.request.urlopen(urllib.request.Request(f"http://{server}{path}", method=method), timeout=30).close()
-
-        def make_bucket(times: int) -> None:
-            if times == 2:
-                to_server("/bucket", "PUT")
-
-        study = Storage(bucket_uri(server, "studies")) / "s"
-        to_server("/moto-api/reset", "POST")  # no bucket any more: every request is answered with an error
-        runner = TrialRunner(study, keep=True, at_wait=make_bucket)
-        runner.run(epochs=2)
-        assert runner.end == ("finished", None)
-        assert len(runner.waits) >= 3
-        assert "NO_SUCH_BUCKET" in str(runner.waits[0])
-        assert (study / "trials/1").names() == ["epoch-000002", "images"]
+    study = Storage(bucket_uri(bucket, "studies", "late")) / "s"  # until then every request is answered with an error
+    runner = TrialRunner(study, keep=True, at_wait=make_bucket)
+    runner.run(epochs=2)
+    assert runner.end == ("finished", None)
+    assert len(runner.waits) >= 3
+    assert "NO_SUCH_BUCKET" in str(runner.waits[0])
+    assert (study / "trials/1").names() == ["epoch-000002", "images"]
 
 
 def test_a_mistake_in_a_workloads_snapshot_is_not_the_storages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
