@@ -24,7 +24,7 @@ from benchmarks.report import Report, arguments
 from benchmarks.throughput import UsualRecipe, drawn_frames
 from fcn.data.cache import open_cache
 from fcn.inputs.batches import Batches
-from fcn.model.fcn8s import FCN8s
+from fcn.model.fcn8s import Architecture, FCN8s
 
 SIZE = (160, 576)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -88,7 +88,7 @@ def matrix_rate(report: Report, device: torch.device, side: int = 8192) -> float
 def flops_an_image() -> float:
     """Of forward and backward at 160x576, full width, two classes; counted on tensors without memory."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        logits_NCHW = FCN8s(2)(torch.empty(1, 3, *SIZE))
+        logits_NCHW = FCN8s(Architecture(2))(torch.empty(1, 3, *SIZE))
         target_NHW = torch.zeros(1, *SIZE, dtype=torch.int64)
         functional.cross_entropy(logits_NCHW, target_NHW).backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops())

@@ -38,7 +38,7 @@ class Export:
     image_size: tuple[int, int]  # height, width in pixels
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    network: dict[str, Any]  # arguments of FCN8s
+    network: dict[str, Any]  # fields of fcn.model.fcn8s.Architecture
     config: dict[str, Any]  # of the run
     sequences: dict[str, tuple[str, ...]]  # of each split
     frames: dict[str, int]  # of each split
@@ -108,13 +108,13 @@ def _open_weights(export: Export, path: Path, device: str) -> Network:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from fcn.model.fcn8s import FCN8s
+    from fcn.model.fcn8s import Architecture, FCN8s
     from fcn.model.preprocessing import FromPixels
 
     try:
         # On meta the tensors have shapes alone: 134 million weights are neither drawn nor copied.
         with torch.device("meta"):
-            network = FCN8s(**export.network)
+            network = FCN8s(Architecture(**export.network))
         network.load_state_dict(load_file(path, device=device), assign=True)
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]

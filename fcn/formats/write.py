@@ -51,6 +51,7 @@ from fcn.formats.verify import (
 from fcn.fresh_directory import check_free, fresh_directory
 from fcn.model import checkpoint as checkpoints
 from fcn.model.checkpoint import Checkpoint
+from fcn.model.fcn8s import Architecture
 from fcn.model.preprocessing import FromPixels
 
 SAMPLES = 3
@@ -215,13 +216,7 @@ def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
         "labels": {str(index): name for index, name in enumerate(checkpoint.classes)} | {str(VOID): "void"},
         "image_size": [height, width],
         "normalisation": asdict(checkpoint.normalisation),
-        "network": {
-            "classes": len(checkpoint.classes),
-            "width": config.width,
-            "fc_width": config.fc_width,
-            "skip_scaling": config.skip_scaling,
-            "standardise": config.standardise,
-        },
+        "network": asdict(Architecture.of(config, len(checkpoint.classes))),
         "input": {
             "name": "images",
             "dtype": "uint8",

@@ -29,7 +29,7 @@ from torch import Tensor
 from fcn import files
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
-from fcn.model.fcn8s import FCN8s
+from fcn.model.fcn8s import FCN8s, model_on_meta
 from fcn.model.precision import precision_of
 from fcn.model.pretrained import Normalisation, described_normalisation
 
@@ -176,16 +176,7 @@ def load(directory: Path) -> Checkpoint:
 
 def build(checkpoint: Checkpoint, device: torch.device | None = None) -> FCN8s:
     """The network with the checkpoint's weights, in evaluation mode."""
-    config = checkpoint.config
-    with torch.device("meta"):
-        model = FCN8s(
-            len(checkpoint.classes),
-            width=config.width,
-            fc_width=config.fc_width,
-            dropout=config.dropout,
-            skip_scaling=config.skip_scaling,
-            standardise=config.standardise,
-        )
+    model = model_on_meta(checkpoint.config, len(checkpoint.classes))
     try:
         model.load_state_dict(checkpoint.weights, assign=True)
     except RuntimeError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -80,13 +81,33 @@ class Convolution(nn.Conv2d):
         return found.view(-1, images, height, width).transpose(0, 1)
 
 
-class FCN8s(nn.Module):
-    """Scores of each class for each pixel, at the size of the input.
+@dataclass(frozen=True)
+class Architecture:
+    """What decides the weights of an FCN8s and what it computes from them. An export keeps it as "network".
 
     classes: channels of the output, 2 or more.
     width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
-    dropout: probability of dropping an activation of fc6 and fc7 while training.
+    fc_width: channels of fc6 and fc7.
+    skip_scaling: at_once: pool4 and pool3 are scaled down before they are scored, as the paper trains at once.
     standardise: image: images, normalised as PLAIN, pass through standardised() first.
+    """
+
+    classes: int
+    width: float = 1.0
+    fc_width: int = 4096
+    skip_scaling: Literal["none", "at_once"] = "none"
+    standardise: Literal["none", "image"] = "none"
+
+    @classmethod
+    def of(cls, config: Config, classes: int) -> Architecture:
+        """The network of a run with this config, on a data set of so many classes."""
+        return cls(classes, config.width, config.fc_width, config.skip_scaling, config.standardise)
+
+
+class FCN8s(nn.Module):
+    """Scores of each class for each pixel, at the size of the input.
+
+    dropout: probability of dropping an activation of fc6 and fc7 while training.
 
     forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
     the bottom to a multiple of 32, then cropped, so that the skips line up. Scores and upsampling are float32 under
@@ -95,17 +116,14 @@ class FCN8s(nn.Module):
 
     def __init__(
         self,
-        classes: int,
-        width: float = 1.0,
-        fc_width: int = 4096,
+        architecture: Architecture,
         dropout: float = 0.5,
-        skip_scaling: Literal["none", "at_once"] = "none",
         init: Literal["normal", "bilinear"] = "normal",
-        standardise: Literal["none", "image"] = "none",
     ) -> None:
         super().__init__()
-        channels = [scaled(count, width) for count in (256, 512, 512)]
-        self.features = _features(width)
+        classes, fc_width = architecture.classes, architecture.fc_width
+        channels = [scaled(count, architecture.width) for count in (256, 512, 512)]
+        self.features = _features(architecture.width)
         self.fc6 = Convolution(channels[2], fc_width, 7, padding=3)
         self.fc7 = Convolution(fc_width, fc_width, 1)
         self.score_pool3 = nn.Conv2d(channels[0], classes, 1)
@@ -115,9 +133,10 @@ class FCN8s(nn.Module):
         self.up_pool4 = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1)
         self.up_pool3 = nn.ConvTranspose2d(classes, classes, 16, stride=8, padding=4)
         self.dropout = dropout
-        self.standardise = standardise
-        # The paper's at-once training: deeper layers speak first.
-        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if skip_scaling == "at_once" else (1.0, 1.0)
+        self.standardise = architecture.standardise
+        # The paper's at-once training: the deeper a layer, the more it counts at first.
+        at_once = architecture.skip_scaling == "at_once"
+        self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if at_once else (1.0, 1.0)
         initialise(self, init)
 
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -305,11 +324,4 @@ def check_weights(config: Config, classes: int) -> frozenset[str]:
 def model_on_meta(config: Config, classes: int) -> FCN8s:
     """The network without memory for its weights."""
     with torch.device("meta"):
-        return FCN8s(
-            classes,
-            width=config.width,
-            fc_width=config.fc_width,
-            dropout=config.dropout,
-            skip_scaling=config.skip_scaling,
-            standardise=config.standardise,
-        )
+        return FCN8s(Architecture.of(config, classes), dropout=config.dropout)

@@ -1,6 +1,6 @@
 """All that a run carries from one epoch to the next, and how it goes into a checkpoint and out of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from fcn.config import Config
 from fcn.errors import InputError
 from fcn.memory import initial_micro_batch
 from fcn.model import checkpoint
-from fcn.model.fcn8s import FCN8s, build_model
+from fcn.model.fcn8s import Architecture, FCN8s, build_model
 from fcn.model.precision import set_precision
 from fcn.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
 
@@ -93,13 +93,10 @@ def _on_device(model: FCN8s, config: Config, device: torch.device) -> FCN8s:
 
 
 def _check_same_network(loaded: checkpoint.Checkpoint, config: Config, classes: tuple[str, ...]) -> None:
-    pairs: dict[str, tuple[object, object]] = {
-        "classes": (loaded.classes, classes),
-        "width": (loaded.config.width, config.width),
-        "fc_width": (loaded.config.fc_width, config.fc_width),
-    }
-    for name, (was, wanted) in pairs.items():
-        if was != wanted:
+    trained = asdict(Architecture.of(loaded.config, len(loaded.classes))) | {"classes": loaded.classes}
+    wanted = asdict(Architecture.of(config, len(classes))) | {"classes": classes}
+    for name, value in trained.items():
+        if wanted[name] != value:
             raise InputError(
-                f"resume: {loaded.directory} has {name} = {was}, got {wanted}: keep it, or start a new run"
+                f"resume: {loaded.directory} has {name} = {value}, got {wanted[name]}: keep it, or start a new run"
             )

@@ -12,7 +12,7 @@ from PIL import Image
 from fcn.config import Config
 from fcn.errors import InputError, TrainingError
 from fcn.model import checkpoint
-from fcn.model.fcn8s import FCN8s
+from fcn.model.fcn8s import Architecture, FCN8s
 from fcn.model.pretrained import PLAIN
 from tests.power_cut import PowerCut
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def model() -> FCN8s:
-    return FCN8s(2, width=CONFIG.width, fc_width=CONFIG.fc_width)
+    return FCN8s(Architecture.of(CONFIG, 2))
 
 
 def save(directory: Path, network: FCN8s, epoch: int = 3) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from fcn.config import Config
 from fcn.errors import InputError
-from fcn.model.fcn8s import Convolution, FCN8s, bilinear_kernel, build_model, check_weights, standardised
+from fcn.model.fcn8s import Architecture, Convolution, FCN8s, bilinear_kernel, build_model, check_weights, standardised
 from fcn.model.pretrained import IMAGENET, PLAIN, fetch_weights, normalisation
 
 SLIM: dict[str, Any] = {"width": 1 / 32, "fc_width": 8}
@@ -80,7 +80,7 @@ def test_the_forward_pass_agrees_with_a_plainly_written_one(
     skip_scaling: Literal["none", "at_once"], scales: tuple[float, float]
 ) -> None:
     torch.manual_seed(0)
-    model = FCN8s(3, **SLIM, skip_scaling=skip_scaling).double().eval()
+    model = FCN8s(Architecture(3, **SLIM, skip_scaling=skip_scaling)).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     images_NCHW = torch.randn(2, 3, 64, 96, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_the_forward_pass_agrees_with_a_plainly_written_one(
 
 def test_fcn8s_has_134_271_436_parameters_at_two_classes() -> None:
     with torch.device("meta"):
-        model = FCN8s(2)
+        model = FCN8s(Architecture(2))
     count = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()}
     assert count == {
         "features": 14_714_688,
@@ -109,7 +109,7 @@ def test_fcn8s_has_134_271_436_parameters_at_two_classes() -> None:
 
 
 def test_any_size_is_the_crop_of_the_padded_image() -> None:
-    model = FCN8s(2, **SLIM).eval()
+    model = FCN8s(Architecture(2, **SLIM)).eval()
     images_NCHW = torch.randn(1, 3, 50, 71)
     padded = functional.pad(images_NCHW, (0, 96 - 71, 0, 64 - 50))
     torch.testing.assert_close(model(images_NCHW), model(padded)[:, :, :50, :71])
@@ -148,9 +148,9 @@ def test_bilinear_kernels_interpolate_as_torch_does(size: int, stride: int) -> N
 
 
 def test_the_decoder_starts_from_normals_of_one_hundredth_or_bilinear() -> None:
-    normal = FCN8s(20, **SLIM)
+    normal = FCN8s(Architecture(20, **SLIM))
     assert float(normal.up_pool3.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
-    bilinear = FCN8s(2, **SLIM, init="bilinear")
+    bilinear = FCN8s(Architecture(2, **SLIM), init="bilinear")
     assert torch.equal(bilinear.up_pool3.weight.detach(), bilinear_kernel(2, 16))
     assert all(not layer.bias.any() for layer in normal.decoder() if layer.bias is not None)
 
@@ -165,7 +165,7 @@ def test_freezing_stops_the_gradient_of_the_layers_up_to_a_pool(pool: str, froze
 
 
 def test_an_images_dropout_is_the_same_in_every_batch() -> None:
-    model = FCN8s(2, **SLIM)
+    model = FCN8s(Architecture(2, **SLIM))
     cpu = torch.device("cpu")
     together = model.keep_masks(64, 96, [11, 22, 33], cpu)
     alone = model.keep_masks(64, 96, [22], cpu)
@@ -175,7 +175,7 @@ def test_an_images_dropout_is_the_same_in_every_batch() -> None:
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
-    model = FCN8s(2, width=1 / 32, fc_width=2000, dropout=0.3)
+    model = FCN8s(Architecture(2, width=1 / 32, fc_width=2000), dropout=0.3)
     keep = model.keep_masks(64, 96, [1], torch.device("cpu"))
     assert float(keep[0].float().mean()) == pytest.approx(0.7, abs=0.02)
     nn.init.zeros_(model.fc6.weight)
@@ -200,7 +200,7 @@ def test_the_same_seed_builds_the_same_network_and_leaves_torchs_random_numbers_
 
 
 def test_the_network_exports_with_a_free_batch() -> None:
-    model = FCN8s(2, **SLIM).eval()
+    model = FCN8s(Architecture(2, **SLIM)).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(model, (torch.randn(2, 3, 40, 70),), dynamic_shapes=({0: batch},))
     images_NCHW = torch.randn(3, 3, 40, 70)
@@ -208,7 +208,7 @@ def test_the_network_exports_with_a_free_batch() -> None:
 
 
 def test_weights_of_an_earlier_run_are_taken_with_their_normalisation(tmp_path: Path) -> None:
-    earlier = FCN8s(2, **SLIM)
+    earlier = FCN8s(Architecture(2, **SLIM))
     save_file(dict(earlier.state_dict()), tmp_path / "weights.safetensors")
     (tmp_path / "export.json").write_text(
         json.dumps({"normalisation": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}})
@@ -227,7 +227,7 @@ def test_weights_of_an_earlier_run_are_taken_with_their_normalisation(tmp_path: 
 
 
 def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -> None:
-    save_file(dict(FCN8s(2, **SLIM).state_dict()), tmp_path / "weights.safetensors")
+    save_file(dict(FCN8s(Architecture(2, **SLIM)).state_dict()), tmp_path / "weights.safetensors")
     (tmp_path / "export.json").write_text(json.dumps({"normalisation": {"mean": PLAIN.mean, "std": PLAIN.std}}))
     with pytest.raises(InputError, match=r"features.0.weight must have the shape \(4, 3, 3, 3\), got \(2, 3, 3, 3\)"):
         check_weights(slim_config(weights=str(tmp_path), width=1 / 16), 2)
@@ -236,7 +236,7 @@ def test_weights_of_another_width_are_refused_with_both_shapes(tmp_path: Path) -
 
 @pytest.mark.parametrize("description", ["export.json", "config.json"])
 def test_weights_that_saw_other_images_are_refused(tmp_path: Path, description: str) -> None:
-    save_file(dict(FCN8s(2, **SLIM).state_dict()), tmp_path / "weights.safetensors")
+    save_file(dict(FCN8s(Architecture(2, **SLIM)).state_dict()), tmp_path / "weights.safetensors")
     section = "network" if description == "export.json" else "config"
     plain = {"normalisation": {"mean": PLAIN.mean, "std": PLAIN.std}, section: {"standardise": "image"}}
     (tmp_path / description).write_text(json.dumps(plain))
@@ -252,7 +252,7 @@ def test_a_path_that_holds_no_weights_is_named(tmp_path: Path) -> None:
     damaged.write_bytes(b"not a zip file")
     with pytest.raises(InputError, match=r"weights\.pth can't be read"):
         fetch_weights(slim_config(weights=str(damaged)))
-    save_file(dict(FCN8s(2, **SLIM).state_dict()), tmp_path / "weights.safetensors")
+    save_file(dict(FCN8s(Architecture(2, **SLIM)).state_dict()), tmp_path / "weights.safetensors")
     with pytest.raises(InputError, match="doesn't say how its images were normalised"):
         fetch_weights(slim_config(weights=str(tmp_path)))
 
@@ -280,7 +280,7 @@ def test_the_normalisation_follows_the_weights() -> None:
 
 
 def test_scores_and_upsampling_compute_in_float32_and_the_rest_as_autocast_says() -> None:
-    model = FCN8s(3, **SLIM, skip_scaling="at_once").train()
+    model = FCN8s(Architecture(3, **SLIM, skip_scaling="at_once")).train()
     seen: dict[str, tuple[torch.dtype, torch.dtype]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):

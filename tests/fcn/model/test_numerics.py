@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fcn
 from fcn import Config
 from fcn.model import checkpoint, layer_probe, numerics
-from fcn.model.fcn8s import FCN8s, model_on_meta
+from fcn.model.fcn8s import Architecture, FCN8s, model_on_meta
 from fcn.model.numerics import Finding, Layer, findings, layers_of, machine, measure, rounded_by_autocast
 from fcn.model.precision import precision_of
 from fcn.training.state import RunState
@@ -251,7 +251,7 @@ def test_processes_that_start_at_once_measure_once(tmp_path: Path, fault: Fault)
 
 @pytest.mark.parametrize("size", [(160, 576), (50, 71)])
 def test_what_is_measured_are_the_shapes_that_layers_get(size: tuple[int, int]) -> None:
-    model = FCN8s(3, width=1 / 16, fc_width=8)
+    model = FCN8s(Architecture(3, width=1 / 16, fc_width=8))
     seen: dict[str, tuple[int, ...]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

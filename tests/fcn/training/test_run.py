@@ -338,6 +338,8 @@ def test_resuming_with_another_network_is_refused(config: Config, tmp_path: Path
     run(changed(config, epochs=1), tmp_path)
     for settings, name in (
         ({"fc_width": 8}, "fc_width = 16, got 8"),
+        ({"skip_scaling": "at_once"}, "skip_scaling = none, got at_once"),
+        ({"standardise": "image"}, "standardise = none, got image"),
         ({"optimizer": "sgd"}, "optimizer = adam"),
     ):
         with pytest.raises(InputError, match=name):
