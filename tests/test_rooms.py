@@ -33,7 +33,7 @@ FCN = [
     {"inputs"},
     {"model"},
     {"data"},
-    {"device", "memory", "fresh_directory"},
+    {"device", "memory"},
     {"config", "distributed", "files"},
     {"errors", "presets"},
 ]

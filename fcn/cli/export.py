@@ -11,8 +11,7 @@ from rich.console import Console
 
 from fcn.config import validation_sentences
 from fcn.device import chosen_device
-from fcn.errors import InputError, TrainingError
-from fcn.formats.verify import ExportError
+from fcn.errors import ExportError, InputError, TrainingError
 from fcn.formats.write import Exported, export
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -30,6 +30,7 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from fcn import files
 from fcn.config import Config
 from fcn.data.dataset import MOST_PROBLEMS_SHOWN, Dataset, Decoded, Pixels, raise_problems
 from fcn.data.image_files import resize_image, resize_label
@@ -85,7 +86,7 @@ def open_cache(config: Config, progress: Progress | None = None) -> Cache:
             raise InputError(
                 f"{root}: the cache can't be written ({error.strerror}): set cache_dir to a folder that can"
             ) from None
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.DISK_FULL:
             raise InputError(_too_large(root, shape)) from None
         raise
 
@@ -142,9 +143,9 @@ def _find_or_build(config: Config, dataset: Dataset, root: Path, listing: Path, 
             _build(folder, dataset, config.image_size, progress)
             cache = _map(folder, dataset, shape)
             assert cache is not None, f"{folder} does not open right after it was built"
-    draft = listing.with_name(f"{listing.name}.{os.getpid()}")
-    draft.write_text(key)
-    draft.replace(listing)
+    # After a power cut an empty listing may be left: it points to nothing, and is made again.
+    with files.atomic_write(listing, durable=False) as partial:
+        partial.write_text(key)
     return cache
 
 
@@ -180,34 +181,24 @@ def _sample_checksum(path: Path) -> str:
 
 
 def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Progress | None) -> None:
-    """Decodes everything into a folder beside `folder`, then renames it. Holds the lock of `folder`."""
-    for left_over in folder.parent.glob(f"{folder.name}.building*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    draft = folder.with_name(f"{folder.name}.building-{os.getpid()}")
+    """Decodes everything into `folder`. Whoever calls it holds the lock of `folder`."""
+    files.remove_leftovers(folder)
     shape = (len(dataset.frames), *size)
     if shutil.disk_usage(folder.parent).free < _bytes_needed(shape):
         raise InputError(_too_large(folder.parent, shape))
-    draft.mkdir()
-    try:
-        with (draft / "images.bin").open("wb") as images, (draft / "labels.bin").open("wb") as labels:
+    with files.atomic_write(folder, durable=True) as partial:
+        partial.mkdir()
+        with (partial / "images.bin").open("wb") as images, (partial / "labels.bin").open("wb") as labels:
             remarks = _write_pixels(dataset, size, images, labels, progress)
-            for file in (images, labels):
-                file.flush()
-                os.fsync(file.fileno())
         index = {
             "version": VERSION,
             "shape": shape,
             "names": [frame.name for frame in dataset.frames],
             "remarks": remarks,
-            "checksums": {name: _sample_checksum(draft / name) for name in ("images.bin", "labels.bin")},
+            "checksums": {name: _sample_checksum(partial / name) for name in ("images.bin", "labels.bin")},
         }
-        (draft / "index.json").write_text(json.dumps(index))
-        if folder.exists():  # torn: those who have it mapped keep their pages
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+        (partial / "index.json").write_text(json.dumps(index))
+        files.remove(folder)  # if it is there it is torn, and who has it mapped keeps the pages
 
 
 def _write_pixels(

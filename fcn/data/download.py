@@ -16,7 +16,6 @@ import http.client
 import json
 import lzma
 import re
-import shutil
 import stat
 import struct
 import time
@@ -222,24 +221,20 @@ def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) ->
     Raises InputError if the zip is damaged or encrypted, has nothing under `root`, or holds a path that leaves
     the folder or a link; the zip is removed then.
     """
-    draft = folder.with_name(f"{folder.name}.unpacking")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for info, place in _wanted(opened, root, archive):
-                _extract(opened, info, draft.joinpath(*place.parts))
-        (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        if folder.is_dir():
-            folder.rmdir()  # it is empty
-        files.publish(draft, folder)
-    except InputError:
-        _drop(archive)
-        raise
-    except DAMAGE as error:
-        _drop(archive)
-        raise InputError(f"{archive}: damaged archive ({error}); it was removed: fetch it again") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    files.remove_leftovers(folder)
+    with files.atomic_write(folder, durable=True) as partial:
+        partial.mkdir()
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                for info, place in _wanted(opened, root, archive):
+                    _extract(opened, info, partial.joinpath(*place.parts))
+        except InputError:
+            _drop(archive)
+            raise
+        except DAMAGE as error:
+            _drop(archive)
+            raise InputError(f"{archive}: damaged archive ({error}); it was removed: fetch it again") from None
+        (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _wanted(opened: zipfile.ZipFile, root: str, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:

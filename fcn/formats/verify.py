@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcn.config import Config
 from fcn.data.cache import Cache
+from fcn.errors import ExportError
 from fcn.evaluation.scoring import evaluate
 from fcn.formats.read import FILES, Export, FormatName, Network
 from fcn.model import checkpoint as checkpoints
@@ -28,10 +29,6 @@ SAME_PRECISION_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.01
 SCORES = ("val/mean_iou", "val/pixel_accuracy", "val/max_f1")  # and the IoU of the one class
 # About ten frames of 160x576: memory stays small whatever the batch size of the run.
 PIXELS_AT_ONCE = 1_000_000
-
-
-class ExportError(RuntimeError):
-    """What was written differs from the checkpoint; nothing of it was kept."""
 
 
 def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

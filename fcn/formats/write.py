@@ -9,7 +9,6 @@
 The directory appears whole or not at all. N images, C classes, H W pixels.
 """
 
-import errno
 import json
 import re
 import shutil
@@ -27,7 +26,8 @@ from fcn.data.cache import Cache, open_cache
 from fcn.data.dataset import VOID
 from fcn.data.overlays import side_by_side
 from fcn.device import default_device
-from fcn.errors import InputError
+from fcn.errors import ExportError
+from fcn.files import check_free, fresh_directory
 from fcn.formats.model_card import model_card
 from fcn.formats.read import (
     DESCRIPTION,
@@ -40,7 +40,6 @@ from fcn.formats.read import (
 )
 from fcn.formats.verify import (
     SCORE_TOLERANCE,
-    ExportError,
     check_score_repeats,
     check_scores_match,
     logits_parity,
@@ -48,7 +47,6 @@ from fcn.formats.verify import (
     score,
     with_normalisation_of,
 )
-from fcn.fresh_directory import check_free, fresh_directory
 from fcn.model import checkpoint as checkpoints
 from fcn.model.checkpoint import Checkpoint
 from fcn.model.fcn8s import Architecture
@@ -57,6 +55,7 @@ from fcn.model.preprocessing import FromPixels
 SAMPLES = 3
 # Protobuf ends at 2 GiB; larger weights lie beside the graph.
 ONNX_BYTES_INSIDE = 1 << 30
+OTHER_BYTES = 10_000_000  # at most, of an export without its weights: graphs, sample images, README.md
 
 
 @dataclass(frozen=True)
@@ -85,20 +84,16 @@ def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | Non
     """Writes the network of a checkpoint into output_dir, in three formats, each proved to compute the same.
 
     device: where the splits are scored; None: a GPU if there is one. Logits are always compared on the CPU.
-    Raises InputError where output_dir is taken or can't be written, or checkpoint or data can't be read;
-    ExportError where a format differs from the checkpoint by more than a rounding.
+    Raises InputError where output_dir is taken or can't be written, the disk is full, or checkpoint or data can't be
+    read; ExportError where a format differs from the checkpoint by more than a rounding.
     """
     device = device or default_device()
     check_free(output_dir)
     checkpoint = checkpoints.load(checkpoint_dir)
     cache = open_cache(checkpoint.config)
-    try:
-        with fresh_directory(output_dir) as partial:
-            return _write(checkpoint, cache, partial, device)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, ExportError) or not _disk_is_full(error, output_dir.absolute().parent):
-            raise
-        raise InputError(_no_room(output_dir, checkpoint)) from error
+    bytes_needed = len(FILES) * checkpoints.bytes_of(checkpoint.weights) + OTHER_BYTES
+    with fresh_directory(output_dir, bytes_needed=bytes_needed) as partial:
+        return _write(checkpoint, cache, partial, device)
 
 
 def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.device) -> Exported:
@@ -242,19 +237,3 @@ def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
 def _describe(directory: Path, description: Mapping[str, Any]) -> None:
     text = json.dumps(description, indent=1, allow_nan=False)
     (directory / DESCRIPTION).write_text(text + "\n", "utf-8")
-
-
-def _disk_is_full(error: Exception, place: Path) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # torch and onnx write with their own code and only say that a write failed.
-    return shutil.disk_usage(place).free < 1 << 20
-
-
-def _no_room(output_dir: Path, checkpoint: Checkpoint) -> str:
-    weights = (checkpoint.directory / FILES["safetensors"]).stat().st_size
-    free = shutil.disk_usage(output_dir.absolute().parent).free
-    return (
-        f"{output_dir}: the disk is full; an export needs about {3 * weights + 10_000_000:,} bytes, "
-        f"{free:,} are free: make room or choose another --output"
-    )

@@ -3,6 +3,7 @@
 The server takes um_road_000000.png ..., 400 x 800 pixels, in one zip; 255 is certainly road.
 """
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ from fcn.data.dataset import raise_problems
 from fcn.data.image_files import read_image
 from fcn.data.listing import list_images
 from fcn.errors import InputError
+from fcn.files import fresh_directory
 from fcn.formats.read import Export
-from fcn.fresh_directory import fresh_directory
-from fcn.kitti.bird_eye_view import birds_eye, calibration_path, read_calibration
+from fcn.kitti.bird_eye_view import GRID, birds_eye, calibration_path, read_calibration
 from fcn.prediction.predictor import Predictor, levels, probability
 
 _NAME = re.compile(r"(?P<category>um|umm|uu)_(?P<number>\d{6})")
@@ -38,7 +39,7 @@ def write_submission(
             f"a submission is of one class, got an export of {len(export.classes)}: train with classes = road"
         )
     frames = testing_frames(data)
-    with fresh_directory(output) as partial:
+    with fresh_directory(output, bytes_needed=len(frames) * math.prod(GRID)) as partial:
         for frame, name in frames.items():
             image = read_image(frame)
             (logits_CHW,) = predictor.logits([image])

@@ -5,10 +5,9 @@
     images/NAME.png       overlays of the fixed validation frames
     resume/trainer.pt     optimizer and counters; only resuming needs it, so it may be deleted
 
-It is written whole or not at all, a power cut or not: under a temporary name, onto the disk, then renamed.
+It is written whole or not at all, after a power cut too (fcn/files.py).
 """
 
-import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -93,28 +91,25 @@ def save(
         "sequences": {split: list(names) for split, names in sequences.items()},
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{directory.name}.", suffix=".partial", dir=directory.parent))
     try:
-        save_file(weights, partial / _WEIGHTS)
-        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", "utf-8")
-        (partial / "images").mkdir()
-        for name, image in images.items():
-            image.save(partial / "images" / f"{name}.png")
-        if trainer_state is not None:
-            (partial / _TRAINER).parent.mkdir()
-            torch.save(trainer_state, partial / _TRAINER)
-        partial.chmod(0o755)
-        files.publish(partial, directory)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if _disk_is_full(error, partial):
-            need = bytes_of(weights) + bytes_of(trainer_state)
-            raise TrainingError(
-                f"{directory}: the disk is full; a checkpoint of epoch {epoch} needs {need:,} bytes, "
-                f"{shutil.disk_usage(partial).free:,} are free: make room or choose another place"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with files.atomic_write(directory, durable=True) as partial:
+            partial.mkdir()
+            save_file(weights, partial / _WEIGHTS)
+            (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", "utf-8")
+            (partial / "images").mkdir()
+            for name, image in images.items():
+                image.save(partial / "images" / f"{name}.png")
+            if trainer_state is not None:
+                (partial / _TRAINER).parent.mkdir()
+                torch.save(trainer_state, partial / _TRAINER)
+    except OSError as error:
+        if error.errno not in files.DISK_FULL:
+            raise
+        need = bytes_of(weights) + bytes_of(trainer_state)
+        raise TrainingError(
+            f"{directory}: the disk is full; a checkpoint of epoch {epoch} needs {need:,} bytes, "
+            f"{shutil.disk_usage(directory.parent).free:,} are free: make room or choose another place"
+        ) from error
 
 
 def scored_on(config: Config, device: torch.device) -> dict[str, str]:
@@ -126,13 +121,6 @@ def scored_on(config: Config, device: torch.device) -> dict[str, str]:
     precision = precision_of(config, device)
     layers = " ".join(precision.float32_layers)
     return {"device": device.type, "precision": precision.name, "float32_layers": layers}
-
-
-def _disk_is_full(error: Exception, place: Path) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    # torch and safetensors write with their own code and say it in words, or only that a write failed.
-    return "No space left" in str(error) or shutil.disk_usage(place).free < 1 << 20
 
 
 def bytes_of(state: Any) -> int:

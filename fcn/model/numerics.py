@@ -27,6 +27,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from fcn import files
 from fcn.model import layer_probe
 from fcn.model.fcn8s import Convolution, FCN8s
 
@@ -248,12 +249,5 @@ def _finding(entry: dict[str, Any]) -> Finding:
 def _write(path: Path, known: dict[Layer, Finding]) -> None:
     entries = [{"layer": asdict(layer), **asdict(finding)} for layer, finding in known.items()]
     text = json.dumps({"machine": machine(), "layers": entries}, indent=1, allow_nan=False)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with files.atomic_write(path, durable=True) as partial:
+        partial.write_text(text, "utf-8")

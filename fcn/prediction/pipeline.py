@@ -4,16 +4,14 @@ import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fcn import files
 from fcn.data.image_files import DecodedImage, decode_image
 from fcn.errors import InputError
 from fcn.prediction.plan import Job
@@ -25,7 +23,8 @@ BATCHES_AHEAD = 2
 # An eighth larger than at zlib's usual level, and written in a third of the time.
 PNG_LEVEL = 1
 
-FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next file would meet them too
+# What no other file in the output would be spared; a full disk is one of them.
+FAULTS_OF_A_DISK = (*files.DISK_FULL, errno.EROFS, errno.EIO)
 
 Done = Callable[[], None]  # called for each image that was written
 Failed = Callable[[str], None]  # called with a sentence that names the file
@@ -71,10 +70,8 @@ def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, f
             failed(f"{job.target}: is taken, and its images could be of another video: remove it")
             return False
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".fcn-", dir=job.target.parent) as scratch:
-            partial = Path(scratch) / job.target.name
+        with files.atomic_write(job.target, durable=False) as partial:
             _write_video(job, predictor, batch_size, partial, done)
-            partial.replace(job.target)
     except InputError as error:
         failed(str(error))
         return False
@@ -84,21 +81,21 @@ def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, f
     return True
 
 
-def _write_video(job: Job, predictor: Predictor, batch_size: int, target: Path, done: Done) -> None:
+def _write_video(job: Job, predictor: Predictor, batch_size: int, partial: Path, done: Done) -> None:
     # Late: images need no PyAV.
     from fcn.prediction.video import VideoReader, VideoWriter
 
     with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
         images = _rendered(reader, predictor, batch_size, pool)
-        if target.suffix:
-            with VideoWriter(target, reader.rate) as writer:
+        if job.target.suffix:
+            with VideoWriter(partial, reader.rate) as writer:
                 for image in images:
                     writer.write(np.asarray(image))
                     done()
         else:
-            target.mkdir()
+            partial.mkdir()
             for number, image in enumerate(images, 1):
-                image.save(target / f"{number:06d}.png", compress_level=PNG_LEVEL)
+                image.save(partial / f"{number:06d}.png", compress_level=PNG_LEVEL)
                 done()
 
 
@@ -135,15 +132,12 @@ def _read_ahead(
 
 def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float32], target: Path) -> str | None:
     """A sentence if the image can't be written. Raises InputError if none can."""
-    # A reader never sees half an image, and a full disk leaves none. Its name is short whatever the target's is.
-    partial = target.with_name(f".fcn-{uuid4().hex}.partial")
+    image = predictor.render(frame, logits_CHW)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        predictor.render(frame, logits_CHW).save(partial, format="PNG", compress_level=PNG_LEVEL)
-        partial.replace(target)
+        with files.atomic_write(target, durable=False) as partial:
+            image.save(partial, format="PNG", compress_level=PNG_LEVEL)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         return _cannot_write(target, error)
     return None
 

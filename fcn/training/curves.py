@@ -34,7 +34,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend(fontsize="small", ncols=1 + len(axes.lines) // 8)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
 
 
 def _panels(history: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, str]]]:

@@ -15,6 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fcn import files
 from fcn.config import Config
 from fcn.errors import InputError
 from fcn.model import checkpoint
@@ -46,8 +47,8 @@ class RunFolder:
         try:
             checkpoint.recover(self.last)
             checkpoint.recover(self.best)
-            for left in (*self.path.glob(".fcn-*"), *self.path.glob(".*.partial")):
-                shutil.rmtree(left)
+            for partial in (*self.path.glob(f"{files.PARTIAL_PREFIX}*"), *self.path.glob(".*.partial")):
+                files.remove(partial)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -94,9 +95,9 @@ class RunFolder:
         self._best_score = best.metrics.get(BEST_METRIC, 0.0)
 
     def _copy_last_to_best(self) -> None:
-        directory = self.path / f".fcn-{self.best.name}"
-        shutil.copytree(self.last, directory, ignore=shutil.ignore_patterns("resume"))
-        checkpoint.replace(directory, self.best)
+        partial = self._partial(self.best)
+        shutil.copytree(self.last, partial, ignore=shutil.ignore_patterns("resume"))
+        checkpoint.replace(partial, self.best)
 
     def keep(self, metrics: dict[str, float], snapshot: Snapshot) -> None:
         """Takes an epoch in; writes its checkpoint if it is time to."""
@@ -134,9 +135,13 @@ class RunFolder:
             self._unwritten_best = None
 
     def _write(self, copy: SnapshotCopy, target: Path) -> None:
-        directory = self.path / f".fcn-{target.name}"
-        copy.write(directory)
-        checkpoint.replace(directory, target)
+        partial = self._partial(target)
+        copy.write(partial)
+        checkpoint.replace(partial, target)
+
+    def _partial(self, target: Path) -> Path:
+        """Where a checkpoint is made before it takes the place of another: tidy() removes it after a kill."""
+        return self.path / f"{files.PARTIAL_PREFIX}{target.name}"
 
     def metrics(self) -> list[dict[str, float]]:
         """Those of each epoch so far."""
@@ -145,7 +150,8 @@ class RunFolder:
     def draw(self) -> None:
         """The curves of all epochs so far, if there are any."""
         if metrics := self.metrics():
-            draw_curves(metrics, self.curves)
+            with files.atomic_write(self.curves, durable=False) as partial:
+                draw_curves(metrics, partial)
 
     def _cannot_write(self, error: OSError) -> InputError:
         return InputError(f"{self.path} can't be written ({error.strerror}): choose another --output")
@@ -167,6 +173,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _drop_lines_after(epoch: int, path: Path) -> None:
     """Of a file with a JSON object a line, each with its epoch; makes the file."""
     kept = [json.dumps(line) + "\n" for line in _lines(path) if line["epoch"] <= epoch]
-    partial = path.with_name(f".{path.name}.new")
-    partial.write_text("".join(kept), "utf-8")
-    partial.replace(path)
+    with files.atomic_write(path, durable=True) as partial:
+        partial.write_text("".join(kept), "utf-8")

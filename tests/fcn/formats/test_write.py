@@ -15,9 +15,9 @@ from PIL import Image
 
 import fcn
 from fcn.data.cache import open_cache
-from fcn.errors import InputError
+from fcn.errors import ExportError, InputError
 from fcn.formats.read import open_network, read_export
-from fcn.formats.verify import ExportError, check_score_repeats, logits_parity
+from fcn.formats.verify import check_score_repeats, logits_parity
 from fcn.formats.write import Exported, export
 from fcn.model import checkpoint
 

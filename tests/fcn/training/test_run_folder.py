@@ -131,6 +131,15 @@ def test_a_best_without_a_last_is_refused_and_left_alone(
     assert [path.name for path in output.iterdir()] == ["best"]
 
 
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".fcn-3f2a").write_text("half of metrics.jsonl")
+    (tmp_path / ".fcn-last").mkdir()
+    (tmp_path / ".fcn-last" / "config.json").write_text("{")
+    (tmp_path / "notes").mkdir()
+    RunFolder(tmp_path).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
 def test_a_new_run_takes_out_curves_and_metrics_of_one_whose_checkpoints_are_gone_and_nothing_else(
     tmp_path: Path,
 ) -> None:
