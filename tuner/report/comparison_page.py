@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tuner.display.live import format_metric
 from tuner.errors import StudyError
-from tuner.report.figures.figure import duration
+from tuner.report.figures.figure import duration, epochs
 from tuner.report.figures.progress import Progress, progress, progress_figures
 from tuner.report.html import render
 from tuner.report.standing import Standing, frames, masks_of, rows
@@ -84,8 +84,8 @@ def _faster(first: Progress, other: Progress, value: float) -> str:
     if one is None or two is None:
         return f"When {names[0]} was as good as {names[1]}'s best is not known."
     at = [
-        f"{name} after {duration(seconds)} and {epochs:,} epochs"
-        for name, (seconds, epochs) in zip(names, (one, two), strict=True)
+        f"{name} after {duration(seconds)} and {epochs(spent)}"
+        for name, (seconds, spent) in zip(names, (one, two), strict=True)
     ]
     if one[0] == two[0]:
         return f"Equally fast to {format_metric(value)}: {at[0]}, {at[1]}."
@@ -95,7 +95,7 @@ def _faster(first: Progress, other: Progress, value: float) -> str:
 
 def _cost(one: Progress) -> str:
     record, now = one.study.record, one.study.loaded_at
-    return f"{one.study.name} {one.epochs:,} epochs, {duration(trial_seconds(record, now))} of trials"
+    return f"{one.study.name} {epochs(one.epochs)}, {duration(trial_seconds(record, now))} of trials"
 
 
 def _facts(found: Sequence[Progress]) -> list[tuple[str, list[str]]]:
@@ -129,4 +129,4 @@ def _column(one: Progress, common: float | None) -> dict[str, str]:
 
 
 def _when(reached: tuple[float, int] | None) -> str:
-    return f"{duration(reached[0])}, {reached[1]:,} epochs" if reached else "–"
+    return f"{duration(reached[0])}, {epochs(reached[1])}" if reached else "–"

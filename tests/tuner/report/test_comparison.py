@@ -27,7 +27,7 @@ def test_the_better_and_the_faster_study_are_named_with_what_each_cost(tmp_path:
     slow, good = write(tmp_path, "slow", [0.1, 0.2, 0.3]), write(tmp_path, "good", [0.35, 0.4])
     assert verdict([progress(slow), progress(good)]) == [
         "Better: good, score 0.4000 against 0.3000 of slow.",
-        "Faster to 0.3000: good after 2.0 seconds and 1 epochs; slow after 4.0 seconds and 3 epochs.",
+        "Faster to 0.3000: good after 2.0 seconds and 1 epoch; slow after 4.0 seconds and 3 epochs.",
         "Cost: slow 3 epochs, 4.0 seconds of trials; good 2 epochs, 3.0 seconds of trials.",
     ]
     page = Page(comparison_page([slow, good]))
@@ -42,7 +42,7 @@ def test_the_lower_value_is_the_better_where_the_objective_is_minimized(tmp_path
     )
     assert verdict([progress(one), progress(two)])[:2] == [
         "Better: b, score 0.3000 against 0.5000 of a.",
-        "Faster to 0.5000: a after 2.0 seconds and 1 epochs; b after 3.0 seconds and 2 epochs.",
+        "Faster to 0.5000: a after 2.0 seconds and 1 epoch; b after 3.0 seconds and 2 epochs.",
     ]
 
 

@@ -98,9 +98,8 @@ def _caption(
 ) -> str:
     metric, scheduler = study.spec.objective.metric, study.spec.scheduler.name
     by = "" if scheduler == "none" else f" by {scheduler} or the time budget"
-    said = [
-        f"{len(trials):,} trials reported {metric}; {sum(t.state == 'stopped' for t in trials):,} were stopped{by}."
-    ]
+    stopped = sum(trial.state == "stopped" for trial in trials)
+    said = [f"Trials that reported {metric}: {len(trials):,}, of which {stopped:,} were stopped{by}."]
     if reached:
         said.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
     if top:

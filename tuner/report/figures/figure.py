@@ -10,7 +10,7 @@ from typing import Any
 # Okabe and Ito's, which colour-blind people tell apart, on light and dark paper.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8a94a3"
-LEGEND_BELOW = {"orientation": "h", "y": -0.2, "x": 0}
+LEGEND_BELOW = {"orientation": "h", "y": -0.2, "x": 0, "traceorder": "normal"}
 
 # plotly takes these for markup wherever a text stands; what else looks like markup is from a name or value.
 _TAG = re.compile(r"<(?!/?(?:br|extra|b)>)")
@@ -59,3 +59,7 @@ def time_unit(seconds: float) -> tuple[float, str]:
 def duration(seconds: float) -> str:
     unit, name = time_unit(seconds)
     return f"{seconds / unit:.{1 if seconds / unit < 10 else 0}f} {name}"
+
+
+def epochs(count: int) -> str:
+    return f"{count:,} epoch{'' if count == 1 else 's'}"
