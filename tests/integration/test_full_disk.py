@@ -21,7 +21,7 @@ XS = [0.3, 0.9, 0.5]
 
 
 def test_a_full_disk_stops_a_study_in_order_and_blames_no_setting(
-    tmp_path: Path, database: Path, shared_ray: str
+    tmp_path: Path, storage: Path, shared_ray: str
 ) -> None:
     file = write_study(
         tmp_path / "full.toml",
@@ -35,7 +35,7 @@ def test_a_full_disk_stops_a_study_in_order_and_blames_no_setting(
     )
     with small_disk(tmp_path / "disk", megabytes=8) as disk:
         filler = fill(disk, left=500_000)
-        options = ("--storage", disk, "--tracking-uri", f"sqlite:///{database}", "--address", shared_ray)
+        options = ("--storage", disk, "--tracking-uri", f"sqlite:///{storage / 'mlflow.db'}", "--address", shared_ray)
         with running("run", file, *options) as study:
             # Nobody makes room: it stops, so that it can be gone on with.
             assert study.wait() == 130, study.output
