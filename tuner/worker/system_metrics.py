@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-_APART_SECONDS = 5.0  # of two samples: those of shorter epochs would say nothing, and cost MLflow as much as metrics
+APART_SECONDS = 5.0  # of two samples: those of shorter epochs would say nothing, and cost MLflow as much as metrics
 
 
 def device_name(device: Any) -> str | None:
@@ -43,7 +43,7 @@ class SystemMetrics:
         """By name; empty if the sample before this, or the trial's beginning, is only a moment ago."""
         now, cpu_seconds = time.monotonic(), time.process_time()
         passed = now - self._sampled_at
-        if passed < _APART_SECONDS:
+        if passed < APART_SECONDS:
             return {}
         memory = psutil.virtual_memory()
         found = {
