@@ -17,7 +17,7 @@ from tuner.tracking.tracker import Tracker
 
 
 def lines() -> list[dict[str, Any]]:
-    """A study of three trials: one finished with pictures, one failed, one that is under way when it stops.
+    """A study of three trials: one finished with images, one failed, one that is under way when it stops.
 
     The second went back an epoch after a kill, and reports it again with other values.
     """
@@ -58,11 +58,11 @@ class TrackedStudy:
             self.draw(f"images/epoch-{epoch:06d}/frame_a.png")
 
     def draw(self, path: str, trial: int = 1) -> Path:
-        """A picture of a trial's."""
-        picture = self.events.parent / "trials" / str(trial) / path
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.effect_noise((16, 16), len(path) + trial).save(picture, "PNG")
-        return picture
+        """An image of a trial's."""
+        image = self.events.parent / "trials" / str(trial) / path
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((16, 16), len(path) + trial).save(image, "PNG")
+        return image
 
     def write(self, events: list[dict[str, Any]]) -> None:
         with self.events.open("a") as file:

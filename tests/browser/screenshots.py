@@ -34,7 +34,7 @@ def main() -> None:
             spec, Storage(name) / spec.name, folder / spec.name / "events.jsonl", default_tracking_uri(Storage(name))
         )
         tracker.start()
-        assert tracker.finish(300) == 0, tracker.trouble
+        assert tracker.finish(300) == 0, tracker.error
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.set_default_timeout(_PATIENCE_MILLISECONDS)

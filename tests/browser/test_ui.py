@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def _tracked_study(folder: Path) -> dict[str, str]:
-    """A study of one trial with one picture, in MLflow as the runner writes it. Returns MLflow's run ids."""
+    """A study of one trial with one image, in MLflow as the runner writes it. Returns MLflow's run ids."""
     storage = Storage(str(folder))
     spec = check_study(
         {
@@ -47,9 +47,9 @@ def _tracked_study(folder: Path) -> dict[str, str]:
     )
     study = storage / "streets"
     study.write_text("study.json", to_json(spec))
-    picture = folder / "streets" / "trials" / "1" / "images" / "epoch-000001" / "street.png"
-    picture.parent.mkdir(parents=True)
-    Image.new("RGB", (64, 32), (0, 200, 0)).save(picture)
+    image = folder / "streets" / "trials" / "1" / "images" / "epoch-000001" / "street.png"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (64, 32), (0, 200, 0)).save(image)
     with Journal(study) as journal:
         for event in (
             RunBegan(time.time(), 1, "h", 1, {"tuner": "0"}, (), ""),
@@ -62,7 +62,7 @@ def _tracked_study(folder: Path) -> dict[str, str]:
             journal.append(event)
         tracker = Tracker(spec, study, journal.path, default_tracking_uri(storage))
         tracker.start()
-        assert tracker.finish(120) == 0, tracker.trouble
+        assert tracker.finish(120) == 0, tracker.error
     return dict(tracker.runs)
 
 
@@ -108,7 +108,7 @@ def _page(address: str, profile: Path) -> str:
     return done.stdout
 
 
-def test_the_ui_shows_the_study_its_trial_and_the_picture(tmp_path: Path) -> None:
+def test_the_ui_shows_the_study_its_trial_and_the_image(tmp_path: Path) -> None:
     runs = _tracked_study(tmp_path)
     with served(tmp_path) as address:
         overview = _page(f"{address}/#/experiments/1/runs", tmp_path / "profile")

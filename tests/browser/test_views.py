@@ -36,7 +36,7 @@ def ranking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     study = storage / spec.name
     tracker = Tracker(spec, study, folder / spec.name / "events.jsonl", default_tracking_uri(storage))
     tracker.start()
-    assert tracker.finish(120) == 0, tracker.trouble
+    assert tracker.finish(120) == 0, tracker.error
     with served(folder) as address:
         link = view_link(spec, address, tracker.experiment or "")
         assert view_key(spec, "ranking") in link

@@ -152,7 +152,7 @@ def sync(name: StudyName, tracking_uri: TrackingOption = None, storage: StorageO
             left = tracker.finish(_SYNC_TIMEOUT_SECONDS, abandoned=show)
     if left:
         raise StudyError(
-            f"--tracking-uri: MLflow accepts nothing ({tracker.trouble}); {left} events were not sent: run the same "
+            f"--tracking-uri: MLflow accepts nothing ({tracker.error}); {left} events were not sent: run the same "
             "command again"
         )
     server = server_page(uri)

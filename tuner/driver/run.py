@@ -204,7 +204,7 @@ def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> N
         left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
     if left:
         console.print(
-            f"MLflow takes nothing ({tracker.trouble}): {left} events wait; `python -m tuner resume {name}` sends them",
+            f"MLflow takes nothing ({tracker.error}): {left} events wait; `python -m tuner resume {name}` sends them",
             style="yellow",
             highlight=False,
             markup=False,

@@ -46,7 +46,7 @@ class StudyRun:
     ):
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
         self._journal = journal
-        self._progress = Progress(record, console, lambda: tracker.trouble, lambda: tracker.skipped)
+        self._progress = Progress(record, console, lambda: tracker.error, lambda: tracker.skipped)
         self._retention = Retention(record, study)
         self._slots = SlotPool(record.spec, study, plan)
         self._control = StudyControl(record.spec.budget.time_seconds)

@@ -1,4 +1,4 @@
-"""Where MLflow is: its address, and where its images are."""
+"""The address of MLflow, and where it stores images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def default_tracking_uri(storage: Storage) -> str:
 
     path = str(storage.local / "mlflow.db")
     plain = f"sqlite:///{path}"
-    # Quoted only where SQLAlchemy takes a sign of the path for one of its own, as it does % and ?.
+    # Quoted only if the path has characters that SQLAlchemy interprets, such as % and ?.
     return plain if sqlalchemy.make_url(plain).database == path else str(sqlalchemy.URL.create("sqlite", database=path))
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite database's address, None for any other."""
+    """The file of an SQLite address; None for any other address."""
     import sqlalchemy
 
     if not uri.startswith("sqlite:///"):
@@ -36,7 +36,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def artifact_location(uri: str, study: Storage) -> str | None:
-    """Where a study's images are: beside an SQLite file, else in the storage; None: where the server puts them."""
+    """Where a study's images are stored: beside an SQLite file, else in the storage; None: the server decides."""
     if database := sqlite_file(uri):
         return (database.resolve().parent / "artifacts").as_uri()
     if uri.startswith("http") or study.local is None:
@@ -46,35 +46,35 @@ def artifact_location(uri: str, study: Storage) -> str | None:
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_REACH_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Raises StudyError for what MLflow can't track to."""
+    """Raises StudyError for an address that MLflow can't track to."""
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise StudyError(
             f"--tracking-uri: an MLflow server (http://host:port) or a database (sqlite:///FILE, postgresql://…) is "
-            f"needed, got {without_secrets(uri)!r}; correct it, or leave it out: an SQLite file in the storage is taken"
+            f"needed, got {without_secrets(uri)!r}; correct it, or leave it out to use an SQLite file in the storage"
         )
 
 
 def unreachable(uri: str) -> str | None:
-    """Why nothing answers at the address of an MLflow, in a sentence; None if something does, or it is a file."""
+    """Why nothing answers at MLflow's address, as a sentence; None if something does, or if it is a file."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     try:
         port = parts.port or _PORTS.get(scheme)
         if not parts.hostname or port is None:
             return None
-        socket.create_connection((parts.hostname, port), _REACH_SECONDS).close()
+        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         return f"nothing answers at {without_secrets(uri)} ({error})"
     return None
 
 
 def server_page(uri: str) -> str | None:
-    """The page of an MLflow server, without user and password, which a browser asks for; None for a database."""
+    """The URL of an MLflow server for a browser, without user and password; None for a database."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return None

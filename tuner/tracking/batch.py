@@ -1,4 +1,4 @@
-"""What is written to one run at once: parameters, metrics and tags, in as few calls as MLflow takes them in."""
+"""Batches of parameters, metrics and tags for one run, sent in as few calls to MLflow as possible."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.tracking.calls import RefusalError, repeated
+from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.names import fit_name, fit_param, fit_tag
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
-# MLflow takes 1000 metrics, tags and parameters together in a call, of the latter two at most 100 each, and 1 MB.
+# MLflow accepts 1 MB and 1000 items in a call, of them at most 100 parameters and 100 tags.
 _METRICS_A_CALL = 800
 _OTHERS_A_CALL = 100
 _BYTES_A_CALL = 800_000
@@ -19,7 +19,7 @@ _BYTES_A_CALL = 800_000
 
 @dataclass
 class Batch:
-    """What one step logs to one run. Each call is a transaction, so a batch takes as few calls as possible."""
+    """Everything that one step logs to one run. Each call is a transaction, so a batch is sent in few calls."""
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
@@ -28,20 +28,20 @@ class Batch:
 
 
 class BatchWriter:
-    """Sends batches. Items that MLflow refuses are found by bisection, and skipped."""
+    """Sends batches. Items that MLflow rejects are found by bisection, and skipped."""
 
-    def __init__(self, runs: Runs, state: TrackingState, took: Callable[[], None]):
-        """took: called after each call that MLflow took."""
-        self._runs, self._state, self._took = runs, state, took
+    def __init__(self, runs: Runs, state: TrackingState, on_accepted: Callable[[], None]):
+        """on_accepted: called after each call that MLflow accepted."""
+        self._runs, self._state, self._on_accepted = runs, state, on_accepted
 
     def send(self, run: str, name: str, batch: Batch) -> None:
         """Send a batch; idempotent. name: the run's name in messages. Raises what MLflow raises in an outage."""
         from mlflow.entities import Metric, Param, RunTag
 
         params = {fit_name(key): fit_param(value) for key, value in batch.params.items()}
-        if params and run not in self._runs.known:
-            # Parameters can't change in MLflow: what is there stays, which a resume relies on.
-            there = repeated(lambda: self._runs.client.get_run(run)).data.params
+        if params and run not in self._runs.created:
+            # MLflow's parameters can't be changed: those that the run has are kept.
+            there = with_retries(lambda: self._runs.client.get_run(run)).data.params
             params = {key: value for key, value in params.items() if key not in there}
         items: list[Any] = [Param(key, value) for key, value in params.items()]
         items += [RunTag(fit_name(key), fit_tag(value)) for key, value in batch.tags.items()]
@@ -54,27 +54,27 @@ class BatchWriter:
             [item for item in items if type(item).__name__ == kind] for kind in ("Param", "RunTag", "Metric")
         )
         try:
-            repeated(lambda: self._runs.client.log_batch(run, metrics=metrics, params=params, tags=tags))
-            self._took()
-        except RefusalError as refusal:
-            # Asked of a server that is there: what refuses everything is an outage.
+            with_retries(lambda: self._runs.client.log_batch(run, metrics=metrics, params=params, tags=tags))
+            self._on_accepted()
+        except RejectedError as rejection:
+            # is_deleted raises if the server doesn't respond: that is an outage, not a rejection.
             if self._runs.is_deleted(run):
                 self._state.skip(f"{name}: its run was deleted in MLflow, what came later is not in it")
             elif len(items) == 1:
                 kind = {"Param": "hyperparameter", "RunTag": "tag", "Metric": "metric"}[type(items[0]).__name__]
-                self._state.skip(f"{name}, {kind} {items[0].key!r}: {refusal}")
+                self._state.skip(f"{name}, {kind} {items[0].key!r}: {rejection}")
             else:
                 for half in (items[: len(items) // 2], items[len(items) // 2 :]):
                     self._send(run, name, half)
 
 
 def _calls(items: Sequence[Any]) -> Iterator[list[Any]]:
-    """Parts that MLflow takes in one call each."""
+    """Split the items into parts that fit in one call each."""
     call: list[Any] = []
     counts, size = {"Metric": 0, "Param": 0, "RunTag": 0}, 0
     for item in items:
         kind = type(item).__name__
-        # Sent as JSON, of which a foreign letter takes six bytes.
+        # In JSON a non-ASCII letter takes six bytes.
         its_size = 200 + 6 * (len(item.key) + len(str(item.value)))
         most = _METRICS_A_CALL if kind == "Metric" else _OTHERS_A_CALL
         if call and (counts[kind] == most or size + its_size > _BYTES_A_CALL):

@@ -1,4 +1,4 @@
-"""What a study's events are in MLflow: a parent run, a child run a trial, their parameters, metrics, tags, pictures."""
+"""Writes a study's events to MLflow: a parent run, and a child run for each trial, with params, metrics and tags."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tuner.events.state import StudyRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.address import HIDDEN, is_secret_name
 from tuner.tracking.batch import Batch, BatchWriter
-from tuner.tracking.calls import RefusalError, repeated
+from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.experiment_page import ExperimentPage
-from tuner.tracking.images import Pictures
+from tuner.tracking.images import ImageUploader
 from tuner.tracking.names import best_metric, fit_param, logarithm_of
 from tuner.tracking.provenance import provenance_files, provenance_tags
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
-# MLflow's lists show a red cross for FAILED and KILLED: only what failed is to have one. The tag tuner.state says more.
+# MLflow's lists show a red cross for FAILED and KILLED, so only failures get these. The tag tuner.state is more exact.
 _STATUS = {
     "running": "RUNNING",
     "paused": "RUNNING",
@@ -41,7 +41,7 @@ _STATUS = {
     "failed": "FAILED",
 }
 _ENDED = ("FINISHED", "FAILED")
-_NOTED_PARAMS = 50  # MLflow takes 20,000 characters
+_NOTED_PARAMS = 50  # MLflow's notes have at most 20,000 characters
 
 
 class EventWriter:
@@ -51,21 +51,23 @@ class EventWriter:
         self,
         record: StudyRecord,
         runs: Runs,
-        pictures: Pictures,
+        images: ImageUploader,
         state: TrackingState,
-        took: Callable[[], None],
+        on_accepted: Callable[[], None],
     ):
-        """record: what the events before the first that is written add up to. took: called after each call that MLflow
-        took."""
+        """record: the study's state before the first event that is written.
+
+        on_accepted: called after each call that MLflow accepted.
+        """
         self._record, self._spec = record, record.spec
-        self._runs, self._pictures, self._state, self._took = runs, pictures, state, took
-        self._sender = BatchWriter(runs, state, took)
-        self._page = ExperimentPage(record.spec, runs, state, took)
+        self._runs, self._images, self._state, self._on_accepted = runs, images, state, on_accepted
+        self._sender = BatchWriter(runs, state, on_accepted)
+        self._page = ExperimentPage(record.spec, runs, state, on_accepted)
         self._batches: defaultdict[int | None, Batch] = defaultdict(Batch)
         """By trial, None for the parent run."""
 
     def write(self, events: Iterable[Event]) -> None:
-        """Raises what MLflow raises in an outage; then all is to be written again."""
+        """Write these events. Raises what MLflow raises in an outage; all of them must then be written again."""
         self._batches.clear()
         for event in events:
             try:
@@ -83,7 +85,7 @@ class EventWriter:
                 case ImagesStored():
                     self._store_images(event)
                 case TrialRewound():
-                    pass  # MLflow can't forget
+                    pass  # MLflow can't delete metrics
                 case TrialEnded():
                     self._end(event)
                 case RunEnded():
@@ -93,8 +95,8 @@ class EventWriter:
         self._page.update()
 
     def finish(self) -> None:
-        """Log what the study's end leaves beside the events. Raises what MLflow raises in an outage."""
-        self._pictures.log_report(self._runs, self._runs.of(None, self._record.created))
+        """Log the report and the note on the winner. Raises what MLflow raises in an outage."""
+        self._images.log_report(self._runs, self._runs.of(None, self._record.created))
         if note := self._winner():
             self._page.write_note(note)
 
@@ -112,7 +114,7 @@ class EventWriter:
             rows += f"\n| … | {len(best.params) - _NOTED_PARAMS} more in its run |"
         images = "".join(
             f'\n\n{title}:<br><img src="get-artifact?path={quote(path, safe="")}&run_uuid={run}">'
-            for title, path in self._pictures.best_of(self._runs, run)
+            for title, path in self._images.best_of(self._runs, run)
         )
         return (
             f"**Study {self._spec.name}**, {self._record.state}: {len(self._record.ended)} trials. Winner: "
@@ -121,14 +123,14 @@ class EventWriter:
         )
 
     def _begin_run(self, event: RunBegan) -> None:
-        self._runs.doubtful = self._runs.doubtful or event.number > 1
+        self._runs.may_have_duplicates = self._runs.may_have_duplicates or event.number > 1
         self._begin(None, event.time)
         objective, batch = self._spec.objective, self._batches[None]
         batch.params |= {"objective": f"{objective.direction} {objective.metric}"}
         batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
         batch.tags |= provenance_tags(event)
         files = provenance_files(self._spec, event)
-        self._pictures.log_files(self._runs, self._runs.of(None, event.time), files)
+        self._images.log_files(self._runs, self._runs.of(None, event.time), files)
 
     def _start(self, event: TrialStarted) -> None:
         self._begin(event.trial, event.time)
@@ -143,9 +145,9 @@ class EventWriter:
 
     def _store_images(self, event: ImagesStored) -> None:
         self._runs.of(event.trial, event.time)
-        keys = self._pictures.log(self._runs, event.trial, event.images, event.time)
+        keys = self._images.log(self._runs, event.trial, event.images, event.time)
         if keys:
-            # Only of runs with this tag do MLflow's charts look for images.
+            # MLflow's charts show images only of runs with this tag.
             self._batches[event.trial].tags["mlflow.loggedImages"] = "True"
             self._page.found(images=keys)
 
@@ -153,16 +155,16 @@ class EventWriter:
         self._runs.of(event.trial, event.time)
         if event.device:
             self._batches[event.trial].tags["tuner.device"] = event.device
-        # Of an epoch that was trained again MLflow keeps the first report.
+        # MLflow keeps the first report of a replayed epoch.
         if not event.again:
-            # In MLflow's tab of system metrics is what begins so.
+            # MLflow shows metrics with this prefix in its tab of system metrics.
             system = {f"system/{name}": value for name, value in (event.system or {}).items()}
             for name, value in system.items():
-                self._measure(event.trial, name, value, event.time, event.epoch)
+                self._add_metric(event.trial, name, value, event.time, event.epoch)
             self._page.found(system)
             for name, value in event.metrics.items():
                 if name != "epoch":
-                    self._measure(event.trial, name, value, event.time, event.epoch)
+                    self._add_metric(event.trial, name, value, event.time, event.epoch)
             self._page.found(event.metrics)
 
     def _end(self, event: TrialEnded) -> None:
@@ -173,17 +175,17 @@ class EventWriter:
         if event.reason:
             tags["tuner.reason"] = event.reason
         if event.value is not None and event.best_epoch is not None:
-            # The run's own metric ends on its last epoch; a comparison of runs wants their best.
+            # MLflow compares runs by a metric's last value, which is of the last epoch and not of the best.
             best = best_metric(self._spec.objective.metric)
             self._runs.of(None, at)
-            self._measure(trial, best, event.value, at, event.best_epoch)
-            self._measure(None, best, event.value, at, trial)
+            self._add_metric(trial, best, event.value, at, event.best_epoch)
+            self._add_metric(None, best, event.value, at, trial)
             self._log_best_images(trial, event.best_epoch, at)
         known = self._record.trials[trial]
-        self._measure(trial, "trial/epochs", known.epoch, at, known.epoch)
-        self._measure(trial, "trial/seconds", round(known.seconds(at), 3), at, known.epoch)
+        self._add_metric(trial, "trial/epochs", known.epoch, at, known.epoch)
+        self._add_metric(trial, "trial/seconds", round(known.seconds(at), 3), at, known.epoch)
         if known.startup_seconds is not None:
-            self._measure(trial, "trial/startup_seconds", known.startup_seconds, at, known.epoch)
+            self._add_metric(trial, "trial/startup_seconds", known.startup_seconds, at, known.epoch)
         self._page.found(["trial/epochs", best_metric(self._spec.objective.metric)])
         self._send(trial)
         self._set_status(run, _name(trial), event.state, at)
@@ -192,7 +194,7 @@ class EventWriter:
         parent = self._runs.of(None, event.time)
         for trial in list(self._batches):
             self._send(trial)
-        # A trial that is to go on later doesn't run now.
+        # Trials that will be resumed aren't running.
         for child in list(self._runs.running_children()):
             self._change(child, "a trial", partial(self._interrupt, child))
         tags = self._batches[None].tags
@@ -205,7 +207,7 @@ class EventWriter:
         self._set_status(parent, "the study", event.state, event.time)
 
     def _begin(self, trial: int | None, at: float) -> None:
-        """The run runs now; one that was just made does so already."""
+        """Set the run's status to RUNNING; a new run has it already."""
         if self._runs.has(trial):
             run = self._runs.of(trial, at)
             self._change(run, _name(trial), lambda: self._runs.client.update_run(run, status="RUNNING"))
@@ -224,18 +226,18 @@ class EventWriter:
             self._change(run, name, lambda: self._runs.client.update_run(run, status=status))
 
     def _log_best_images(self, trial: int, epoch: int, at: float) -> None:
-        keys = self._pictures.log_best(self._runs, trial, epoch, at)
+        keys = self._images.log_best(self._runs, trial, epoch, at)
         self._page.found(images=keys)
 
     def _change(self, run: str, name: str, call: Callable[[], Any]) -> None:
         try:
-            repeated(call)
-            self._took()
-        except RefusalError as refusal:
+            with_retries(call)
+            self._on_accepted()
+        except RejectedError as rejection:
             deleted = self._runs.is_deleted(run)
-            self._state.skip(f"{name}, its status: {'its run was deleted in MLflow' if deleted else refusal}")
+            self._state.skip(f"{name}, its status: {'its run was deleted in MLflow' if deleted else rejection}")
 
-    def _measure(self, trial: int | None, name: str, value: float, at: float, step: int) -> None:
+    def _add_metric(self, trial: int | None, name: str, value: float, at: float, step: int) -> None:
         self._batches[trial].metrics.append((name, value, int(at * 1000), step))
 
     def _send(self, trial: int | None) -> None:

@@ -1,7 +1,7 @@
-"""What MLflow takes as names and values, and how others are made fit.
+"""Names and values that MLflow accepts, and how others are changed.
 
-A name that MLflow takes stays as it is. Of another the foreign characters become '_' and a few hexadecimal digits, made
-of the whole name, are appended: distinct names stay distinct, and a name is made fit alike each time.
+A name that MLflow accepts isn't changed. In others each character that isn't allowed becomes '_', and a few hexadecimal
+digits of the name's hash are appended: distinct names stay distinct, and the same name is always changed the same way.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 BEST_IMAGE = "best "
-"""How the key of an image of a trial's best epoch begins. Its step is 0: trials then stand side by side."""
-_IMAGE_KEY_LENGTH = 100  # with step, time and MLflow's suffix it becomes a file's name, of at most 255 bytes
+"""Prefix of the key of an image of a trial's best epoch, which has step 0 so that trials can be compared."""
+_IMAGE_KEY_LENGTH = 100  # with step, time and MLflow's suffix it is a file name, of at most 255 bytes
 
 
 def fit_name(name: str) -> str:
-    """The name of a metric, parameter or tag. It must also be a path that means only itself."""
+    """The name of a metric, parameter or tag. MLflow also uses it as a path, so '..' and empty parts are removed."""
     clean = re.sub(r"[^/\w.\- :]", "_", name)
     clean = "/".join(part for part in clean.split("/") if part not in ("", ".", "..")) or "_"
     if clean.startswith(".."):
@@ -30,7 +30,7 @@ def fit_name(name: str) -> str:
 
 
 def fit_image_key(name: str) -> str:
-    """The name under which the UI shows a picture's steps."""
+    """The key of an image, under which the UI shows its steps."""
     return _distinct(name, re.sub(r"[^a-zA-Z0-9_\-. ]", "_", name) or "_", _IMAGE_KEY_LENGTH)
 
 
@@ -43,12 +43,12 @@ def fit_tag(value: Any) -> str:
 
 
 def best_metric(metric: str) -> str:
-    """The metric that a trial's best value of another has; a comparison of runs wants it, and not the last epoch's."""
+    """The metric for a trial's best value of another: MLflow compares runs by the last value of a metric."""
     return f"best/{metric.removeprefix('best/')}"
 
 
 def logarithm_of(param: str) -> str:
-    """The parameter beside one whose space is logarithmic."""
+    """The name of the parameter with the logarithm of another."""
     return f"log10 {param}"
 
 
@@ -60,6 +60,6 @@ def _distinct(name: str, clean: str, length: int) -> str:
 
 
 def _text(value: Any, length: int) -> str:
-    # Databases take no NUL, and the network no half of a surrogate pair.
+    # Databases don't accept NUL, and an unpaired surrogate can't be encoded.
     text = without_secrets_in(str(value)).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     return text if len(text) <= length else text[: length - 1] + "…"

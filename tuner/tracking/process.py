@@ -1,4 +1,4 @@
-"""The tracker in its own process: MLflow's imports and transactions then don't slow the driver down."""
+"""The tracker in its own process, so that MLflow's imports and transactions don't slow the driver down."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.tracking.tracker import ABANDONED_SECONDS, Tracker
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -30,27 +30,27 @@ class TrackingProcess:
         self._process: Any = None
         self._connection: Any = None
         self._status: tuple[str | None, str | None] = (None, None)
-        self._reading = threading.Lock()  # the live table is drawn in a thread of its own
+        self._reading = threading.Lock()  # the live table is drawn in another thread
 
     def start(self) -> None:
-        """Starts it, if it doesn't run yet."""
+        """Start the process, if it isn't running."""
         if self._process is not None:
             return
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_follow, args=(*self._arguments, theirs), name="tracking")
         self._process.start()
         theirs.close()
-        # A process that isn't told to finish sees its pipe closed when this one ends, which waits for it.
+        # Without a call of `finish` the child ends when the pipe is closed; at its exit this process waits for that.
         multiprocessing.util.Finalize(self, self._connection.close, exitpriority=10)
 
     @property
-    def trouble(self) -> str | None:
+    def error(self) -> str | None:
         """MLflow's present error, or None."""
         return self._receive()[0]
 
     @property
     def skipped(self) -> str | None:
-        """A sentence on what MLflow refused for good, or None."""
+        """A message on what MLflow rejected, or None."""
         return self._receive()[1]
 
     def _receive(self) -> tuple[str | None, str | None]:
@@ -59,8 +59,8 @@ class TrackingProcess:
                 while self._connection is not None and self._connection.poll():
                     self._status = self._connection.recv()
             except (EOFError, OSError):
-                trouble, skipped = self._status
-                self._status = trouble or f"its process ended with {self._process.exitcode}", skipped
+                error, skipped = self._status
+                self._status = error or f"its process ended with {self._process.exitcode}", skipped
             return self._status
 
     def finish(self, timeout_seconds: float) -> int:
@@ -70,32 +70,32 @@ class TrackingProcess:
         while self._process.is_alive():
             # A pipe that nobody reads fills up, and then blocks the child process.
             self._receive()
-            self._process.join(_LOOK_SECONDS)
-        return Tracker(*self._arguments).left()
+            self._process.join(_POLL_SECONDS)
+        return Tracker(*self._arguments).unsent()
 
 
 def _follow(spec: StudySpec, study: Storage, events: Path, uri: str, connection: Connection[Any, Any]) -> None:
     """The child process: reports its status, and waits for the timeout with which to finish."""
-    # Ctrl-C goes to all processes of a terminal, the SIGTERM of `ray job stop` to all of a job: how the study ends is
-    # still to be tracked.
+    # Ctrl-C reaches all processes of a terminal, and the SIGTERM of `ray job stop` all of a job. The study's end must
+    # still be tracked.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # What is tried again is no news; what stays is reported as trouble.
+    # Failures that a retry resolves aren't logged; others are reported as `error`.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     tracker = Tracker(spec, study, events, uri)
     tracker.start()
     status: tuple[str | None, str | None] = (None, None)
-    while not connection.poll(_LOOK_SECONDS):
-        if (tracker.trouble, tracker.skipped) != status:
-            status = tracker.trouble, tracker.skipped
+    while not connection.poll(_POLL_SECONDS):
+        if (tracker.error, tracker.skipped) != status:
+            status = tracker.error, tracker.skipped
             connection.send(status)
     try:
         timeout = connection.recv()
     except EOFError:
         timeout = ABANDONED_SECONDS
-    # Nothing more is sent: what comes now is the end of the process that runs the study. Another may run it at once.
+    # The pipe has nothing more to read until the driver ends: then another may resume the study at once.
     tracker.finish(timeout, abandoned=connection.poll)
     with contextlib.suppress(OSError):
-        connection.send((tracker.trouble, tracker.skipped))
+        connection.send((tracker.error, tracker.skipped))
     # A call to MLflow that hangs must not hold the process.
     os._exit(0)

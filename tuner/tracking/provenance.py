@@ -1,4 +1,4 @@
-"""Where a study's results come from, as its parent run shows it: tags, some that MLflow's UI knows, and files."""
+"""The provenance of a study's results in its parent run: tags, of which MLflow's UI knows some, and files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tuner.spec.toml import study_toml
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
 
 _TAGGED = ("tuner", "python", "ray", "torch", "optuna", "mlflow")
-"""Of the versions; all are in requirements.txt."""
+"""Packages whose versions become tags; requirements.txt has all."""
 
 
 def provenance_tags(event: RunBegan) -> dict[str, str]:
-    """Of a run of the study. Those of a resume have its number: it may be of other code, on another host."""
+    """Tags for a run of the study. Those of a resume contain its number: its code and host may differ."""
     facts = {"command": event.command, "host": event.host, "overrides": ", ".join(event.overrides)}
     for group, found in (("git", event.git), ("hardware", event.hardware), ("data", event.data)):
         facts |= {f"{group}.{name}": value for name, value in (found or {}).items()}
@@ -23,7 +23,7 @@ def provenance_tags(event: RunBegan) -> dict[str, str]:
 
 
 def _known_to_mlflow(event: RunBegan) -> dict[str, str]:
-    # The UI shows what stands behind the last slash of a source's name: a command would be cut.
+    # The UI shows only the part of a source's name after the last slash, which would truncate a command.
     tags = {"mlflow.source.name": "python -m tuner", "mlflow.source.type": "LOCAL"} if event.command else {}
     if git := event.git:
         tags |= {
@@ -36,7 +36,7 @@ def _known_to_mlflow(event: RunBegan) -> dict[str, str]:
 
 
 def provenance_files(spec: StudySpec, event: RunBegan) -> dict[str, bytes]:
-    """By name: the study file, as `python -m tuner run` takes it, and the packages, as pip takes them."""
+    """Files by name: the study file, for `python -m tuner run`, and the installed packages, for pip."""
     fixed = {name: HIDDEN if is_secret_name(name) else value for name, value in spec.fixed.items()}
     study = without_secrets_in(study_toml(spec.model_copy(update={"fixed": fixed})))
     python = event.versions.get("python")

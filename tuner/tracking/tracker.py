@@ -3,7 +3,7 @@
 Tracking reads the study's event log from its last offset, in its own process (tuner/tracking/process.py), so training
 never waits for MLflow. After an outage it sends the same events again, which is idempotent: runs are searched for by
 their tags before one is created, MLflow ignores a metric that it has, and an upload always has the same name. What
-MLflow refuses is skipped, and the user is notified.
+MLflow rejects is skipped, and the user is notified.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tuner.storage.address import redacted
 from tuner.storage.storage import Storage
 from tuner.tracking.calls import first_line
 from tuner.tracking.events import EventWriter
-from tuner.tracking.images import Pictures
+from tuner.tracking.images import ImageUploader
 from tuner.tracking.runs import PARENT, Runs
 from tuner.tracking.state import TrackingState
 
@@ -40,33 +40,33 @@ class Tracker(threading.Thread):
     def __init__(self, spec: StudySpec, study: Storage, events: Path, uri: str, *, remember: bool = True):
         """study: the study's folder. events: its events file. uri: where MLflow is.
 
-        remember: whether to go on from where tracking got to before, and to write down in the study's folder how far it
-        gets now; else all of the study is written.
+        remember: whether to continue from the offset that is saved in the study's folder, and to save it there; else
+        the whole study is written.
         """
         super().__init__(name="tracking", daemon=True)
         self._spec, self._study, self._events, self._uri = spec, study, events, uri
         self._state = TrackingState.load(study, uri, spec.id, remember)
         self._remember = remember
-        self._pictures = Pictures(study, self._state, self._took)
+        self._images = ImageUploader(study, self._state, self._call_accepted)
         self._runs: Runs | None = None
         self._writer: EventWriter | None = None
         """None until connected to MLflow, and after each error."""
         self._bytes = _BYTES_A_STEP
         self._accepted = 0
-        """What MLflow has accepted so far: runs, calls and steps, but nothing twice."""
+        """Counts what MLflow has accepted: runs, calls and steps; not what is sent a second time."""
         self._calls = self._max_calls = 0
-        """Successful calls of this attempt at the step, and the most of any attempt."""
+        """Successful calls of this attempt at the present step, and the most of any attempt."""
         self._duplicate_searches_left = 3
-        """How often duplicates are still looked for in the end: it must come, whatever MLflow does."""
+        """How often duplicates are still searched for at the end; limited, so that it always ends."""
         self._ending = threading.Event()
         self._cancelled = False
         self._woken = threading.Event()
-        self.trouble: str | None = None
+        self.error: str | None = None
         """MLflow's present error, or None."""
 
     @property
     def skipped(self) -> str | None:
-        """A sentence on what MLflow refused for good, or None."""
+        """A message on what MLflow rejected, or None."""
         return self._state.note
 
     @property
@@ -76,12 +76,12 @@ class Tracker(threading.Thread):
 
     @property
     def experiment(self) -> str | None:
-        """MLflow's id of the study's experiment; None until it is connected to."""
+        """MLflow's id of the study's experiment; None until connected to MLflow."""
         return self._runs.experiment if self._runs else None
 
     @property
     def runs(self) -> dict[str, str]:
-        """MLflow's run id by trial, PARENT for the parent run; found when MLflow is connected to."""
+        """MLflow's run id by trial, PARENT for the parent run; empty until connected to MLflow."""
         return self._runs.ids if self._runs else {}
 
     def run(self) -> None:
@@ -90,15 +90,15 @@ class Tracker(threading.Thread):
             began = time.monotonic()
             try:
                 busy = self._step()
-                self.trouble, delay = None, _MIN_IDLE_SECONDS
+                self.error, delay = None, _MIN_IDLE_SECONDS
                 self._bytes = min(2 * self._bytes, _BYTES_A_STEP)
                 if self._ending.is_set() and not busy and not self._removed_duplicates():
                     self._finish_study()
                     return
             except Exception as error:  # whatever MLflow, its database or the network raise
-                self.trouble = self._sentence(error)
-                # What broke off may have got through: look at what is there before going on, and go on in small steps,
-                # of which even a network that loses every third answer lets some pass.
+                self.error = self._sentence(error)
+                # The failed call may have succeeded on the server: search for the runs again before continuing. And
+                # continue in small steps: some succeed even if every third response is lost.
                 self._writer = None
                 self._bytes = max(self._bytes // 16, 1)
                 busy = False
@@ -106,7 +106,7 @@ class Tracker(threading.Thread):
             if busy and self._ending.is_set():
                 continue
             idle_seconds = min(max(_MIN_IDLE_SECONDS, _IDLE_FACTOR * (time.monotonic() - began)), _MAX_IDLE_SECONDS)
-            self._woken.wait(delay if self.trouble else idle_seconds)
+            self._woken.wait(delay if self.error else idle_seconds)
             self._woken.clear()
 
     def _sentence(self, error: Exception) -> str:
@@ -131,19 +131,19 @@ class Tracker(threading.Thread):
                 self._cancelled = True
                 break
             self.join(0.1)
-        return self.left() if self.is_alive() or self.trouble else 0
+        return self.unsent() if self.is_alive() or self.error else 0
 
-    def left(self) -> int:
+    def unsent(self) -> int:
         """How many events MLflow hasn't got, counted up to a few thousand."""
         return len(self._pending(_BYTES_A_STEP)[0])
 
     def _pending(self, size: int) -> tuple[list[bytes], int]:
-        """Lines that MLflow hasn't got, of about so many bytes but one at least, and where the next begins."""
+        """Lines that MLflow hasn't got, about `size` bytes but at least one, and the offset of the next line."""
         with self._events.open("rb") as stream:
             offset = self._state.offset
             stream.seek(max(offset - 1, 0))
             if offset and stream.read(1) != b"\n":
-                # The file lost lines that we have read: a bucket's copy is seconds old, a machine may have lost power.
+                # The file lost lines that were sent already: a bucket's copy was seconds old, or the power failed.
                 offset = 0
                 stream.seek(0)
             data = stream.read(size) + stream.readline()
@@ -169,20 +169,20 @@ class Tracker(threading.Thread):
         return True
 
     def _finish_study(self) -> None:
-        """Of a study that has events at all: bring what its end left beside them."""
+        """Send what belongs to the study's end beside its events, if it has any events."""
         if self._events.stat().st_size:
             (self._writer or self._connect()).finish()
             self._save()
 
     def _save(self) -> None:
-        # Without it the next run of the study says everything again, which does no harm.
+        # If this fails, the next run of the study sends everything again, which is idempotent.
         if self._remember:
             with contextlib.suppress(TunerError):
                 self._state.save(self._study)
 
     def _event(self, line: bytes) -> Event | None:
         try:
-            event, why = from_line(line), "it is none"
+            event, why = from_line(line), "it is no event"
         except (IncompleteEventError, NewerFormatError) as error:
             event, why = None, str(error)
         if event is None:
@@ -190,39 +190,44 @@ class Tracker(threading.Thread):
         return event
 
     def _connect(self) -> EventWriter:
-        self._runs = Runs(self._spec, self._study, self._uri, self._made)
+        self._runs = Runs(self._spec, self._study, self._uri, self._run_created)
         duplicates = self._runs.find()
         parent = self._runs.ids.get(PARENT)
         if duplicates or parent is None or self._state.parent not in (None, parent):
-            # Of two runs that were one, each may lack what the other got; a database that was lost lacks everything.
+            # Of a run and its duplicate each may lack what the other got; a new database lacks everything.
             self._state.reset()
-        self._writer = EventWriter(self._past(), self._runs, self._pictures, self._state, self._took)
+        self._writer = EventWriter(self._sent_record(), self._runs, self._images, self._state, self._call_accepted)
         return self._writer
 
-    def _past(self) -> StudyRecord:
-        """What the events add up to that MLflow has."""
+    def _sent_record(self) -> StudyRecord:
+        """The study's state after the events that MLflow has."""
         record = StudyRecord(self._spec)
         with self._events.open("rb") as stream:
             for line in stream.read(self._state.offset).split(b"\n"):
-                # What can't be read was told when it was its turn.
+                # Lines that can't be read were reported when they were sent.
                 with contextlib.suppress(IncompleteEventError, NewerFormatError, LookupError):
                     if (event := from_line(line)) is not None:
                         record.apply(event)
         return record
 
     def _removed_duplicates(self) -> bool:
-        """Whether a trial had two runs after all; then all is said again."""
-        if self._runs is None or not self._runs.doubtful or self._duplicate_searches_left == 0 or not self._runs.find():
+        """Whether duplicates of a trial's run were found and removed; everything is then sent again."""
+        if (
+            self._runs is None
+            or not self._runs.may_have_duplicates
+            or self._duplicate_searches_left == 0
+            or not self._runs.find()
+        ):
             return False
         self._duplicate_searches_left -= 1
         self._state.reset()
         self._writer = None
         return True
 
-    def _made(self) -> None:
+    def _run_created(self) -> None:
         self._accepted += 1
 
-    def _took(self) -> None:
+    def _call_accepted(self) -> None:
         self._calls += 1
         if self._calls > self._max_calls:
             self._max_calls = self._calls

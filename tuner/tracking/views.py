@@ -1,4 +1,4 @@
-"""Saved views of MLflow's runs page: what a study shows of itself at first glance.
+"""Saved views of MLflow's runs page: a ranking of the trials, and charts.
 
 A view is a tag of the experiment. MLflow's Views menu lists it by its name, and a link opens it. The format is that of
 MLflow 3.17's own menu (Views, 'Save as new view').
@@ -19,7 +19,7 @@ from tuner.spec.study import StudySpec
 from tuner.tracking.names import BEST_IMAGE, best_metric, fit_name, logarithm_of
 
 PREFIX = "mlflow.sharedViewState."
-_MINE = "tuner"  # a key that MLflow's own menu doesn't write, and so drops when a person saves over a view
+_HASH = "tuner"  # a key that MLflow's own menu drops when a user overwrites the view
 _MOST_IMAGES, _MOST_SCATTERS = 12, 24
 _SECTION = "study"
 
@@ -37,7 +37,7 @@ class View:
 
 
 def study_views(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> tuple[View, ...]:
-    """A table of the trials, best first, and charts. metrics, images: what MLflow has of them, by their names there."""
+    """The study's views. groups: of metrics that MLflow has. images: the keys of those that MLflow has."""
     return (
         View(view_key(spec, "ranking"), "Ranking", _ranking(spec)),
         View(view_key(spec, "charts"), "Charts", _charts(spec, groups, images)),
@@ -45,7 +45,7 @@ def study_views(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -
 
 
 def view_link(spec: StudySpec, server: str, experiment: str) -> str:
-    """The page of the study's ranking. server: http://host:port."""
+    """The link to the study's ranking. server: http://host:port."""
     address = f"{server.rstrip('/')}/#/experiments/{experiment}/runs"
     return f"{address}?viewStateShareKey={view_key(spec, 'ranking')}&compareRunsMode=TABLE"
 
@@ -55,18 +55,18 @@ def view_key(spec: StudySpec, kind: str) -> str:
 
 
 def view_value(view: View, tags: Mapping[str, str], now: float) -> str | None:
-    """The value of a view's tag; None if it is to stay as it is.
+    """The new value of a view's tag; None if the tag must not be changed.
 
-    tags: all of the experiment. now: seconds since 1970.
+    tags: all tags of the experiment. now: seconds since 1970.
     """
     there = tags.get(view.tag)
-    if there is not None and not _is_mine(there):
+    if there is not None and not _is_unchanged(there):
         return None
     names = {_name(value) for tag, value in tags.items() if tag.startswith(PREFIX) and tag != view.tag}
     name = view.name if view.name not in names else f"{view.name} of {view.key.rpartition('-')[0][:6]}"
     state = "deflate;" + base64.b64encode(zlib.compress(json.dumps(view.state).encode(), 9)).decode()
     at = int(now * 1000)
-    envelope = {"name": name, "createdAt": at, "updatedAt": at, "state": state, _MINE: _digest(name, state)}
+    envelope = {"name": name, "createdAt": at, "updatedAt": at, "state": state, _HASH: _digest(name, state)}
     if there is not None:
         before = json.loads(there)
         if (before["name"], before["state"]) == (name, state):
@@ -75,11 +75,11 @@ def view_value(view: View, tags: Mapping[str, str], now: float) -> str | None:
     return json.dumps(envelope)
 
 
-def _is_mine(value: str) -> bool:
-    """Whether a view is as this program wrote it."""
+def _is_unchanged(value: str) -> bool:
+    """Whether no user has changed the view."""
     try:
         envelope = json.loads(value)
-        return bool(envelope[_MINE] == _digest(envelope["name"], envelope["state"]))
+        return bool(envelope[_HASH] == _digest(envelope["name"], envelope["state"]))
     except (ValueError, LookupError, TypeError):
         return False
 
@@ -96,10 +96,10 @@ def _digest(name: str, state: str) -> str:
 
 
 def _of_trials(spec: StudySpec) -> dict[str, Any]:
-    """Which runs, in which order."""
-    mine = f"tags.`tuner.study_id` = '{spec.id}'" if spec.id else f"tags.`tuner.study` = '{spec.name}'"
+    """The filter and order of runs: this study's trials, best first."""
+    of_study = f"tags.`tuner.study_id` = '{spec.id}'" if spec.id else f"tags.`tuner.study` = '{spec.name}'"
     return {
-        "searchFilter": f"{mine} AND tags.`tuner.trial` != 'study'",
+        "searchFilter": f"{of_study} AND tags.`tuner.trial` != 'study'",
         "orderByKey": f"metrics.`{fit_name(best_metric(spec.objective.metric))}`",
         "orderByAsc": spec.objective.direction == "minimize",
         "startTime": "ALL",
@@ -130,7 +130,7 @@ def _charts(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> di
         }
         for number, card in enumerate(cards)
     ]
-    # MLflow adds a chart for every metric: in sections that are folded.
+    # MLflow adds a chart for every metric; these are in sections that start collapsed.
     names = sorted({group or "Model metrics" for group in groups} | {"Model metrics"})
     sections = [_section(_SECTION, f"Study {spec.name}", True)]
     sections += [_section(f"group-{group}", group, False) for group in names]
@@ -149,7 +149,7 @@ def _section(uuid: str, name: str, shown: bool) -> dict[str, Any]:
 
 
 def _parallel(spec: StudySpec) -> Iterable[dict[str, Any]]:
-    """Hyperparameters and objective. MLflow leaves out runs that lack one of them: each condition has a card."""
+    """Parallel coordinates. MLflow leaves out runs that lack a hyperparameter, so each condition gets its own card."""
     always = [name for name, dimension in spec.space.items() if not dimension.when]
     conditions = {json.dumps(dimension.when, sort_keys=True): dimension.when for dimension in spec.space.values()}
     for when in conditions.values():
@@ -201,9 +201,9 @@ def _scatters(spec: StudySpec) -> Iterable[dict[str, Any]]:
 
 
 def _masks(images: Iterable[str]) -> Iterable[dict[str, Any]]:
-    """A card an image, with the trials side by side and a slider over epochs; at their best epochs first.
+    """A card for each image, with the trials side by side and a slider over epochs; those of best epochs come first.
 
-    MLflow shows those of the first ten runs. A card of several images would be a table too wide for its place.
+    MLflow shows the first ten runs. A card with several images would be too wide.
     """
     keys = sorted(images, key=lambda key: (not key.startswith(BEST_IMAGE), key))
     for key in keys[:_MOST_IMAGES]:
@@ -216,6 +216,6 @@ def _masks(images: Iterable[str]) -> Iterable[dict[str, Any]]:
 
 
 def _axis(spec: StudySpec, name: str) -> str:
-    """The parameter that an axis shows: where the space is logarithmic, the logarithm, as these charts can't."""
+    """The parameter for an axis; for a log range the parameter with its logarithm, since these axes are linear."""
     dimension = spec.space[name]
     return fit_name(logarithm_of(name) if not isinstance(dimension, Choice) and dimension.log else name)

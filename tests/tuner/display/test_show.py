@@ -175,13 +175,13 @@ def test_what_mlflow_lacks_is_said_once_while_a_study_runs_and_again_when_it_is_
     progress.event(event("stop", 1.0, state="finished"))
     assert text.getvalue() == ""
     for name in ("[a]", "b"):
-        state.skip(f"trial 1, picture {name}.png: truncated")
+        state.skip(f"trial 1, image {name}.png: truncated")
         progress.event(event("stop", 1.0, state="finished"))
-    assert text.getvalue().count("MLflow lacks one thing: trial 1, picture [a].png: truncated") == 1
+    assert text.getvalue().count("MLflow lacks one thing: trial 1, image [a].png: truncated") == 1
     assert text.getvalue().count("MLflow lacks") == 1
     state.save(storage / "a")
     note = skipped_note(storage / "a")
-    assert note == "MLflow lacks 2 things, the first: trial 1, picture [a].png: truncated"
+    assert note == "MLflow lacks 2 things, the first: trial 1, image [a].png: truncated"
     assert note in screen(lambda console: print_record(record, console, skipped=note), width=200)
 
 

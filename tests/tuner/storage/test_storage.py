@@ -88,8 +88,8 @@ def test_checkpoints_live_in_either_kind(storage: Storage, tmp_path: Path) -> No
     trial = TrialCheckpoints(storage / "s/trials/1")
     for epoch in (1, 2, 3):
         progress = Progress(epoch=epoch, metrics={}, best_value=1.0, best_epoch=min(epoch, 2))
-        pictures = trial.publish(write_checkpoint(Config(), epoch), progress)
-        assert bool(pictures) == (epoch < 3)
+        images = trial.publish(write_checkpoint(Config(), epoch), progress)
+        assert bool(images) == (epoch < 3)
     found = trial.newest()
     assert found is not None
     assert found[0].epoch == 3

@@ -36,7 +36,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_made_fit_is_one_that_mlflow_takes(name: str) -> None:
+def test_a_changed_name_is_one_that_mlflow_accepts(name: str) -> None:
     fit = fit_name(name)
     for validate in CHECKS:
         validate(fit)
@@ -49,21 +49,21 @@ def test_distinct_names_stay_distinct() -> None:
 
 
 @pytest.mark.parametrize("name", ["val/iou_road", "loss", "a.b", "class: road", "straße", "x" * 250])
-def test_a_name_that_mlflow_takes_stays(name: str) -> None:
+def test_a_name_that_mlflow_accepts_is_unchanged(name: str) -> None:
     assert fit_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["frame_a", "0001TP_008550", "um 000003.left"])
-def test_the_name_of_a_picture_that_mlflow_takes_stays(name: str) -> None:
+def test_the_key_of_an_image_that_mlflow_accepts_is_unchanged(name: str) -> None:
     assert fit_image_key(name) == name
 
 
-def test_a_value_that_is_too_long_is_cut_and_shows_it() -> None:
+def test_a_value_that_is_too_long_is_truncated_visibly() -> None:
     assert fit_param("x" * 6000) == "x" * 6000
     assert fit_param("x" * 6001) == "x" * 5999 + "…"
     assert len(fit_tag("x" * 9000)) == 8000
     assert fit_param([1, 2]) == "[1, 2]"
 
 
-def test_a_value_that_databases_do_not_take_is_made_fit() -> None:
+def test_a_value_that_databases_do_not_accept_is_changed() -> None:
     assert fit_tag("a\0b\ud800") == "a\ufffdb?"

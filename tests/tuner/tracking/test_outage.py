@@ -81,7 +81,7 @@ def after_resume() -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["500", "drop"])
 @pytest.mark.parametrize("fails", [every_third, a_third, EveryOtherCreate()], ids=["every-third", "dice", "creates"])
-def test_a_proxy_that_fails_a_third_of_the_requests_costs_nothing_and_doubles_nothing(
+def test_a_proxy_that_fails_a_third_of_the_requests_loses_and_duplicates_nothing(
     tmp_path: Path, server: MlflowServer, way: Literal["500", "drop"], fails: Callable[[int, str], bool]
 ) -> None:
     name = f"flaky-{tmp_path.name}"
@@ -119,7 +119,7 @@ def test_a_proxy_that_fails_most_of_the_requests_ends_in_time_and_resume_sends_t
     assert study.seen() == EXPECTED
 
 
-def test_a_create_that_seemed_lost_and_came_through_late_is_removed(
+def test_a_duplicate_from_a_create_that_completed_late_is_removed(
     tmp_path: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that timed out is still worked on, and is done after we looked for what it made."""
@@ -146,7 +146,9 @@ def test_a_create_that_seemed_lost_and_came_through_late_is_removed(
     assert study.seen() == EXPECTED
 
 
-def test_doubles_of_an_earlier_run_are_removed_and_their_children_kept(tmp_path: Path, server: MlflowServer) -> None:
+def test_duplicates_of_an_earlier_parent_run_are_removed_and_their_children_kept(
+    tmp_path: Path, server: MlflowServer
+) -> None:
     study = TrackedStudy(tmp_path, server.uri, f"doubles-{tmp_path.name}", ID)
     events = lines()
     study.write(events)
@@ -187,7 +189,7 @@ def test_another_study_of_the_name_has_runs_of_its_own(tmp_path: Path, server: M
     assert len(runs) == 8
 
 
-def test_a_study_from_before_there_were_ids_goes_on_in_its_runs(tmp_path: Path, server: MlflowServer) -> None:
+def test_a_study_without_an_id_continues_in_its_runs(tmp_path: Path, server: MlflowServer) -> None:
     name = f"old-{tmp_path.name}"
     study = TrackedStudy(tmp_path, server.uri, name)
     events = lines()
@@ -223,7 +225,9 @@ def test_an_mlflow_that_lost_its_database_gets_everything_again(
     assert study.seen() == after_resume()
 
 
-def test_an_experiment_that_was_deleted_is_said_with_what_brings_it_back(tmp_path: Path, server: MlflowServer) -> None:
+def test_a_deleted_experiment_is_reported_with_the_command_that_restores_it(
+    tmp_path: Path, server: MlflowServer
+) -> None:
     study = TrackedStudy(tmp_path, server.uri, f"deleted-{tmp_path.name}", ID)
     study.write(lines())
     client = MlflowClient(server.uri)
@@ -231,8 +235,8 @@ def test_an_experiment_that_was_deleted_is_said_with_what_brings_it_back(tmp_pat
     client.delete_experiment(number)
     assert study.track(patience_seconds=1) > 0
     assert study.tracker is not None
-    assert study.tracker.trouble is not None
-    assert f"mlflow experiments restore --experiment-id {number}" in study.tracker.trouble
+    assert study.tracker.error is not None
+    assert f"mlflow experiments restore --experiment-id {number}" in study.tracker.error
     client.restore_experiment(number)
     assert study.track() == 0
     assert study.seen() == EXPECTED
@@ -255,7 +259,7 @@ def test_a_fresh_server_at_the_same_address_in_mid_study_gets_everything(
     with mlflow_server(tmp_path / "two", database, port) as second:
         others = MlflowClient(second.uri).create_experiment("somebody else's")
         study.write(events[8:])
-        assert tracker.finish(60) == 0, tracker.trouble
+        assert tracker.finish(60) == 0, tracker.error
         assert study.seen() == EXPECTED
         assert not [tag for tag in MlflowClient(second.uri).get_experiment(others).tags if "tuner" in tag]
     assert "View run" not in capfd.readouterr().out

@@ -28,11 +28,11 @@ def test_a_sigterm_to_all_processes_of_a_job_loses_nothing_of_the_studys_end(stu
     (process,) = [child for child in multiprocessing.active_children() if child.name == "tracking"]
     process.terminate()
     study.write(events[6:])
-    assert tracking.finish(60) == 0, tracking.trouble
+    assert tracking.finish(60) == 0, tracking.error
     assert study.seen() == EXPECTED
 
 
-def test_a_study_that_ends_without_a_word_to_its_tracking_ends_nonetheless(study: TrackedStudy) -> None:
+def test_tracking_ends_when_the_driver_ends_without_finish(study: TrackedStudy) -> None:
     study.write(lines())
     code = f"""
 import multiprocessing

@@ -70,7 +70,7 @@ def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: Tracke
     assert check_study(tomllib.loads(files["study.toml"].read_text()), place="study.toml") == study.spec
 
 
-def test_a_resume_on_other_code_is_told_beside_what_the_study_began_with(study: TrackedStudy) -> None:
+def test_a_resume_on_other_code_has_its_own_tags_beside_those_of_the_first_run(study: TrackedStudy) -> None:
     again = {**BEGAN, "event": "run", "number": 2, "host": "other", "pid": 1, "tracking_uri": "", "time": 1.8e9}
     study.write([*events(), {**again, "git": {"commit": "decaf", "branch": "trunk", "tree": "clean"}}])
     assert study.track() == 0

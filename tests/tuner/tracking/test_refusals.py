@@ -21,8 +21,8 @@ from tuner.tracking.tracker import Tracker
 pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-def with_pictures(*names: str) -> list[dict[str, Any]]:
-    """The events of `lines`, the first trial's first pictures being these."""
+def with_images(*names: str) -> list[dict[str, Any]]:
+    """The events of `lines`, the first trial's first images being these."""
     events = lines()
     first = next(event for event in events if event["event"] == "images")
     first["images"] = [f"images/epoch-000001/{name}" for name in names]
@@ -33,7 +33,7 @@ def damaged(study: TrackedStudy) -> Path:
     return study.draw("images/epoch-000001/damaged.png")
 
 
-def test_frames_of_any_name_get_their_pictures(study: TrackedStudy) -> None:
+def test_frames_of_any_name_get_their_images(study: TrackedStudy) -> None:
     names = (
         "IMG (1).png",
         "IMG [1].png",
@@ -46,7 +46,7 @@ def test_frames_of_any_name_get_their_pictures(study: TrackedStudy) -> None:
     )
     for name in names:
         study.draw(f"images/epoch-000001/{name}")
-    study.write(with_pictures(*names))
+    study.write(with_images(*names))
     assert study.track() == 0
     assert study.skipped() == []
     seen = study.seen()
@@ -72,7 +72,7 @@ def test_classes_of_any_name_get_their_metrics(study: TrackedStudy) -> None:
     assert history["score"] == EXPECTED["1"]["metrics"]["score"]
 
 
-def test_more_settings_tags_and_longer_values_than_a_call_holds(study: TrackedStudy) -> None:
+def test_more_parameters_tags_and_longer_values_than_a_call_holds(study: TrackedStudy) -> None:
     events = lines()
     events[0]["versions"] = {f"library{number}": "1" for number in range(250)}
     events[1]["params"] |= {f"setting{number}": number for number in range(350)} | {"long": "x" * 7000}
@@ -94,7 +94,7 @@ def test_more_settings_tags_and_longer_values_than_a_call_holds(study: TrackedSt
     assert study.seen() == seen
 
 
-def test_a_reason_longer_than_a_tag_is_cut(study: TrackedStudy) -> None:
+def test_a_reason_longer_than_a_tag_is_truncated(study: TrackedStudy) -> None:
     events = lines()
     failed = next(event for event in events if event.get("state") == "failed")
     failed["reason"] = "no\0 " * 9000
@@ -112,7 +112,7 @@ def test_a_line_longer_than_a_step_reads_is_written(study: TrackedStudy) -> None
     assert study.seen()["2"] == EXPECTED["2"]
 
 
-def test_pictures_that_cannot_be_read_are_skipped_and_told(study: TrackedStudy) -> None:
+def test_images_that_cannot_be_read_are_skipped_and_reported(study: TrackedStudy) -> None:
     names = ("torn.png", "not utf-8 \udcff.png", "empty.png", "text.png", "folder.png", "gone.png", "frame_a.png")
     for name in names:
         study.draw(f"images/epoch-000001/{name}")
@@ -121,31 +121,31 @@ def test_pictures_that_cannot_be_read_are_skipped_and_told(study: TrackedStudy) 
     (folder / "torn.png").write_bytes(whole[: len(whole) // 2])
     (folder / names[1]).write_bytes(b"")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "folder.png").unlink()
     (folder / "folder.png").mkdir()
     (folder / "gone.png").unlink()
-    study.write(with_pictures(*names))
+    study.write(with_images(*names))
     assert study.track() == 0
     assert study.seen() == EXPECTED
     skipped = study.skipped()
     assert len(skipped) == 6
     for name, sentence in zip(names, skipped, strict=False):
-        assert sentence.startswith(f"trial 1, picture images/epoch-000001/{name.replace(chr(0xDCFF), '?')}: ")
+        assert sentence.startswith(f"trial 1, image images/epoch-000001/{name.replace(chr(0xDCFF), '?')}: ")
     assert study.tracker is not None
     assert study.tracker.skipped == f"MLflow lacks 6 things, the first: {skipped[0]}"
     assert skipped_note(study.study) == study.tracker.skipped
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_picture_without_rights_is_skipped(study: TrackedStudy) -> None:
+def test_an_image_without_read_permission_is_skipped(study: TrackedStudy) -> None:
     damaged(study).chmod(0)
-    study.write(with_pictures("damaged.png", "frame_a.png"))
+    study.write(with_images("damaged.png", "frame_a.png"))
     assert study.track() == 0
     assert study.seen() == EXPECTED
 
 
-def test_lines_that_are_damaged_or_of_a_later_version_are_passed_by(study: TrackedStudy) -> None:
+def test_lines_that_are_damaged_or_of_a_later_version_are_skipped(study: TrackedStudy) -> None:
     events = lines()
     study.write(events[:6])
     with study.events.open("a") as file:
@@ -159,7 +159,7 @@ def test_lines_that_are_damaged_or_of_a_later_version_are_passed_by(study: Track
     assert len(study.skipped()) == 4
 
 
-def test_one_metric_that_mlflow_refuses_is_told_from_its_neighbours(study: TrackedStudy) -> None:
+def test_only_the_metric_that_mlflow_rejects_is_skipped(study: TrackedStudy) -> None:
     """Whatever the client lets through: the server's word counts."""
     events = lines()
     for event in events:
@@ -173,14 +173,14 @@ def test_one_metric_that_mlflow_refuses_is_told_from_its_neighbours(study: Track
 
 
 @pytest.mark.slow
-def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowServer) -> None:
+def test_a_server_rejects_what_a_database_does(tmp_path: Path, server: MlflowServer) -> None:
     study = TrackedStudy(tmp_path, server.uri, "refused")
     names = ("IMG (1).png", "straße_1.png", "torn.png", "frame_a.png")
     for name in names:
         study.draw(f"images/epoch-000001/{name}")
     torn = study.events.parent / "trials" / "1" / "images" / "epoch-000001" / "torn.png"
     torn.write_bytes(torn.read_bytes()[:100])
-    events = with_pictures(*names)
+    events = with_images(*names)
     events[0]["versions"] = {f"library{number}": "1" for number in range(120)}
     events[1]["params"] |= {f"setting{number}": "路" * 6000 for number in range(150)}
     events[4]["metrics"] |= {"iou/car & truck": 0.5, "steps": None}
@@ -195,7 +195,7 @@ def test_a_server_refuses_what_a_database_does(tmp_path: Path, server: MlflowSer
     assert len(study.skipped()) == 2
 
 
-def test_a_place_for_artifacts_that_fails_does_not_hold_back_the_numbers(
+def test_an_artifact_store_that_fails_does_not_hold_back_metrics(
     tmp_path: Path, study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tuner.tracking.calls.PAUSES_SECONDS", (0.01,))
@@ -241,10 +241,10 @@ def test_an_experiment_that_is_deleted_in_mid_study_and_restored_lacks_nothing(s
     assert tracker.experiment is not None
     client.delete_experiment(tracker.experiment)
     study.write(events[8:])
-    wait_for(lambda: tracker.trouble is not None, 60)
-    assert f"mlflow experiments restore --experiment-id {tracker.experiment}" in (tracker.trouble or "")
+    wait_for(lambda: tracker.error is not None, 60)
+    assert f"mlflow experiments restore --experiment-id {tracker.experiment}" in (tracker.error or "")
     client.restore_experiment(tracker.experiment)
-    assert tracker.finish(60) == 0, tracker.trouble
+    assert tracker.finish(60) == 0, tracker.error
     assert study.seen() == EXPECTED
     assert study.skipped() == []
 

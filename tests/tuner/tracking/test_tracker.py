@@ -37,7 +37,7 @@ def test_mlflow_holds_each_number_once_with_its_trial(study: TrackedStudy) -> No
     assert study.seen() == EXPECTED
 
 
-def test_tracking_the_same_events_twice_doubles_nothing(study: TrackedStudy) -> None:
+def test_tracking_the_same_events_twice_duplicates_nothing(study: TrackedStudy) -> None:
     study.write(lines())
     study.track()
     (study.events.parent / "tracking.json").unlink()
@@ -45,7 +45,7 @@ def test_tracking_the_same_events_twice_doubles_nothing(study: TrackedStudy) -> 
     assert study.seen() == EXPECTED
 
 
-def test_tracking_goes_on_where_it_got_to(study: TrackedStudy) -> None:
+def test_tracking_continues_from_its_offset(study: TrackedStudy) -> None:
     events = lines()
     for part in (events[:5], events[5:6], [], events[6:]):
         study.write(part)
@@ -57,7 +57,7 @@ def test_tracking_goes_on_where_it_got_to(study: TrackedStudy) -> None:
     assert state["runs"] == {trial: run for trial, run in study.tracker.runs.items() if trial != "study"}
 
 
-def test_a_line_that_is_being_written_is_left_for_later(study: TrackedStudy) -> None:
+def test_a_half_written_line_is_read_later(study: TrackedStudy) -> None:
     text = "".join(json.dumps(event) + "\n" for event in lines())
     half = len(text) * 2 // 3
     study.events.write_text(text[:half])
@@ -68,7 +68,7 @@ def test_a_line_that_is_being_written_is_left_for_later(study: TrackedStudy) -> 
     assert study.seen() == EXPECTED
 
 
-def test_a_journal_that_lost_lines_that_were_tracked_is_read_anew(study: TrackedStudy) -> None:
+def test_a_log_that_lost_tracked_lines_is_read_from_its_start(study: TrackedStudy) -> None:
     """A bucket's copy is seconds old when the machine dies; a disk may lose what was not synced."""
     events = lines()
     study.write(events[:-2])
@@ -80,7 +80,7 @@ def test_a_journal_that_lost_lines_that_were_tracked_is_read_anew(study: Tracked
     assert study.seen() == EXPECTED
 
 
-def test_a_trial_that_goes_on_has_one_run_and_runs_again(study: TrackedStudy) -> None:
+def test_a_resumed_trial_has_one_run_which_is_running_again(study: TrackedStudy) -> None:
     events = lines()
     study.write([*events, events[0], {**events[3], "time": events[-1]["time"] + 1}])
     study.track()
@@ -121,7 +121,9 @@ def test_two_storages_with_a_study_of_one_name_share_a_server_without_mixing(tmp
     }
 
 
-def test_the_end_waits_as_long_as_mlflow_takes_something(study: TrackedStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_waits_as_long_as_mlflow_accepts_something(
+    study: TrackedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = SimpleNamespace(now=0.0)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr("tuner.tracking.tracker.time", clock)
@@ -146,14 +148,14 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_the_end_does_not_wait_for_an_mlflow_that_takes_nothing(study: TrackedStudy, silent: str) -> None:
+def test_the_end_does_not_wait_for_an_mlflow_that_accepts_nothing(study: TrackedStudy, silent: str) -> None:
     study.write(lines())
     began = time.monotonic()
     assert study.track(silent, patience_seconds=0.5) == len(lines())
     assert time.monotonic() - began < 10
 
 
-def test_the_end_is_soon_when_nobody_waits_for_it_any_more(
+def test_the_end_comes_soon_after_the_driver_died(
     study: TrackedStudy, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write(lines())
@@ -174,8 +176,8 @@ def test_a_password_in_the_address_is_never_written(study: TrackedStudy) -> None
     tracker.finish(3)
     tracker.join(60)
     assert not tracker.is_alive(), "what is given up is tried no more"
-    assert tracker.trouble is not None
-    assert "s3cret" not in tracker.trouble
+    assert tracker.error is not None
+    assert "s3cret" not in tracker.error
     assert not any(b"s3cret" in path.read_bytes() for path in study.events.parent.rglob("*") if path.is_file())
 
 
@@ -199,14 +201,14 @@ def test_a_server_that_hangs_in_mid_study_gets_everything_once(
     wait_for((study.events.parent / "tracking.json").exists, 60)
     server.signal(signal.SIGSTOP)
     study.write(events[6:10])
-    wait_for(lambda: tracker.trouble, 60)
+    wait_for(lambda: tracker.error, 60)
     study.write(events[10:])
     server.signal(signal.SIGCONT)
     assert tracker.finish(60) == 0
     assert study.seen() == EXPECTED
 
 
-def test_mlflow_lies_in_the_storage_whatever_its_folder_is_called(tmp_path: Path) -> None:
+def test_the_database_is_in_the_storage_whatever_its_folder_is_called(tmp_path: Path) -> None:
     """Signs that SQLAlchemy, MLflow or a file's URI take for their own, through to an MLflow that opens it."""
     names = ["question?mark=1", "per%20cent", "hash#tag", "with space", "straße", "semi;colon&amp", "plus+at@"]
     first = TrackedStudy(tmp_path / "plain")

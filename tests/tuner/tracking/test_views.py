@@ -62,7 +62,7 @@ def test_a_study_has_a_ranking_and_charts_and_a_note_on_its_winner(study: Tracke
     assert "get-artifact?path=images%2Fbest%20frame_a" in found[NOTE]
 
 
-def test_what_a_person_made_of_a_view_or_the_note_stays(study: TrackedStudy) -> None:
+def test_a_view_or_note_that_a_user_changed_stays(study: TrackedStudy) -> None:
     events = lines()
     study.write(events[:8])
     study.track()
