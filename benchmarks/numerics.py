@@ -2,7 +2,7 @@
 
 Errors are over float32's largest value. A layer whose error is too large, that holds memory that nobody wrote, or that
 kills the process which tries it, computes in float32 in a run with precision = "auto"; scores and upsampling do in any
-case. Everything is measured anew, in the environment that the tuner gives to trials, and nothing is kept.
+case. Everything is measured again, in the environment that the tuner gives to trials, and nothing is stored.
 
 Without --set it is the network of the source recipe; on a CPU without bfloat16 arithmetic, where runs compute in
 float32 and measuring would take hours, a slim one.
@@ -33,7 +33,7 @@ SLIM = ["width=0.125", "fc_width=256", "image_size=[64, 192]", "batch_size=2"]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a setting of fcn.Config, as in TOML")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a field of fcn.Config, in TOML")
     parser.add_argument("--classes", type=int, default=2, metavar="N", help="how many the network scores, 2 or more")
     options = parser.parse_args()
     if TUNABLES not in os.environ:

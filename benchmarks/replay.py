@@ -1,6 +1,6 @@
 """A workload that replays learning curves: all a study does but training.
 
-A curve rises to what its setting is worth, with the dips and the noise of road IoU. Nothing is written.
+A curve rises to a value that depends on the hyperparameters, with the dips and noise of road IoU. Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def curve(config: Config) -> list[float]:
-    """IoU after each epoch; the same setting always gives the same one."""
+    """IoU after each epoch; the same hyperparameters always give the same values."""
     distance = abs(math.log10(config.learning_rate / 2e-4 / math.sqrt(config.batch_size)))
     worth = 0.93 * math.exp(-0.25 * distance**2) - 0.05 * (config.dropout - 0.3) ** 2 - 2 * config.l2
     rng = np.random.default_rng(abs(hash((config.learning_rate, config.dropout, config.l2))))

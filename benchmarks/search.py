@@ -1,7 +1,7 @@
 """Training seconds until a study's best reaches a target IoU: this project's search, random search, plain Optuna.
 
 Seconds are CPU seconds of training, one thread, added up over all trials in the order in which they ran, one at a time.
-This project runs as a person runs it (`python -m tuner run`: published settings first, TPE, ASHA); random search trains
+This project runs as a user runs it (`python -m tuner run`: published trials first, TPE, ASHA); random search trains
 every trial to its end; Optuna runs with its defaults, TPE and the median pruner. All draw from the published recipe's
 space, search_spaces/fcn8s_kitti.toml. A study that doesn't reach the target in its budget of trials
 counts with all that it used, which is too little, and is said.
@@ -26,7 +26,7 @@ from benchmarks import clocked
 from benchmarks.report import ROOT, Report, arguments
 from benchmarks.study import Event, run_study
 
-# The space of the published recipes, and the settings that people reported for them.
+# The space of the published recipes, and the hyperparameters that were reported for them.
 STUDY = tomllib.loads((ROOT / "search_spaces" / "fcn8s_kitti.toml").read_text(encoding="utf-8"))
 SPACE: dict[str, dict[str, Any]] = STUDY["space"]
 PUBLISHED: list[dict[str, Any]] = STUDY["first_trials"]
@@ -60,7 +60,7 @@ def scenes(cache: Path) -> Task:
 
 
 def camvid(cache: Path, data_dir: Path) -> Task:
-    """All classes: at this size any setting finds CamVid's road, which lies at the same place in most frames."""
+    """All classes: at this size any hyperparameters find CamVid's road, which is at the same place in most frames."""
     fixed = {**_slim(cache), "dataset": "camvid", "data_dir": str(data_dir), "frames": 120, "width": 0.25}
     fixed |= {"classes": "all", "image_size": [48, 64], "val_sequences": ["0006R0"]}
     return Task("CamVid", "val/mean_iou", fixed, 0.22, 60)
@@ -80,7 +80,7 @@ def _slim(cache: Path) -> dict[str, Any]:
 
 
 def this_project(task: Task, seed: int, folder: Path) -> Reached:
-    """A real study, one trial at a time: TPE and ASHA with their defaults, published settings first."""
+    """A real study, one trial at a time: TPE and ASHA with their defaults, published hyperparameters first."""
     return _study(task, seed, folder, first_trials=PUBLISHED)
 
 
@@ -193,10 +193,10 @@ class _Walk:
         return Reached(self._seconds, self._trials, self.there)
 
 
-OURS, RANDOM = "this project (published settings, TPE, ASHA)", "random search, full-length trials"
+OURS, RANDOM = "this project (published hyperparameters, TPE, ASHA)", "random search, full-length trials"
 SEARCHES: dict[str, Search] = {
     OURS: this_project,
-    "this project without published settings": without_published,
+    "this project without published hyperparameters": without_published,
     RANDOM: random_search,
     "Optuna (TPE, median pruner)": plain_optuna,
 }
@@ -248,8 +248,8 @@ def _run(tasks: list[Task], seeds: int, jobs: int, folder: Path, runs: Path) -> 
             task_name, search, seed, spent = json.loads(line)
             done[task_name, search, seed] = Reached(**spent)
     for task in tasks:
-        settings = {name: entry["low"] for name, entry in SPACE.items()}
-        fcn.prepare(fcn.Config(**{**task.fixed, **settings}))
+        first = {name: entry["low"] for name, entry in SPACE.items()}
+        fcn.prepare(fcn.Config(**{**task.fixed, **first}))
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         # Seed by seed: whatever else this machine does then meets all searches alike.
         waiting = {

@@ -44,7 +44,7 @@ def test_a_goal_is_met_missed_or_not_this_machines() -> None:
     assert [goal.met for goal in report.goals] == [True, False, None, None]
 
 
-def test_the_first_trial_is_told_apart_from_the_time_between_ends() -> None:
+def test_the_first_trial_is_separate_from_the_time_between_ends() -> None:
     events = [
         {"event": "run", "time": 100.0},
         {"event": "start", "time": 108.0},

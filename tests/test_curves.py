@@ -50,7 +50,7 @@ class InTurn:
         self.told.append((trial, state))
 
 
-def test_a_worker_goes_on_with_a_new_trial_when_one_ends_and_all_stop_with_the_budget() -> None:
+def test_a_worker_continues_with_a_new_trial_when_one_ends_and_all_stop_with_the_budget() -> None:
     method = InTurn((0.5, 0), (1.0, 2), (0.0, 0))
     run = simulate(Slope(), method, workers=2, budget=12)
     assert method.told == [
@@ -81,7 +81,7 @@ def test_this_projects_search_ends_trials_and_finds_the_slope() -> None:
     assert runs["random+asha"].proposals > runs["random"].proposals > 180 / 9
 
 
-def test_a_setting_has_the_curve_of_the_nearest_in_the_table(tmp_path: Path) -> None:
+def test_hyperparameters_have_the_curve_of_the_nearest_in_the_table(tmp_path: Path) -> None:
     (tmp_path / "taskset").mkdir()
     table = [
         {"hp": {"learning_rate": rate, "beta1": beta}, "valid": {"loss": [1.0, loss]}}

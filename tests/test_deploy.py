@@ -33,7 +33,7 @@ def study_commands() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("name", "text"), study_commands().items(), ids=study_commands())
-def test_a_study_that_a_scheduler_starts_again_goes_on(name: str, text: str) -> None:
+def test_a_study_that_a_job_scheduler_restarts_continues(name: str, text: str) -> None:
     """By the command line itself: every option that is given is one of `run`'s."""
     found = re.search(r"python -m tuner (run\b(?:\\\n|[^\n])*)", text)
     assert found

@@ -38,13 +38,13 @@ def test_the_readme_names_every_study_file() -> None:
     assert [path.name for path in FILES if path.name not in page] == []
 
 
-def test_the_kitti_study_starts_from_nine_published_settings() -> None:
+def test_the_kitti_study_starts_with_nine_published_trials() -> None:
     firsts = read_study(FOLDER / "fcn8s_kitti.toml").first_trials
     assert len(firsts) == 9
     assert {"learning_rate": 9e-4, "batch_size": 5, "dropout": 0.5, "l2": 1e-3} in firsts
 
 
-def test_a_study_starts_from_a_preset_that_its_own_settings_go_before() -> None:
+def test_a_study_starts_from_a_preset_that_its_own_fields_override() -> None:
     spec = read_study(FOLDER / "fcn8s_kitti.toml", ["fixed.preset=batch15", "fixed.epochs=20"])
     config = first_config(spec)
     assert isinstance(config, fcn.Config)

@@ -51,9 +51,7 @@ def truth(x: float, epochs: int) -> list[tuple[int, float]]:
     return [(epoch, score(config, epoch)) for epoch in range(1, epochs + 1)]
 
 
-def test_a_node_that_goes_takes_no_trial_with_it_and_one_that_comes_runs_some(
-    nodes: Any, tmp_path: Path, storage: Path
-) -> None:
+def test_trials_survive_a_lost_node_and_run_on_a_new_one(nodes: Any, tmp_path: Path, storage: Path) -> None:
     going = nodes.add_node(num_cpus=1)
     file = write_study(
         tmp_path / "moving.toml",

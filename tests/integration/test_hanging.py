@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_a_hung_trial_is_begun_again_once_and_then_fails_while_the_others_go_on(
+def test_a_hung_trial_is_restarted_once_and_then_fails_while_the_others_continue(
     tmp_path: Path, storage: Path, shared_ray: str
 ) -> None:
     settings = [("hang_once", 0.9), ("hang", 0.5), ("none", 0.3)]

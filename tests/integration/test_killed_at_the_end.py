@@ -31,7 +31,7 @@ def statuses(storage: Path, name: str) -> list[str]:
     return [run.info.status for run in client.search_runs([experiment.experiment_id])]
 
 
-def test_resume_finishes_what_a_kill_left_of_a_studys_end(tmp_path: Path, storage: Path, shared_ray: str) -> None:
+def test_resume_finishes_the_end_of_a_study_that_a_kill_cut_off(tmp_path: Path, storage: Path, shared_ray: str) -> None:
     file = write_study(
         tmp_path / "end.toml",
         budget={"trials": len(XS)},

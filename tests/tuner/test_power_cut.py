@@ -28,7 +28,7 @@ def cut(tmp_path: Path) -> PowerCut:
     return PowerCut(tmp_path / "disk", tmp_path / "disks")
 
 
-def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path: Path, cut: PowerCut) -> None:
+def test_the_newest_published_checkpoint_is_complete(tmp_path: Path, cut: PowerCut) -> None:
     checkpoints = TrialCheckpoints(trial_folder(Storage(str(tmp_path / "disk")) / "s", 1))
     with cut.watching():
         for epoch, best_epoch in ((1, 1), (2, 2), (3, 2)):
@@ -55,7 +55,7 @@ def test_there_is_a_whole_checkpoint_and_the_newest_that_was_published(tmp_path:
 
 
 @pytest.mark.parametrize("by_snapshot", [True, False])
-def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
+def test_a_trial_resumes_and_never_fails(tmp_path: Path, cut: PowerCut, by_snapshot: bool) -> None:
     def run(folder: Path) -> TrialRunner:
         snapshots.last_write.seconds = 0.0
         runner = TrialRunner(Storage(str(folder)) / "s", keep=True)
@@ -76,7 +76,7 @@ def test_a_trial_goes_on_and_never_fails(tmp_path: Path, cut: PowerCut, by_snaps
     assert starts >= {0, 1}
 
 
-def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: Path, cut: PowerCut) -> None:
+def test_no_event_with_a_decision_is_lost_and_the_study_can_be_read(tmp_path: Path, cut: PowerCut) -> None:
     study = Storage(str(tmp_path / "disk")) / "s"
     events: list[Event] = [RUN, *trial(1, *(0.01 * epoch for epoch in range(1, 6)))]
     with cut.watching():
@@ -104,7 +104,7 @@ def test_no_event_is_lost_that_was_answered_and_the_study_can_be_read(tmp_path: 
             assert disk.promised < 8 or record.trials[1].state == "finished"
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_then_for_a_new_start(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_and_then_for_a_restart(tmp_path: Path) -> None:
     """As a version that synced nothing, or a bad disk, leaves it: whole by its names, and empty."""
 
     def trial_of(damage: list[str], folder: Path) -> TrialRunner:

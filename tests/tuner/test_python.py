@@ -37,7 +37,7 @@ def test_a_study_that_exists_is_not_run_again(tmp_path: Path) -> None:
         tuner.run(tuner.load("roads", tmp_path).spec, tmp_path)
 
 
-def test_a_study_that_failed_or_was_stopped_is_an_exception(tmp_path: Path) -> None:
+def test_a_study_that_failed_or_was_stopped_raises(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     write_studys_folder(tmp_path, "s", run(), stop("failed", "the first 5 trials all failed"))
     with pytest.raises(tuner.StudyError, match="study s: failed: the first 5 trials all failed"):

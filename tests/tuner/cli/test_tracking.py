@@ -55,7 +55,7 @@ def test_sync_to_an_address_where_nothing_answers_is_refused_at_once_without_its
     assert "s3cret" not in str(done.exception) + done.output
 
 
-def test_an_mlflow_that_nothing_answers_at_is_said_before_the_study_starts_without_its_password(
+def test_an_mlflow_that_does_not_answer_is_reported_before_the_study_starts_without_its_password(
     tmp_path: Path,
 ) -> None:
     file = write_study(tmp_path / "roads.toml", fixed={"missing_data": True})

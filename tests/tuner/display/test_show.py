@@ -121,7 +121,7 @@ def test_a_missing_study_is_reported(storage: Storage, name: str) -> None:
         find(storage / "inner", name)
 
 
-def test_a_storage_without_studies_is_told(storage: Storage) -> None:
+def test_a_storage_without_studies_is_reported(storage: Storage) -> None:
     with pytest.raises(StudyError, match="start one with `python -m tuner run STUDY_FILE`"):
         find(storage, None)
 
@@ -167,7 +167,7 @@ def test_names_and_reasons_in_square_brackets_are_shown_as_they_are(storage: Sto
     assert "st[/u]dy" in screen(print_studies, [record], [], width=200)
 
 
-def test_what_mlflow_lacks_is_said_once_while_a_study_runs_and_again_when_it_is_shown(storage: Storage) -> None:
+def test_what_mlflow_lacks_is_printed_once_while_a_study_runs_and_again_by_show(storage: Storage) -> None:
     record = write(storage, "a", 1.0, *TRIALS)
     state = TrackingState()
     text = io.StringIO()

@@ -97,7 +97,7 @@ def test_a_plan_reads_as_a_sentence() -> None:
 
 
 @pytest.mark.slow
-def test_an_address_without_a_ray_is_told() -> None:
+def test_an_address_without_a_ray_is_reported() -> None:
     with (
         pytest.raises(StudyError, match=r"--address 127\.0\.0\.1:1: a running Ray is needed there"),
         connected("127.0.0.1:1"),
@@ -105,7 +105,7 @@ def test_an_address_without_a_ray_is_told() -> None:
         pass
 
 
-def test_a_ray_that_wants_a_token_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_ray_that_requires_a_token_is_reported_in_a_sentence(tmp_path: Path) -> None:
     """In a process of its own: Ray reads these settings when it is imported."""
     study = write_study(tmp_path / "roads.toml")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}

@@ -120,19 +120,19 @@ def test_decisions_after_a_restart_are_those_of_the_unbroken_study(recorder: Rec
     assert {decision.action for decision in decisions} == {Action.CONTINUE, Action.STOP}
 
 
-def test_a_report_that_is_told_again_is_in_the_journal_once(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_report_that_is_sent_again_is_in_the_log_once(recorder: Recorder, tmp_path: Path) -> None:
     recorder.receive(1, report(1))
     assert recorder.receive(1, report(2)) == recorder.receive(1, report(2, resumed=True))
     assert lines(tmp_path) == [{"event": "report", "epoch": 1}, {"event": "report", "epoch": 2}]
 
 
-def test_a_report_that_was_told_but_not_heard_is_heard_the_second_time(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_report_that_was_lost_is_recorded_when_it_is_sent_again(recorder: Recorder, tmp_path: Path) -> None:
     recorder.receive(1, report(1))
     recorder.receive(1, report(2, resumed=True))
     assert lines(tmp_path) == [{"event": "report", "epoch": 1}, {"event": "report", "epoch": 2}]
 
 
-def test_a_trial_that_goes_on_from_an_older_checkpoint_goes_back(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_trial_that_resumes_from_an_older_checkpoint_is_rewound(recorder: Recorder, tmp_path: Path) -> None:
     for epoch in (1, 2, 3, 4):
         recorder.receive(1, report(epoch, score=0.1 * epoch))
     recorder.receive(1, report(2, score=0.2, resumed=True))
@@ -149,7 +149,7 @@ def test_a_trial_that_goes_on_from_an_older_checkpoint_goes_back(recorder: Recor
     assert (trial.value, trial.best_epoch) == (0.25, 5), "what the first pass reached is void: its weights are gone"
 
 
-def test_a_trial_that_had_no_checkpoint_begins_anew(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_trial_without_a_checkpoint_restarts(recorder: Recorder, tmp_path: Path) -> None:
     for epoch in (1, 2, 1, 2):
         recorder.receive(1, report(epoch))
     assert lines(tmp_path)[2:] == [
@@ -169,7 +169,7 @@ def test_images_are_in_the_events_whichever_message_brings_them(recorder: Record
     assert [line["event"] for line in lines(tmp_path)] == ["report", "images", "images", "end"]
 
 
-def test_a_trial_that_loses_what_it_runs_on_again_and_again_fails_with_that(recorder: Recorder) -> None:
+def test_a_trial_that_keeps_losing_its_slot_fails_with_that_reason(recorder: Recorder) -> None:
     for attempt in range(1, 5):
         recorder.receive(1, Interruption("its holder died"))
         assert recorder.trial_done(1) == Outcome(ended=attempt == 4, slot_is_lost=True)
@@ -181,7 +181,7 @@ def test_a_trial_whose_process_died_too_often_fails_with_the_cause(recorder: Rec
     assert recorder.record.trials[1].reason == "its process died 4 times (SIGSEGV)"
 
 
-def test_a_trial_that_is_ended_from_outside_ends_as_it_is_said_or_is_run_again(recorder: Recorder) -> None:
+def test_a_trial_that_the_watchdog_kills_ends_as_it_decided_or_is_run_again(recorder: Recorder) -> None:
     recorder.take_off(1, None)
     assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
     recorder.take_off(1, End("failed", "it hangs"))
@@ -202,7 +202,7 @@ def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Rec
     assert recorder.receive(1, StorageWait("full")).action is Action.STOP, "nobody waits any more"
 
 
-def test_a_best_that_only_the_checkpoint_knows_is_told_with_it(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_best_epoch_that_only_the_checkpoint_has_is_recorded_from_it(recorder: Recorder, tmp_path: Path) -> None:
     """The machine died with the last seconds of a bucket's events; its checkpoints had arrived."""
     for epoch in (1, 2):
         recorder.receive(1, report(epoch, 0.1 * epoch))

@@ -37,7 +37,7 @@ def kept(folder: Path) -> set[int]:
     return {int(path.parent.parent.name) for path in folder.glob("s/trials/*/epoch-*/weights.bin")}
 
 
-def test_the_best_trials_keep_their_weights_and_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_the_best_trials_keep_their_weights_and_nothing_to_resume_from(tmp_path: Path) -> None:
     study, found = Storage(str(tmp_path)) / "s", record(keep=2)
     retention = Retention(found, study)
     after = []

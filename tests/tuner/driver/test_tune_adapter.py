@@ -120,7 +120,9 @@ def test_a_trial_that_lost_its_slot_is_run_again_on_another(journal: Journal) ->
     assert study.source.suggest("no other") is None
 
 
-def test_a_trial_that_tune_gives_up_fails_with_what_its_process_died_of(journal: Journal, tmp_path: Path) -> None:
+def test_a_trial_that_tune_gives_up_fails_with_the_cause_of_its_processs_death(
+    journal: Journal, tmp_path: Path
+) -> None:
     study = Study(journal)
     config = study.begin("a")
     (tmp_path / "error.txt").write_text("Traceback …\nRuntimeError: the worker group died: SIGSEGV\n")

@@ -55,7 +55,7 @@ def test_addresses_in_a_text_are_shown_without_their_secrets(text: str, shown: s
     assert without_secrets_in(text) == shown
 
 
-def test_a_setting_that_is_a_secret_is_known_by_its_name() -> None:
+def test_a_config_field_that_is_a_secret_is_recognised_by_its_name() -> None:
     secret = ["hub_token", "token", "DB_PASSWORD", "api_key", "aws.secret", "access_key"]
     plain = ["max_tokens", "tokenizer", "keep_probability", "sigma", "monkey", "batch_size", "passes"]
     assert [name for name in (*secret, *plain) if is_secret_name(name)] == secret

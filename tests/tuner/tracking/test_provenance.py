@@ -105,7 +105,7 @@ def test_a_note_that_a_person_wrote_on_the_study_stays(study: TrackedStudy) -> N
     assert parent(study)[1].data.tags[NOTE] == "mine"
 
 
-def test_a_secret_among_the_settings_is_in_no_page_and_no_file(study: TrackedStudy) -> None:
+def test_a_secret_among_the_config_fields_is_in_no_page_and_no_file(study: TrackedStudy) -> None:
     fixed = {"frames": ["s3://KEY:s3cret@bucket/a"], "data_dir": "https://me:s3cret@host/b", "hub_token": "s3cret"}
     study.spec = study.spec.model_copy(update={"fixed": fixed})
     all_events = events()

@@ -62,7 +62,7 @@ def test_the_signal_that_a_process_died_of_is_named(local_ray: None, how: str, c
     assert advice in death.failure_message([cause])
 
 
-def test_how_often_a_process_died_and_of_what_is_told() -> None:
+def test_the_number_and_causes_of_deaths_are_reported() -> None:
     assert death.failure_message(["SIGSEGV"] * 4).startswith(
         "its process died 4 times (SIGSEGV): a native library crashed"
     )

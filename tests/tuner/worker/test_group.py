@@ -263,7 +263,7 @@ def test_a_death_in_mid_epoch_ends_the_attempt_and_the_next_has_a_new_group(tmp_
     run(body, tmp_path)
 
 
-def test_a_trial_whose_caller_died_is_stopped_and_begun_anew_on_the_same_group(tmp_path: Path) -> None:
+def test_a_trial_whose_caller_died_is_stopped_and_restarted_on_the_same_group(tmp_path: Path) -> None:
     async def body(slot: Slot, runner: Runner) -> None:
         orphan = await begin(slot, runner)
         sent = asyncio.create_task(slot.send(0, 1, REPORT))

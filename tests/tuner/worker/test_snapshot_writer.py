@@ -58,7 +58,7 @@ def test_a_finished_trial_among_the_best_has_its_best_weights_before_it_tells_it
     assert not list(runner.folder.glob(".incoming-*"))
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     runner.run(snapshots=True, epochs=5, write_seconds=1.0)
     assert runner.reported_at[4] - runner.reported_at[0] < 0.5, (
@@ -102,7 +102,9 @@ def writer(tmp_path: Path) -> Iterator[SnapshotWriter]:
     writer.close()
 
 
-def test_who_goes_on_from_a_checkpoint_finds_the_best_before_it(tmp_path: Path, writer: SnapshotWriter) -> None:
+def test_a_trial_that_resumes_from_a_checkpoint_finds_the_best_one_before_it(
+    tmp_path: Path, writer: SnapshotWriter
+) -> None:
     """The best epoch's weights wait in memory; a checkpoint after which it isn't trained again comes after them."""
     config = replay.Config(snapshots=True)
     best = Progress(epoch=7, metrics={}, best_value=0.9, best_epoch=7)
@@ -134,7 +136,7 @@ def test_the_best_that_the_newest_knows_stays_while_a_better_one_may_be_lost(
     assert runner_in(tmp_path).checkpoints() == {"epoch-000003": False, "epoch-000005": True}
 
 
-def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> None:
+def test_a_restarted_trial_starts_in_an_empty_folder(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     (runner.folder / "epoch-000009" / "resume").mkdir(parents=True)  # half of a checkpoint: no report.json
     snapshots.last_write.seconds = 10.0
@@ -142,7 +144,7 @@ def test_a_trial_that_begins_anew_begins_in_an_empty_folder(tmp_path: Path) -> N
     assert runner.checkpoints() == {}
 
 
-def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
+def test_the_newest_checkpoint_to_resume_from_stays_while_better_weights_come(
     tmp_path: Path, writer: SnapshotWriter
 ) -> None:
     config = replay.Config(snapshots=True)
@@ -155,7 +157,7 @@ def test_the_newest_that_can_be_gone_on_from_stays_while_better_weights_come(
     assert runner_in(tmp_path).checkpoints() == {"epoch-000001": True, "epoch-000003": False}
 
 
-def test_a_trial_that_goes_on_tells_where_from_and_drops_what_it_will_train_again(tmp_path: Path) -> None:
+def test_a_resumed_trial_reports_its_epoch_and_deletes_later_checkpoints(tmp_path: Path) -> None:
     first = runner_in(tmp_path, stop_after=4, keep=True)
     first.run(snapshots=True, epochs=6, write_seconds=0.02)
     assert first.checkpoints() == {"epoch-000001": True, "epoch-000004": False}

@@ -78,7 +78,7 @@ def test_a_trial_that_is_stopped_says_so_and_why(tmp_path: Path) -> None:
         ("sys_exit", "SystemExit: 1"),
     ],
 )
-def test_a_failure_is_told_in_a_sentence_and_kept_in_full(tmp_path: Path, fail: str, reason: str) -> None:
+def test_a_failure_is_reported_in_a_sentence_and_its_traceback_is_kept(tmp_path: Path, fail: str, reason: str) -> None:
     runner = runner_in(tmp_path)
     runner.run(fail=fail)
     assert runner.end == ("failed", reason)
@@ -99,7 +99,7 @@ def test_a_setting_that_the_config_refuses_is_told_by_its_name(tmp_path: Path) -
     assert runner.end == ("failed", "batch_size: Input should be less than or equal to 64, got 1000")
 
 
-def test_a_measure_that_is_undefined_is_left_out(tmp_path: Path) -> None:
+def test_an_undefined_metric_is_left_out(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     runner.run(fail="nan_side")
     assert [sorted(report.metrics) for report in runner.reports] == [
@@ -110,7 +110,7 @@ def test_a_measure_that_is_undefined_is_left_out(tmp_path: Path) -> None:
     assert (runner.end or [""])[0] == "finished"
 
 
-def test_numbers_of_any_kind_are_told_as_plain_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_any_type_are_reported_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "score", lambda config, epoch: np.float32(0.25 * epoch))
     runner = runner_in(tmp_path)
     runner.run(epochs=2)
@@ -126,7 +126,7 @@ def test_only_rank_zero_writes_checkpoints(tmp_path: Path) -> None:
     assert TrialCheckpoints(trial_folder(runner.study, 1)).newest() is not None
 
 
-def test_a_study_that_can_not_be_told_ends_the_trial_with_that(tmp_path: Path) -> None:
+def test_a_trial_whose_message_cannot_be_sent_ends_with_that_error(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
 
     def gone(message: Message) -> Decision:

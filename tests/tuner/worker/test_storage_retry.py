@@ -1,4 +1,4 @@
-"""A storage that refuses a trial's checkpoint: the trial waits, and isn't blamed."""
+"""While the storage fails, a trial waits and doesn't fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("as_snapshots", [True, False])
-def test_a_full_disk_holds_a_trial_until_there_is_room(disk: Path, as_snapshots: bool) -> None:
+def test_a_trial_waits_on_a_full_disk_until_there_is_room(disk: Path, as_snapshots: bool) -> None:
     study = Storage(str(disk)) / "s"
     filler = fill(disk, left=500_000)
 
@@ -42,7 +42,7 @@ def test_a_full_disk_holds_a_trial_until_there_is_room(disk: Path, as_snapshots:
     runner.run(epochs=2, checkpoint_bytes=1_000_000, snapshots=as_snapshots)
     assert runner.end == ("finished", None)
     assert [report.epoch for report in runner.reports] == [1, 2]
-    assert runner.waits[-1] is None, "that it is over is said too"
+    assert runner.waits[-1] is None, "the trial notifies that it is resolved"
     first = runner.waits[0]
     assert first is not None
     assert str(disk) in first
