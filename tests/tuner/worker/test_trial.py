@@ -93,7 +93,7 @@ def test_a_failure_of_another_rank_is_kept_too(tmp_path: Path) -> None:
     assert "x is too small" in runner.error_text()
 
 
-def test_a_setting_that_the_config_refuses_is_told_by_its_name(tmp_path: Path) -> None:
+def test_hyperparameters_that_the_config_refuses_are_reported_by_name(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     runner.run(batch_size=1000)
     assert runner.end == ("failed", "batch_size: Input should be less than or equal to 64, got 1000")
