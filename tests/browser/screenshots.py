@@ -36,7 +36,7 @@ def main() -> None:
         tracker.start()
         assert tracker.finish(300) == 0, tracker.error
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 900})
+        page = browser.new_page(viewport={"width": 1900, "height": 1100})
         page.set_default_timeout(_PATIENCE_MILLISECONDS)
         with served(folder) as address:
             ranking = view_link(spec, address, tracker.experiment or "")
@@ -48,6 +48,7 @@ def main() -> None:
             page.locator("g.scatterlayer path.point").first.wait_for(state="attached")
             page.locator(".parcoords-line-layers canvas, .parcoords canvas").first.wait_for()
             _write(page, "mlflow-charts")
+        page.set_viewport_size({"width": 1200, "height": 1100})
         page.goto(report.as_uri())
         page.wait_for_load_state("networkidle")
         _write(page, "report")
@@ -59,8 +60,12 @@ def _write(page: Page, name: str) -> None:
     # What has just come is still being faded in.
     page.wait_for_timeout(2000)
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    assistant = page.get_by_text("MLflow Assistant")
+    if assistant.count() and (box := assistant.first.bounding_box()):
+        # It takes the right fifth of MLflow's pages, and is nothing of this project.
+        picture = picture.crop((0, 0, int(box["x"]) - 50, picture.height))
     path = IMAGES / f"{name}.png"
-    picture.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
 
