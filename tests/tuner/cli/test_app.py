@@ -94,7 +94,7 @@ def test_a_storage_that_cannot_be_written_is_reported_and_nothing_is_started(
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-@pytest.mark.parametrize("command", [["list"], ["show"], ["show", "x"], ["resume", "x"], ["ui"]])
+@pytest.mark.parametrize("command", [["list"], ["show"], ["show", "x"], ["resume", "x"], ["report"], ["ui"]])
 def test_a_file_in_place_of_a_storage_is_reported_by_each_command(
     tuner: Command, tmp_path: Path, command: list[str]
 ) -> None:
@@ -104,7 +104,15 @@ def test_a_file_in_place_of_a_storage_is_reported_by_each_command(
 
 @pytest.mark.parametrize(
     "command",
-    [["show", "nothing"], ["show"], ["resume", "nothing"], ["ui"], ["best", "nothing", "--output", "out"]],
+    [
+        ["show", "nothing"],
+        ["show"],
+        ["resume", "nothing"],
+        ["report", "nothing"],
+        ["report"],
+        ["ui"],
+        ["best", "nothing", "--output", "out"],
+    ],
 )
 def test_a_missing_study_is_reported(tuner: Command, tmp_path: Path, command: list[str]) -> None:
     assert "is needed there, got none" in refused(tuner(*command, "--storage", tmp_path / "studies"))
@@ -266,6 +274,20 @@ def test_the_commands_after_a_study_can_be_pasted_and_show_no_secret(
     assert "python -m tuner ui a --storage 's3://KEY:***@bucket/x?region=r'" in out
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in out
     assert "dden" not in out
+
+
+def test_a_report_is_written_here_and_studies_of_two_objectives_are_not_compared(
+    tuner: Command, tmp_path: Path
+) -> None:
+    storage = Storage(str(tmp_path / "studies"))
+    run_study(storage, "a")
+    run_study(storage, "b", direction="minimize")
+    status, out, _ = tuner("report", "a", "--storage", storage.uri)
+    assert (status, out) == (0, "a-report.html\n")
+    assert "<h1>a</h1>" in (tmp_path / "here" / "a-report.html").read_text(encoding="utf-8")
+    err = refused(tuner("report", "a", "b", "--storage", storage.uri))
+    assert err.startswith("error: report: studies of one objective are needed to compare them, got a (maximize score)")
+    assert [file.name for file in (tmp_path / "here").iterdir()] == ["a-report.html"]
 
 
 def test_an_unknown_command_is_reported_without_a_traceback(tuner: Command) -> None:
