@@ -219,12 +219,15 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
         commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
     if record.state == "interrupted":
         commands.append((f"python -m tuner resume {name}{at}", "continue the study"))
+    if "://" in storage:
+        # The report that the study has left there can't be opened as it is.
+        commands.append((f"python -m tuner report {name}{at}", "the study as one page"))
     commands.append((f"python -m tuner ui {name}{at}", "compare the trials in MLflow"))
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
-    if record.state in ("finished", "failed"):
-        console.print(f"  {(Storage(storage) / name / REPORT).uri}", highlight=False, soft_wrap=True)
+    if record.state in ("finished", "failed") and "://" not in storage:
+        console.print(f"  {Path(storage).expanduser() / name / REPORT}", highlight=False, soft_wrap=True)
     if link:
         console.print(f"  {link}", highlight=False, soft_wrap=True)
     if HIDDEN in address:

@@ -268,10 +268,12 @@ def test_the_commands_after_a_study_can_be_pasted_and_show_no_secret(
     cli.print_next_steps(record, "my studies [/x]", console())
     out = capsys.readouterr().out
     assert "python -m tuner ui a --storage 'my studies [/x]'" in out
+    assert "  my studies [/x]/a/report.html\n" in out
     assert "***" not in out
     cli.print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", console())
     out = capsys.readouterr().out
     assert "python -m tuner ui a --storage 's3://KEY:***@bucket/x?region=r'" in out
+    assert "python -m tuner report a --storage 's3://KEY:***@bucket/x?region=r'" in out
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in out
     assert "dden" not in out
 
