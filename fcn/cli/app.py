@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperCommand, TyperGroup
 
-from fcn.errors import InputError
+from fcn.errors import ExportError, InputError, TrainingError
 
 # The first lines of the commands' own help: --help imports none of them, nor torch.
 COMMANDS = {
@@ -58,7 +58,8 @@ def _group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 2 for what a person can fix."""
+    """Runs the command line; returns the exit status: 2 for what a person can fix, 1 for what failed on its way."""
+    status = 2
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m fcn")
     except ValidationError as error:
@@ -68,13 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
         sentences = validation_sentences(error)
     except InputError as error:
         sentences = str(error).splitlines()
+    except (TrainingError, ExportError) as error:
+        sentences, status = str(error).splitlines(), 1
     except SystemExit as end:
         return int(end.code or 0)
     else:
         return 0
     for sentence in sentences:
         print(f"error: {sentence}", file=sys.stderr)
-    return 2
+    return status
 
 
 def command() -> None:

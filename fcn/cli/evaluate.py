@@ -16,16 +16,15 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from fcn.cli.scored_frames import Split, frames_to_score, notes
-from fcn.config import Config, DatasetName, validation_sentences
+from fcn.config import Config, DatasetName
 from fcn.data.cache import open_cache
 from fcn.data.dataset import Dataset
 from fcn.data.readers.kitti_road import missing_frames
 from fcn.device import chosen_device
-from fcn.errors import InputError, TrainingError
+from fcn.errors import InputError
 from fcn.formats.read import Export, Network, open_network, read_export
 from fcn.formats.verify import score
 from fcn.kitti.native_resolution import score_at_native_resolution
@@ -67,42 +66,30 @@ def run(
 ) -> None:
     """Scores an export, or writes a submission for the KITTI server."""
     console = Console(highlight=False, markup=False, stderr=as_json)
-    try:
-        chosen = chosen_device(device)
-        opened = read_export(export)
-        if submission is not None:
-            if native_resolution or bev or dataset:
-                raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
-            predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
-            result = _submit(opened, predictor, data, submission, console)
-        else:
-            # Before the network is opened: a wrong folder is reported at once.
-            config, frames = frames_to_score(opened, data, split, dataset)
-            for sentence in notes(opened, frames, split):
-                typer.echo(f"note: {sentence}", err=True)
-            network = open_network(opened, format, str(chosen))
-            view: View = "bev" if bev else "own size" if native_resolution else "network size"
-            result = {
-                "export": str(export),
-                "data": None if data is None else str(data),
-                "dataset": frames.name,
-                "split": split,
-                "frames": len(frames.splits[split]),
-                "view": view,
-                "image_size": list(opened.image_size),
-                "metrics": _score(opened, network, config, frames, split, view, chosen, console),
-            }
-    except ValidationError as error:
-        for sentence in validation_sentences(error):
-            typer.echo(f"error: {export}: {sentence}", err=True)
-        raise typer.Exit(2) from None
-    except InputError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        raise typer.Exit(2) from None
-    except TrainingError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    chosen = chosen_device(device)
+    opened = read_export(export)
+    if submission is not None:
+        if native_resolution or bev or dataset:
+            raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
+        predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
+        result = _submit(opened, predictor, data, submission, console)
+    else:
+        # Before the network is opened: a wrong folder is reported at once.
+        config, frames = frames_to_score(opened, data, split, dataset)
+        for sentence in notes(opened, frames, split):
+            typer.echo(f"note: {sentence}", err=True)
+        network = open_network(opened, format, str(chosen))
+        view: View = "bev" if bev else "own size" if native_resolution else "network size"
+        result = {
+            "export": str(export),
+            "data": None if data is None else str(data),
+            "dataset": frames.name,
+            "split": split,
+            "frames": len(frames.splits[split]),
+            "view": view,
+            "image_size": list(opened.image_size),
+            "metrics": _score(opened, network, config, frames, split, view, chosen, console),
+        }
     typer.echo(json.dumps(result) if as_json else _for_people(result))
 
 

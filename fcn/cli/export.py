@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
-from fcn.config import validation_sentences
 from fcn.device import chosen_device
-from fcn.errors import ExportError, InputError, TrainingError
 from fcn.formats.write import Exported, export
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -26,18 +23,9 @@ def run(
 ) -> None:
     """Weights, pt2 and ONNX, each loaded again and compared with the checkpoint."""
     console = Console(highlight=False, markup=False, stderr=as_json)
-    try:
-        chosen = chosen_device(device)
-        with console.status("exporting, comparing and scoring"):
-            exported = export(checkpoint, output, device=chosen)
-    except (InputError, ValidationError) as error:
-        sentences = validation_sentences(error) if isinstance(error, ValidationError) else [str(error)]
-        for sentence in sentences:
-            typer.echo(f"error: {sentence}", err=True)
-        raise typer.Exit(2) from None
-    except (ExportError, TrainingError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    chosen = chosen_device(device)
+    with console.status("exporting, comparing and scoring"):
+        exported = export(checkpoint, output, device=chosen)
     if as_json:
         typer.echo(json.dumps({"output": str(output), **asdict(exported)}))
     else:

@@ -48,15 +48,11 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images at once.")] = 8,
 ) -> None:
     """Draws what an exported network sees in images and videos."""
-    try:
-        jobs, problems, left_out = plan(paths, output, frames_as_images=kind != "overlay")
-        opened = read_export(export)
-        chosen = _device(device) if format == "safetensors" else "cpu"
-        predictor = Predictor(opened, open_network(opened, format, chosen), kind, class_name)
-        _make(output)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    jobs, problems, left_out = plan(paths, output, frames_as_images=kind != "overlay")
+    opened = read_export(export)
+    chosen = _device(device) if format == "safetensors" else "cpu"
+    predictor = Predictor(opened, open_network(opened, format, chosen), kind, class_name)
+    _make(output)
     log = Log(Console(highlight=False, markup=False), jobs)
     with log:
         for problem in problems:

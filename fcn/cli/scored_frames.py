@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from fcn.config import Config, DatasetName
+from pydantic import ValidationError
+
+from fcn.config import Config, DatasetName, validation_sentences
 from fcn.data.dataset import Dataset
 from fcn.data.layout import check_folder, guess_dataset
 from fcn.data.readers import open_dataset, open_unsplit
@@ -28,7 +30,7 @@ def frames_to_score(
     """The config that reads the frames, and the data set with the split.
 
     data: the folder, which is read or refused; None: drawn scenes. dataset: what is in it, for "all"; None: guessed by
-    the folder's layout. Raises InputError, or pydantic's ValidationError where the export's config is invalid.
+    the folder's layout. Raises InputError, also where the export's config is invalid.
     """
     if split == "all":
         config = config_for_all(opened, data, dataset)
@@ -63,14 +65,14 @@ def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
 def config_for(opened: Export, data: Path | None) -> Config:
     """The run's config with the data set at `data`, split as the run split it: by the sequences it noted.
 
-    Raises InputError or pydantic's ValidationError where the export's config is invalid.
+    Raises InputError where the export's config is invalid.
     """
     settings = _settings(opened, data)
     if settings.get("split") == "sequence" and opened.sequences.get("train"):
         # Frames that were added since would move the seeded split, and training frames into test.
         settings["val_sequences"] = opened.sequences.get("val") or None
         settings["test_sequences"] = opened.sequences.get("test", ())
-    return with_normalisation_of(opened.directory, Config.model_validate(settings))
+    return _config(opened, settings)
 
 
 def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | None) -> Config:
@@ -83,7 +85,17 @@ def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | Non
         settings["frames"] = None
     # The class that the export knows is asked for by its name: another data set has more of them.
     settings["classes"] = opened.classes[1] if opened.positive == 1 else "all"
-    return with_normalisation_of(opened.directory, Config.model_validate(settings))
+    return _config(opened, settings)
+
+
+def _config(opened: Export, settings: dict[str, Any]) -> Config:
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        raise InputError(
+            "\n".join(f"{opened.directory}: {sentence}" for sentence in validation_sentences(error))
+        ) from error
+    return with_normalisation_of(opened.directory, config)
 
 
 def _config_for_own_split(opened: Export, data: Path | None, split: Split, dataset: DatasetName | None) -> Config:

@@ -19,12 +19,11 @@ from typing import Annotated
 
 import torch
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from torch import distributed
 
 from fcn.cli.run_config import read_config
-from fcn.config import Config, validation_sentences
+from fcn.config import Config
 from fcn.device import chosen_device, described
 from fcn.distributed import fail_together, rank
 from fcn.errors import InputError, TrainingError
@@ -75,18 +74,10 @@ def run(
         with _ranks(device) as chosen:
             sample_options = _SampleOptions(samples or [], sample_epochs)
             _train(output, settings or [], config, resume, chosen, batch_losses, sample_options, console)
-    except ValidationError as error:
-        for sentence in validation_sentences(error):
-            typer.echo(f"error: {sentence}", err=True)
-        raise typer.Exit(2) from None
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     except TrainingError as error:
         last = output / "last"
         kept = f"; the last good checkpoint is {last}" if last.exists() else ""
-        typer.echo(f"error: {error}{kept}", err=True)
-        raise typer.Exit(1) from None
+        raise TrainingError(f"{error}{kept}") from error
     except KeyboardInterrupt:
         how = f"resume with: python -m fcn train --output {output} --resume"
         typer.echo(f"stopped; {how if (output / 'last').exists() else 'there was no checkpoint yet'}", err=True)

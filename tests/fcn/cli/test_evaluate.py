@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from fcn.cli.evaluate import app
 from fcn.cli.scored_frames import config_for
 from fcn.config import Config
 from fcn.data.readers import open_dataset
@@ -20,6 +18,7 @@ from fcn.kitti.native_resolution import score_at_native_resolution
 from fcn.kitti.submission import write_submission
 from fcn.model import checkpoint
 from fcn.prediction.predictor import Predictor
+from tests.fcn.command import Result, fcn
 
 Pixels = npt.NDArray[np.uint8]
 Tiny = tuple[Path, Exported]
@@ -36,7 +35,7 @@ Tr_cam_to_road: 1 0 0 0 0 1 0 {-CAMERA_METRES} 0 0 1 0
 
 
 def evaluate(export: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(export), *map(str, arguments)])
+    return fcn("evaluate", export, *arguments)
 
 
 def road_export(classes: tuple[str, ...] = ("background", "road")) -> Export:

@@ -12,21 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from fcn.cli.predict import app
 from fcn.errors import InputError
 from fcn.formats.read import Export
 from fcn.formats.write import Exported
 from fcn.prediction.predictor import Predictor, class_mask, probability
 from fcn.prediction.video import VideoReader, VideoWriter
+from tests.fcn.command import Result, fcn
 
 Pixels = npt.NDArray[np.uint8]
 Tiny = tuple[Path, Exported]
 
 
 def predict(export: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(export), *map(str, arguments)])
+    return fcn("predict", export, *arguments)
 
 
 def save(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Pixels:

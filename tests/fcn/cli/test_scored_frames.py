@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from fcn.cli.app import main
-from fcn.cli.evaluate import app
 from fcn.config import Config
 from fcn.data.readers import open_dataset
 from fcn.formats.write import Exported
+from tests.fcn.command import Result, fcn
 
 Tiny = tuple[Path, Exported]
 SIZE = (32, 96)  # the tiny export's: its frames are scored as they are
 
 
 def evaluate(directory: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(directory), *map(str, arguments), "--device", "cpu"])
+    return fcn("evaluate", directory, *arguments, "--device", "cpu")
 
 
 def scores(result: Result) -> dict[str, float]:

@@ -10,15 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import ExifTags, Image
-from typer.testing import CliRunner
 
 from fcn.cli.app import main
-from fcn.cli.predict import app
 from fcn.config import Config
 from fcn.data.cache import open_cache
 from fcn.data.readers import open_dataset
 from fcn.errors import InputError
 from fcn.formats.write import Exported
+from tests.fcn.command import fcn
 
 Array = npt.NDArray[Any]
 STORED: dict[
@@ -136,7 +135,7 @@ def test_a_phones_image_is_predicted_as_it_is_displayed(
     phones: Path, tiny_export: tuple[Path, Exported], tmp_path: Path
 ) -> None:
     arguments = [tiny_export[0], phones / "images", "--output", tmp_path / "out", "--kind", "mask"]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = fcn("predict", *arguments)
     assert (result.exit_code, result.stderr) == (0, "")
     masks = []
     for orientation in STORED:
@@ -155,7 +154,7 @@ def test_images_of_sixteen_bits_are_predicted_with_one_note(tiny_export: tuple[P
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "in" / "c.png")
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "in" / "d.tif")
     arguments = [tiny_export[0], tmp_path / "in", "--output", tmp_path / "out"]
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = fcn("predict", *arguments)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
     assert lines[0].startswith(f"error: {tmp_path}/in/d.tif: an image must have 8 or 16 bits")

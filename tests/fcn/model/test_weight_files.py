@@ -15,10 +15,8 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18, vgg
-from typer.testing import CliRunner
 
 from fcn import Config
-from fcn.cli import evaluate
 from fcn.errors import InputError
 from fcn.formats.read import open_network, read_export
 from fcn.formats.write import export
@@ -27,6 +25,7 @@ from fcn.model.fcn8s import build_model
 from fcn.model.preprocessing import FromPixels
 from fcn.model.pretrained import IMAGENET, fetch_weights, normalisation
 from fcn.training.run import prepare
+from tests.fcn.command import fcn
 
 Weights = dict[str, Tensor]
 FC = 8
@@ -280,7 +279,7 @@ def test_an_export_of_caffes_weights_carries_their_normalisation_and_is_not_turn
     assert opened.std == (1 / 255, 1 / 255, 1 / 255)
     assert "started from the weights in caffe.pth, whose terms hold" in (exported / "README.md").read_text("utf-8")
     (tmp_path / "caffe.pth").unlink()  # an export stands alone
-    result = CliRunner().invoke(evaluate.app, [str(exported), "--split", "test", "--json", "--device", "cpu"])
+    result = fcn("evaluate", exported, "--split", "test", "--json", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["metrics"] == pytest.approx(scores.test_metrics, abs=1e-4)
 
