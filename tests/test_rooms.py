@@ -18,6 +18,7 @@ TUNER = [
     {"report"},
     {"results"},
     {"display"},
+    {"checks"},
     {"tracking", "worker", "search", "jobs"},
     {"events"},
     {"spec", "storage"},
@@ -41,7 +42,7 @@ FCN = [
 LIBRARIES = {
     "mlflow": {"tracking/runs.py", "tracking/batch.py", "tracking/calls.py"},
     "optuna": {"spec/space.py", "search"},
-    "ray": {"driver", "worker", "cli", "jobs"},
+    "ray": {"driver", "worker", "cli", "jobs", "checks"},
 }
 MOST_IN_A_ROOM = 13
 

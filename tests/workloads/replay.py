@@ -22,6 +22,9 @@ from typing import Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+NO_DATA_HERE = "REPLAY_NO_DATA_HERE"
+"""Set in the environment of a node, its data are missing."""
+
 
 class Config(BaseModel):
     """Every setting of a replayed run."""
@@ -96,7 +99,7 @@ def score(config: Config, epoch: int) -> float:
 
 
 def prepare(config: Config) -> Prepared:
-    if config.missing_data:
+    if config.missing_data or NO_DATA_HERE in os.environ:
         raise ValueError("fixed.missing_data: frames are needed, got none; take missing_data out")
     return Prepared()
 
@@ -104,6 +107,7 @@ def prepare(config: Config) -> Prepared:
 def train(config: Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:
     if config.gpu_share is not None:
         _pretend_gpu(config.gpu_share)
+    prepare(config)
     group = _group()
     rank = group.get_rank() if group else 0
     _meet(config)

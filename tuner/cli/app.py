@@ -107,7 +107,7 @@ def run(
     options = runs.Options(Storage(storage), tracking_uri, address)
     start = run_or_resume if or_resume else runs.run
     record = start(spec, options, list(overrides or []), console)
-    print_next_steps(record, storage, console, study_link(Storage(storage), record))
+    print_next_steps(record, storage, console, study_link(Storage(storage), record), address, tracking_uri)
 
 
 @app.command()
@@ -124,7 +124,7 @@ def resume(
     console = _console()
     options = runs.Options(Storage(storage), tracking_uri, address)
     record = runs.resume(name, options, list(overrides or []), console)
-    print_next_steps(record, storage, console, study_link(Storage(storage), record))
+    print_next_steps(record, storage, console, study_link(Storage(storage), record), address, tracking_uri)
 
 
 @app.command("list")
@@ -199,7 +199,14 @@ def main() -> None:
     run_app(app)
 
 
-def print_next_steps(record: object, storage: str, console: Console, link: str | None = None) -> None:
+def print_next_steps(
+    record: object,
+    storage: str,
+    console: Console,
+    link: str | None = None,
+    ray_address: str | None = None,
+    tracking_uri: str | None = None,
+) -> None:
     """Print the ranking and useful commands. Exits with the status of how the study ended."""
     from tuner.display import show as shows
     from tuner.events.state import StudyRecord
@@ -209,6 +216,10 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
     name = record.spec.name
     address = without_secrets(storage)
     at = "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(address)}"
+    # What was given must be given again: without --address the study would start a Ray beside the one it ran on.
+    ray = f" --address {shlex.quote(ray_address)}" if ray_address else ""
+    shown = without_secrets(tracking_uri) if tracking_uri else ""
+    mlflow = f" --tracking-uri {shlex.quote(shown)}" if tracking_uri else ""
     console.print()
     shows.print_record(record, console, rows=10)
     console.print()
@@ -218,11 +229,11 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
         console.print(best, highlight=False, soft_wrap=True)
         commands.append((f"python -m tuner.best {name}{at} --output exports/{name}", "export the winner"))
     if record.state == "interrupted":
-        commands.append((f"python -m tuner resume {name}{at}", "continue the study"))
+        commands.append((f"python -m tuner resume {name}{at}{mlflow}{ray}", "continue the study"))
     if "://" in storage:
         # The report that the study has left there can't be opened as it is.
         commands.append((f"python -m tuner report {name}{at}", "the study as one page"))
-    commands.append((f"python -m tuner ui {name}{at}", "compare the trials in MLflow"))
+    commands.append((f"python -m tuner ui {name}{at}{mlflow}", "compare the trials in MLflow"))
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         console.print(f"  {command:<{width}}   {purpose}", highlight=False, soft_wrap=True)
@@ -230,6 +241,8 @@ def print_next_steps(record: object, storage: str, console: Console, link: str |
         console.print(f"  {Path(storage).expanduser() / name / REPORT}", highlight=False, soft_wrap=True)
     if link:
         console.print(f"  {link}", highlight=False, soft_wrap=True)
+    if HIDDEN in shown:
+        console.print(f"  Replace {HIDDEN} by the password of MLflow's address.", style="dim", highlight=False)
     if HIDDEN in address:
         console.print(
             f"  Replace {HIDDEN} by the secret of the address; or leave the keys out of it, and set "

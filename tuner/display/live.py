@@ -11,7 +11,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tuner.events.event import EpochReported, Event, TrialEnded, TrialRewound, TrialStarted
+from tuner.events.event import (
+    EpochReported,
+    Event,
+    NodeLeftOut,
+    NodeLost,
+    TrialEnded,
+    TrialRewound,
+    TrialStarted,
+)
 from tuner.events.state import StudyRecord, TrialRecord
 
 _LIVE_ROWS = 12
@@ -63,6 +71,10 @@ class Progress:
 
     def event(self, event: Event) -> None:
         """Print the event, if it is one that the user should see."""
+        if isinstance(event, NodeLeftOut):
+            self.note(f"node {event.node} gets no trials: {event.reason}")
+        elif isinstance(event, NodeLost):
+            self.note(self._lost(event))
         if self._live:
             return
         line = self._sentence(event)
@@ -72,6 +84,15 @@ class Progress:
         if not self._skipped_printed and (skipped := self._skipped()):
             self._skipped_printed = True
             self._line(skipped)
+
+    def _lost(self, event: NodeLost) -> str:
+        trials = [str(trial.id) for trial in self._record.trials.values() if self._ran_on(trial, event.node)]
+        if not trials:
+            return f"node {event.node} was lost; no trial ran there"
+        return f"node {event.node} was lost, where trial {', '.join(trials)} ran: begun again as soon as there is room"
+
+    def _ran_on(self, trial: TrialRecord, node: str) -> bool:
+        return trial.state == "running" and node in trial.nodes
 
     def _line(self, text: str) -> None:
         self._console.print(
@@ -155,7 +176,8 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     """One row for each trial: its epoch, best value, curve and hyperparameters."""
     table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
-    for title in ("trial", "state", "epoch", "best", "curve", *names, "time"):
+    several_nodes = len({node for trial in record.trials.values() for node in trial.nodes}) > 1
+    for title in ("trial", "state", "epoch", "best", "curve", *names, "time", *(["node"] if several_nodes else [])):
         # Only headers may wrap, so that a usual study fits in eighty columns.
         justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
         table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
@@ -169,6 +191,9 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
         ]
+        if several_nodes:
+            # The host's name alone: its address is in --json.
+            cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
         table.add_row(*(_unwrapped(cell) for cell in cells))
     return table
 

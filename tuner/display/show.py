@@ -62,7 +62,9 @@ def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
 
 
 def record_json(record: StudyRecord) -> dict[str, Any]:
-    """Keys: name, state, reason, objective, direction, best, trials. A missing value is null."""
+    """Keys: name, state, reason, objective, direction, best, left_out (nodes of its newest run that got no trials),
+    trials. A missing value is null.
+    """
     ranking = record.ranking()
     best = ranking[0] if ranking else None
     return {
@@ -72,6 +74,7 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
         "objective": record.spec.objective.metric,
         "direction": record.spec.objective.direction,
         "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
+        "left_out": [{"node": node, "reason": reason} for node, reason in record.left_out.items()],
         "trials": [_trial_json(trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
     }
 
@@ -86,6 +89,7 @@ def _trial_json(trial: TrialRecord) -> dict[str, Any]:
         "startup_seconds": trial.startup_seconds,
         "seconds": round(trial.seconds(time.time()), 3),
         "reason": trial.reason,
+        "nodes": list(trial.nodes),
     }
 
 
@@ -130,6 +134,10 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None,
                 markup=False,
                 soft_wrap=True,
             )
+    for node, reason in record.left_out.items():
+        console.print(
+            f"node {node} got no trials: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True
+        )
     if skipped:
         console.print(skipped, style="yellow", highlight=False, markup=False, soft_wrap=True)
 

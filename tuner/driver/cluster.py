@@ -7,8 +7,8 @@ import functools
 import logging
 import math
 import os
-import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from tuner.checks.nodes import alive_nodes
+from tuner.checks.ray_access import own_token, reached
 from tuner.driver import autoscaler, ray_cleanup
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
@@ -42,6 +44,7 @@ _ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4294967296"
     ":glibc.malloc.trim_threshold=4294967296",
 }
+_NODES_SECONDS = 300.0
 _USABLE_MEMORY = 0.9  # of a GPU: what is left over is for allocators that don't fit into each other
 
 # Ray reads them when it is imported and when it starts its processes, which inherit them.
@@ -63,15 +66,17 @@ class Plan:
     cluster_gpus: float
     """What there is, or can be where an autoscaler adds machines."""
 
-    def trial_request(self, gpus: float, place: int) -> ray.tune.PlacementGroupFactory:
-        """What Tune sets aside for the process of the slot at this place.
+    def trial_request(
+        self, gpus: float, place: int, left_out: frozenset[str] = frozenset()
+    ) -> ray.tune.PlacementGroupFactory:
+        """What Tune sets aside for the process of the slot at this place. left_out: ids of nodes that it isn't put on.
 
         By what trials ask for, Tune tells whether one can have another's process: the slots ask for different bytes.
         """
         if self.workers > 1:
             # A group's workers are asked for by the group; any share of a CPU could be the one that a worker needs.
-            return _request(memory=place)
-        return _request(CPU=self.cpus, GPU=gpus, memory=place)
+            return _request(left_out, memory=place)
+        return _request(left_out, CPU=self.cpus, GPU=gpus, memory=place)
 
     def sharing(self, resources: Resources, used: float) -> Plan:
         """This plan with as many workers on a GPU as its memory holds. used: the most that one took of it, 0 to 1."""
@@ -98,9 +103,17 @@ class Plan:
 
 
 @functools.cache
-def _request(**resources: float) -> ray.tune.PlacementGroupFactory:
+def _request(left_out: frozenset[str], **resources: float) -> ray.tune.PlacementGroupFactory:
     """One for all trials that ask alike: Tune keeps every trial, and its request with it."""
-    return ray.tune.PlacementGroupFactory([resources])
+    labels = labels_without(left_out)
+    options: dict[str, Any] = {"bundle_label_selector": [labels]} if labels else {}
+    return ray.tune.PlacementGroupFactory([resources], **options)
+
+
+def labels_without(left_out: frozenset[str]) -> dict[str, str] | None:
+    """What Ray's labels of a node must be for it to be none of these; None if that's any node."""
+    # By what a node must not be: an autoscaler starts nodes for it, which it doesn't for nodes that must have an id.
+    return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"} if left_out else None
 
 
 def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
@@ -131,9 +144,32 @@ def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
     return Plan(slots, resources.cpus_per_worker, share, resources.workers, cpus, gpus)
 
 
-def slots_now(resources: Resources, plan: Plan) -> int:
-    """How many slots the nodes that are there now have room for; at least one, whose trial then waits for a node."""
-    fits = _fits(resources, plan.gpus, *_capacity())
+def plan_with_nodes(resources: Resources, capacity: tuple[float, float], note: Callable[[str], None]) -> Plan:
+    """The plan for a cluster's capacity. Where no node takes trials yet, as just after `ray up`, waits for nodes.
+
+    Raises StudyError if the study can't fit, or not on what has come after minutes.
+    """
+    if capacity[0] > 0:
+        return plan(resources, *capacity)
+    note(f"no node of this Ray takes trials yet: waiting for nodes, up to {_NODES_SECONDS / 60:g} minutes")
+    until = time.monotonic() + _NODES_SECONDS
+    while True:
+        try:
+            return plan(resources, *_capacity())
+        except StudyError as error:
+            if time.monotonic() > until:
+                raise StudyError(
+                    f"{error}; this is what there was after {_NODES_SECONDS / 60:g} minutes: look at `ray status` there"
+                ) from None
+        time.sleep(1.0)
+
+
+def slots_now(resources: Resources, plan: Plan, left_out: frozenset[str] = frozenset()) -> int:
+    """How many slots the nodes that are there now have room for; at least one, whose trial then waits for a node.
+
+    left_out: ids of nodes that get no trials.
+    """
+    fits = _fits(resources, plan.gpus, *_capacity(left_out))
     wanted = resources.max_concurrent_trials
     return max(1, fits if wanted == "auto" else min(fits, wanted))
 
@@ -160,29 +196,28 @@ def machine_capacity() -> tuple[float, float]:
 def connected(address: str | None) -> Iterator[tuple[float, float]]:
     """Ray, quiet, and what it has: (CPUs, GPUs). address None: a Ray of this machine's own, ended with the block.
 
-    Raises StudyError if there is no Ray at the address.
+    Raises StudyError if there is no Ray at the address, or none that can be used from here.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            if address is None:
+                stack.enter_context(own_token())
+                cpus, gpus = machine_capacity()
+                ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
+            else:
+                found = stack.enter_context(reached(address))
+                ray.init(address=found, runtime_env={"env_vars": _ENVIRONMENT}, **options)
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            what = f"--address {address}: that Ray can't be used" if address else "Ray does not start on this machine"
+            raise StudyError(
+                f"{what}: {str(error).splitlines()[0]}; its logs are in /tmp/ray/session_latest/logs"
+            ) from None
+        stack.callback(ray.shutdown)
         if address is None:
-            cpus, gpus = machine_capacity()
-            ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
-        else:
-            _check_reachable(address)
-            ray.init(address=address, runtime_env={"env_vars": _ENVIRONMENT}, **options)
-    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        raise StudyError(
-            f"--address {address}: a running Ray is needed there, got: {str(error).splitlines()[0]}; "
-            "start one with `ray up cluster.yaml` or `ray start --head`, give the token of one that wants a token (set "
-            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or leave --address out"
-        ) from None
-    try:
-        session = ray.get_runtime_context().get_session_name()
-        with ray_cleanup.ended_with_driver(session) if address is None else contextlib.nullcontext():
-            yield _capacity()
-    finally:
-        ray.shutdown()
+            stack.enter_context(ray_cleanup.ended_with_driver(ray.get_runtime_context().get_session_name()))
+        yield _capacity()
 
 
 def remove_orphaned_groups() -> None:
@@ -205,16 +240,13 @@ def remove_orphaned_groups() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
-def _capacity() -> tuple[float, float]:
-    """CPUs and GPUs of all nodes, or those that an autoscaler may bring it to, if these are more."""
+def _capacity(left_out: frozenset[str] = frozenset()) -> tuple[float, float]:
+    """CPUs and GPUs of all nodes but these, or those that an autoscaler may bring it to, if these are more."""
     now = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
     later = autoscaler.limits(ray.get_runtime_context().gcs_address)
-    cpus, gpus = (float(max(now.get(key, 0), later.get(key, 0))) for key in ("CPU", "GPU"))
+    useless = [node["Resources"] for node in alive_nodes() if node["NodeID"] in left_out] if left_out else []
+    cpus, gpus = (
+        float(max(now.get(key, 0), later.get(key, 0)) - sum(node.get(key, 0) for node in useless))
+        for key in ("CPU", "GPU")
+    )
     return cpus, gpus
-
-
-def _check_reachable(address: str) -> None:
-    """Raises OSError at once where nobody listens: Ray would try for more than a minute."""
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()

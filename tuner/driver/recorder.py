@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tuner.checks.nodes import Placement, this_machine
 from tuner.driver.control import StudyControl
 from tuner.errors import StorageError
 from tuner.events.event import (
+    AttemptBegan,
     EpochReported,
     Event,
     ImagesStored,
@@ -26,6 +28,7 @@ from tuner.search.early_stopping import EarlyStopping, early_stopping
 from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Report, StorageWait
 
 _MOMENT_SECONDS = 10.0
+_MOST_FAILED_STARTS = 3  # one after the other, with none in between that began
 _CONTINUE, _STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
 
 
@@ -47,6 +50,8 @@ class Outcome(NamedTuple):
     """Whether it has ended; else it is run again, what it lost wasn't its own."""
     slot_is_lost: bool = False
     """Whether nothing can run on its slot any more."""
+    note: str | None = None
+    """What a person should know of it that isn't in the events."""
 
 
 class Recorder:
@@ -61,13 +66,21 @@ class Recorder:
         journal: Journal,
         control: StudyControl,
         readers: list[Callable[[Event], None]],
+        placement: Callable[[tuple[str, ...]], Placement] = this_machine,
     ):
-        self.record = record
+        """placement: whether an attempt may begin on these nodes, by Ray's ids."""
+        self.record, self._placement = record, placement
         self._journal, self._control, self._readers = journal, control, readers
         self._early_stopping = _rebuilt(record)
         self._interruptions: dict[int, Interruption] = {}
         self._taken_off: dict[int, End | None] = {}
-        self._begun: dict[int, float] = {}
+        self._asked: dict[int, float] = {}
+        """When an attempt asked last whether it may begin."""
+        self._begun: set[int] = set()
+        """Trials whose present attempt has begun."""
+        self._misplaced: set[int] = set()
+        """Trials whose present attempt may not run on its nodes."""
+        self._failed_starts = 0
         self._losses: collections.Counter[int] = collections.Counter()
         self._one_at_a_time = threading.RLock()
         self.refusals: dict[int, Refusal] = {}
@@ -100,7 +113,7 @@ class Recorder:
             trial = self.record.trials[number]
             match message:
                 case Begun():
-                    self._begun[number] = time.time()
+                    return self._begin(number, message)
                 case Report():
                     return self._report(trial, message)
                 case End():
@@ -111,6 +124,21 @@ class Recorder:
                     self._storage_wait(number, message.sentence)
                     return _STOP if self._control.stopping else _CONTINUE
             return _CONTINUE
+
+    def _begin(self, number: int, begun: Begun) -> Decision:
+        self._asked[number] = time.time()
+        if self._control.stopping:
+            return _STOP
+        action, nodes = self._placement(begun.nodes)
+        if action is Action.STOP:
+            self._misplaced.add(number)
+        elif action is Action.WAIT and self._control.ending:
+            return _STOP
+        elif action is Action.CONTINUE:
+            self._begun.add(number)
+            self._failed_starts = 0
+            self.write(AttemptBegan(time.time(), number, nodes))
+        return Decision(action)
 
     def _report(self, trial: TrialRecord, report: Report) -> Decision:
         if trial.id in self.refusals and self.refusals[trial.id].over_at_report:
@@ -172,7 +200,9 @@ class Recorder:
     def trial_started(self, number: int, params: dict[str, Any]) -> None:
         """A slot has taken a trial."""
         with self._one_at_a_time:
-            self._begun.pop(number, None)
+            self._asked.pop(number, None)
+            self._begun.discard(number)
+            self._misplaced.discard(number)
             if number in self.refusals and not self.refusals[number].over_at_report:
                 # Its process died while it waited.
                 del self.refusals[number]
@@ -183,24 +213,40 @@ class Recorder:
 
         None for one that waits for the storage, or for its worker group to start.
         """
-        begun = self._begun.get(number)
-        if number in self.refusals or (begun is None and self.record.spec.resources.workers > 1):
+        asked = self._asked.get(number)
+        if number in self.refusals or (asked is None and self.record.spec.resources.workers > 1):
             return None
-        return max(self.record.trials[number].last_seen, begun or 0.0)
+        return max(self.record.trials[number].last_seen, asked or 0.0)
+
+    def has_begun(self, number: int) -> bool:
+        """Whether the processes of a trial's present attempt are there."""
+        return number in self._begun
 
     def take_off(self, number: int, end: End | None) -> None:
         """A trial is about to be ended from outside. end: how it ends; None if it is to be run again."""
         with self._one_at_a_time:
             self._taken_off[number] = end
 
-    def trial_done(self, number: int, given_up: str | None = None) -> Outcome:
-        """Tune is done with a trial. given_up: why its process died, if that was more often than it is retried."""
+    def trial_done(self, number: int, given_up: str | None = None, *, doubtful: bool = False) -> Outcome:
+        """Tune is done with a trial.
+
+        given_up: why its process died, if that was more often than it is retried. doubtful: whether its slot may have
+        been on a node that isn't checked, or is left out.
+        """
         with self._one_at_a_time:
             interruption = self._interruptions.pop(number, None)
             slot_is_lost = interruption is not None or number in self._taken_off
             end = self._taken_off.pop(number, None)
             trial = self.record.trials.get(number)
-            if self._control.stopping or trial is None or not trial.open:
+            if self._control.stopping:
+                return Outcome(slot_is_lost=slot_is_lost)
+            if number in self._misplaced:
+                self._misplaced.discard(number)
+                return Outcome(ended=False, slot_is_lost=True)
+            no_start = interruption.reason if interruption and interruption.at_start else given_up
+            if no_start is not None and number not in self._begun and end is None and not self._control.ending:
+                return self._start_failed(number, no_start, doubtful)
+            if trial is None or not trial.open:
                 return Outcome(slot_is_lost=slot_is_lost)
             if end is not None:
                 self._write_end(trial, end.state, end.reason)
@@ -209,6 +255,14 @@ class Recorder:
             else:
                 self._write_end(trial, *self._unsent_end(number, given_up, interruption))
             return Outcome(slot_is_lost=slot_is_lost)
+
+    def _start_failed(self, number: int, reason: str, doubtful: bool) -> Outcome:
+        """An attempt never began: that is the place's fault, so the trial is run again, on another slot."""
+        self._failed_starts += not doubtful
+        if self._failed_starts >= _MOST_FAILED_STARTS:
+            times = f"{self._failed_starts} times, one after the other"
+            self._control.stop("interrupted", f"the processes of trials don't start, {times}: {reason}")
+        return Outcome(False, True, f"trial {number} did not start, and is placed anew: {reason}")
 
     def _unsent_end(self, number: int, given_up: str | None, interruption: Interruption | None) -> tuple[TrialEnd, str]:
         """State and reason of a trial that didn't send its end."""

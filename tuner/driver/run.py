@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from tuner.checks.nodes import Nodes
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
 from tuner.driver.provenance import run_began
@@ -41,6 +42,10 @@ class Options:
     address: str | None = None
 
 
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
 def prepare(spec: StudySpec) -> workloads.Prepared:
     """Check what all trials share. Raises StudyError with the workload's own sentence."""
     try:
@@ -66,6 +71,7 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
             f"study {spec.name} exists in {options.storage.uri}; "
             f"resume it with `python -m tuner resume {spec.name}`, or give another --name"
         )
+    _check_shared(options)
     options.storage.check_writable()
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
@@ -78,6 +84,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
 
     overrides: changes to the study, a larger budget for example; its name, workload and objective stay.
     """
+    _check_shared(options)
     study = options.storage / name
     record = load_record(study)
     spec = record.spec
@@ -98,6 +105,14 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
         _finish(record, study, tracking_uri, overrides, console)
         return record
     return _start(record, spec, options, tracking_uri, overrides, console)
+
+
+def _check_shared(options: Options) -> None:
+    if options.address and options.storage.relative:
+        raise StudyError(
+            f"--storage {options.storage.uri}: with --address a place that all nodes reach is needed, the absolute "
+            "path of a shared folder or a bucket (s3://BUCKET/studies), got a relative path"
+        )
 
 
 def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: list[str], console: Console) -> None:
@@ -153,14 +168,15 @@ def _start(
         with contextlib.ExitStack() as stack:
             with console.status("starting Ray …"):
                 capacity = stack.enter_context(cluster.connected(options.address))
-            plan = cluster.plan(spec.resources, *capacity)
+            plan = cluster.plan_with_nodes(spec.resources, capacity, lambda sentence: _say(console, sentence))
             console.print(f"{spec.name}: {plan}", highlight=False, soft_wrap=True)
             journal = journals.enter_context(Journal(study))
             _check_unchanged(record, study)
             study.write_text("study.json", to_json(spec))
             tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
             began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None))
-            StudyRun(record, study, journal, tracker, plan, console).fit(began)
+            nodes = Nodes(spec, study) if options.address else None
+            StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
         # After Ray has ended: neither a report nor a slow MLflow must hold devices.
         leave_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)

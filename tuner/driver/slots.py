@@ -25,15 +25,24 @@ import ray.exceptions
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.driver.cluster import Plan, remove_orphaned_groups
+from tuner.driver.cluster import Plan, labels_without, remove_orphaned_groups
 from tuner.spec.study import StudySpec
 from tuner.spec.workload import uses_torch
 from tuner.storage.storage import Storage
-from tuner.worker.group import SHUTDOWN_SECONDS, GroupSlot, SlotDiedError, group_slot, quiet_run, ray_get
-from tuner.worker.messages import Assignment, Interruption
+from tuner.worker.group import (
+    SHUTDOWN_SECONDS,
+    GroupNotStartedError,
+    GroupSlot,
+    SlotDiedError,
+    group_slot,
+    quiet_run,
+    ray_get,
+)
+from tuner.worker.messages import Action, Assignment, Begun, Interruption, Send
 from tuner.worker.report_queue import sender
 
 _CLEANUP_SECONDS = 2.0  # between two looks at what dead groups hold
+_ASK_SECONDS = 1.0
 
 
 @dataclass
@@ -71,6 +80,8 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     from tuner.worker.trial import run_trial
 
     send = sender(assignment)
+    if not _may_run_here(send):
+        return
 
     def loop(device: Any = None) -> None:
         _process.tainted = run_trial(assignment, spec, study, device=device, rank=0, send=send, send_from_rank=send)
@@ -89,6 +100,14 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
     trainer.fit()
 
 
+def _may_run_here(send: Send) -> bool:
+    """Tell the driver that this attempt has a process, and on which node; wait until it has checked that node."""
+    begun = Begun((ray.get_runtime_context().get_node_id(),))
+    while (action := send(begun).action) is Action.WAIT:
+        time.sleep(_ASK_SECONDS)
+    return action is Action.CONTINUE
+
+
 def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     """The training loop runs on a worker group, whose slot sends the trial's messages."""
     try:
@@ -96,6 +115,9 @@ def _run_on_group(assignment: Assignment, slot_name: str) -> None:
     except (ray.exceptions.RayActorError, SlotDiedError):
         # Were it raised, Tune would try again with the slot that is gone.
         sender(assignment)(Interruption("the process that holds its worker group died"))
+    except GroupNotStartedError as error:
+        # The lines before it are Ray's, of where it was raised.
+        sender(assignment)(Interruption(str(error).strip().rpartition("\n")[2].partition(": ")[2], at_start=True))
 
 
 @dataclass(frozen=True)
@@ -108,10 +130,12 @@ class Slot:
     """A worker's."""
     group: str | None = None
     """The name of its GroupSlot, None in a process of Tune's own."""
+    left_out: frozenset[str] = frozenset()
+    """The ids of nodes that it must not be on."""
 
     def config(self) -> dict[str, Any]:
         """What Tune and `tune_function` must know of it."""
-        return {"slot": self.group, "gpus": self.gpus, "place": self.place}
+        return {"slot": self.group, "gpus": self.gpus, "place": self.place, "left_out": self.left_out}
 
 
 class SlotPool:
@@ -126,6 +150,8 @@ class SlotPool:
     def __init__(self, spec: StudySpec, study: Storage, plan: Plan):
         self._spec, self._study, self._plan = spec, study, plan
         self._size = plan.slots
+        self._left_out: frozenset[str] = frozenset()
+        self._unchecked = False
         self._free: list[Slot] = []
         self._taken = 0
         self._groups: dict[Slot, Any] = {}
@@ -158,6 +184,14 @@ class SlotPool:
         if group is not None:
             ray.kill(group)
 
+    def leave_out(self, nodes: frozenset[str], unchecked: bool) -> None:
+        """Make no slot on nodes of these ids from now on. unchecked: whether there are nodes that may become such."""
+        self._left_out, self._unchecked = nodes, unchecked
+
+    def doubtful(self, slot: Slot) -> bool:
+        """Whether a slot may be on a node that isn't checked, or was left out after it was made."""
+        return self._unchecked or bool(self._left_out - slot.left_out)
+
     def follow(self, plan: Plan) -> None:
         """Make slots by another plan from now on; those of the one before end when they are free."""
         self._plan, self._size = plan, plan.slots
@@ -176,7 +210,7 @@ class SlotPool:
         """
         self._tune_processes = tune_processes
         for slot in self._uncached:
-            self._tune_processes.increase_max(self._plan.trial_request(slot.gpus, slot.place))
+            self._tune_processes.increase_max(self._request(slot))
         self._uncached.clear()
         if self._plan.workers > 1 and time.monotonic() - self._last_cleanup > _CLEANUP_SECONDS:
             self._last_cleanup = time.monotonic()
@@ -199,7 +233,7 @@ class SlotPool:
     def _make(self) -> Slot:
         self._made += 1
         group = None if self._plan.workers == 1 else f"{self._spec.name}-{uuid.uuid4().hex[:12]}"
-        slot = Slot(self._made, self._plan.gpus, group)
+        slot = Slot(self._made, self._plan.gpus, group, self._left_out)
         self._uncached.append(slot)
         if group is None:
             return slot
@@ -207,8 +241,12 @@ class SlotPool:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
         actor = ray.remote(GroupSlot).options(num_cpus=0, name=slot.group, scheduling_strategy=here)
-        self._groups[slot] = actor.remote(self._spec, self._study, resources, slot.group)
+        labels = labels_without(slot.left_out)
+        self._groups[slot] = actor.remote(self._spec, self._study, resources, slot.group, labels)
         return slot
+
+    def _request(self, slot: Slot) -> ray.tune.PlacementGroupFactory:
+        return self._plan.trial_request(slot.gpus, slot.place, slot.left_out)
 
     def _shrink(self) -> None:
         while self._free and len(self._free) + self._taken > self._size:
@@ -218,7 +256,7 @@ class SlotPool:
         if slot in self._uncached:
             self._uncached.remove(slot)
         else:
-            self._tune_processes.decrease_max(self._plan.trial_request(slot.gpus, slot.place))
+            self._tune_processes.decrease_max(self._request(slot))
         group = self._groups.pop(slot, None)
         if group is not None:
             # It isn't waited for; it ends when its workers have left.

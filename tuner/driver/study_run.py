@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import ray.tune
 from rich.console import Console
 
+from tuner.checks.nodes import Nodes, this_machine
 from tuner.display.live import Progress
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -29,7 +30,8 @@ from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
 
 _PROBES = 3  # trials whose memory says how many share a GPU
-_LOOK_SECONDS = 10.0  # between two looks at which nodes there are
+_LOOK_SECONDS = 10.0  # between two looks at what fits on the nodes that are there
+_FIRST_CHECKS_SECONDS = 60.0
 
 
 class StudyRun:
@@ -42,16 +44,25 @@ class StudyRun:
         journal: Journal,
         tracker: TrackingProcess,
         plan: cluster.Plan,
+        nodes: Nodes | None,
         console: Console,
     ):
+        """nodes: those of the cluster that the study was given; None if its Ray is its own."""
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
         self._journal = journal
         self._progress = Progress(record, console, lambda: tracker.error, lambda: tracker.skipped)
         self._retention = Retention(record, study)
         self._slots = SlotPool(record.spec, study, plan)
         self._control = StudyControl(record.spec.budget.time_seconds)
-        self._recorder = Recorder(record, journal, self._control, [self._progress.event, self._after])
-        self._source = TrialSource(record, self._recorder, self._slots, self._control)
+        self._nodes = nodes
+        self._recorder = Recorder(
+            record,
+            journal,
+            self._control,
+            [self._progress.event, self._after],
+            nodes.placement if nodes else this_machine,
+        )
+        self._source = TrialSource(record, self._recorder, self._slots, self._control, self._progress.note)
         self._reader: QueueReader | None = None
         self._waited_for = 0
         self._looked_at = time.monotonic()
@@ -85,6 +96,10 @@ class StudyRun:
         spec, plan = self._record.spec, self._plan
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
+        if self._nodes:
+            self._check_nodes(self._nodes)
+            if self._control.stopping:
+                return
         with (
             scratch("tune") as folder,
             contextlib.closing(QueueReader(self._recorder.receive, self._journal.sync)) as self._reader,
@@ -92,7 +107,7 @@ class StudyRun:
             ray.tune.Tuner(
                 ray.tune.with_resources(
                     tune_function(spec, self._study, self._reader.queue),
-                    lambda config: plan.trial_request(config["gpus"], config["place"]),
+                    lambda config: plan.trial_request(config["gpus"], config["place"], config["left_out"]),
                 ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=self._source,
@@ -150,8 +165,35 @@ class StudyRun:
         self._look_at_storage()
         if not self._control.stopping:
             self._watchdog.check()
+        if self._nodes and not self._control.stopping:
+            self._look_at_nodes(self._nodes)
         self._follow_cluster()
         return self._control.stopping
+
+    def _check_nodes(self, nodes: Nodes) -> None:
+        """Wait for the checks of the nodes that are there, but not for long where one has passed."""
+        began = time.monotonic()
+        self._progress.note("each node is checked before its first trial: versions, data, storage")
+        while True:
+            self._look_at_nodes(nodes)
+            waited_long = time.monotonic() - began > _FIRST_CHECKS_SECONDS and nodes.some_passed
+            if self._control.stopping or not nodes.being_checked or waited_long:
+                break
+            time.sleep(0.1)
+        if nodes.none_left:
+            raise StudyError(str(self._control.reason))
+        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan, nodes.left_out))
+
+    def _look_at_nodes(self, nodes: Nodes) -> None:
+        for event in nodes.look():
+            self._recorder.write(event)
+        self._slots.leave_out(nodes.left_out, bool(nodes.being_checked))
+        if nodes.none_left:
+            self._control.stop(
+                "interrupted",
+                f"no node can run trials: {'; '.join(nodes.problems)}; when one is mended, "
+                f"`python -m tuner resume {self._record.spec.name}` goes on",
+            )
 
     def _look_at_storage(self) -> None:
         """Say what the storage refuses, and stop the study if that lasts: it can be resumed when that is mended."""
@@ -177,11 +219,14 @@ class StudyRun:
         if time.monotonic() - self._looked_at < _LOOK_SECONDS:
             return
         self._looked_at = time.monotonic()
-        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan))
+        left_out = self._nodes.left_out if self._nodes else frozenset()
+        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan, left_out))
         waiting = self._source.waiting()
         if waiting and waiting != self._waited_for:
+            checked = ", ".join(self._nodes.being_checked) if self._nodes else ""
             self._progress.note(
                 f"{waiting} of the trials wait for {self._plan.each}: a slot starts, or a node must come"
+                + (f"; being checked: {checked}" if checked else "")
             )
         self._waited_for = waiting
 

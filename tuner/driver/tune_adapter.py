@@ -38,8 +38,17 @@ class _NotPickled:
 class TrialSource(_NotPickled, Searcher):
     """Gives Tune the sampler's trials, each when a slot is free for it: so the sampler knows every result there is."""
 
-    def __init__(self, record: StudyRecord, recorder: Recorder, slots: SlotPool, control: StudyControl):
+    def __init__(
+        self,
+        record: StudyRecord,
+        recorder: Recorder,
+        slots: SlotPool,
+        control: StudyControl,
+        note: Callable[[str], None],
+    ):
+        """note: shows a person a sentence."""
         super().__init__(metric="value", mode=record.spec.mode)
+        self._note = note
         self._record, self._recorder, self._slots, self._control = record, recorder, slots, control
         self._sampler = Sampler(record)
         self._placed: dict[str, tuple[int, Slot]] = {}
@@ -79,7 +88,9 @@ class TrialSource(_NotPickled, Searcher):
         number, slot = self._placed.pop(trial_id)
         tune_trial = self._started.pop(number, None)
         given_up = self._failure_reason(number, tune_trial) if error else None
-        outcome = self._recorder.trial_done(number, given_up)
+        outcome = self._recorder.trial_done(number, given_up, doubtful=self._slots.doubtful(slot))
+        if outcome.note:
+            self._note(outcome.note)
         if outcome.slot_is_lost:
             self._slots.discard(slot)
         else:
@@ -95,7 +106,13 @@ class TrialSource(_NotPickled, Searcher):
 
     def on_process_died(self, tune_trial: Any) -> None:
         """A trial's process died, and Tune begins it again."""
-        self._causes_of_death[tune_trial.config["trial"]].append(cause_of_death(tune_trial))
+        number, cause = tune_trial.config["trial"], cause_of_death(tune_trial)
+        self._causes_of_death[number].append(cause)
+        self._note(f"trial {number} begins again, from its newest checkpoint if it has one: {cause}")
+
+    def on_process_given_up(self, tune_trial: Any) -> None:
+        """A trial's process died, and Tune doesn't begin it again; it may be one that never came up."""
+        self._started[tune_trial.config["trial"]] = tune_trial
 
     def _failure_reason(self, number: int, tune_trial: Any) -> str:
         causes = self._causes_of_death.pop(number, [])
@@ -116,9 +133,8 @@ class TrialSource(_NotPickled, Searcher):
             ray.kill(process)
 
     def waiting(self) -> int:
-        """How many trials have a slot but no process yet."""
-        running = {trial.id for trial in self._record.trials.values() if trial.state == "running"}
-        return sum(number not in running for number, _ in self._placed.values())
+        """How many trials have a slot, but not all of their processes yet."""
+        return sum(not self._recorder.has_begun(number) for number, _ in self._placed.values())
 
     def is_placed(self, trial_id: str) -> bool:
         """Whether this trial's end has not come yet."""
@@ -186,6 +202,10 @@ class WarmFifo(_NotPickled, FIFOScheduler):
         self._source.controller = tune_controller
         self._slots.keep_warm(process_cache(tune_controller))
         return super().choose_trial_to_run(tune_controller)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Called before the searcher is told of it, who isn't told which trial it is of Tune's."""
+        self._source.on_process_given_up(trial)
 
 
 class EachTurn(_NotPickled, ray.tune.Stopper):

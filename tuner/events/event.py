@@ -67,6 +67,36 @@ class TrialStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptBegan:
+    """A trial that was started has its processes, and begins on these nodes."""
+
+    KIND: ClassVar = "begin"
+    time: float
+    trial: int
+    nodes: tuple[str, ...]
+    """Of each rank: its host's name, with the address if it is a node of a cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeftOut:
+    """A node that gets none of this run's trials."""
+
+    KIND: ClassVar = "left_out"
+    time: float
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node has gone, and the trials that ran there begin again."""
+
+    KIND: ClassVar = "lost"
+    time: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class EpochReported:
     """A trial finished an epoch."""
 
@@ -133,7 +163,18 @@ class RunEnded:
     reason: str | None
 
 
-Event = RunBegan | TrialStarted | EpochReported | ImagesStored | TrialRewound | TrialEnded | RunEnded
+Event = (
+    RunBegan
+    | TrialStarted
+    | AttemptBegan
+    | NodeLeftOut
+    | NodeLost
+    | EpochReported
+    | ImagesStored
+    | TrialRewound
+    | TrialEnded
+    | RunEnded
+)
 
 
 class NewerFormatError(ValueError):

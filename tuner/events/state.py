@@ -12,9 +12,12 @@ from pydantic import ValidationError
 
 from tuner.errors import StudyError
 from tuner.events.event import (
+    AttemptBegan,
     EpochReported,
     Event,
     ImagesStored,
+    NodeLeftOut,
+    NodeLost,
     RunBegan,
     RunEnded,
     StudyEnd,
@@ -64,6 +67,8 @@ class TrialRecord:
     reason: str | None = None
     worst_by_then: float | None = None
     """The worst value that any trial of the study had reported when this one ended."""
+    nodes: tuple[str, ...] = ()
+    """Where its newest attempt has run: the node of each rank."""
 
     @property
     def open(self) -> bool:
@@ -89,6 +94,8 @@ class StudyRecord:
         self.runs = 0
         self.reason: str | None = None
         self.tracking_uri: str | None = None
+        self.left_out: dict[str, str] = {}
+        """Nodes that the present run gives no trials, and why."""
         # These are kept up to date: computing them from all trials at each event would make a large study slow.
         self.leader: TrialRecord | None = None
         """The trial with the best value reported so far, even if it failed; the first of equals."""
@@ -104,6 +111,12 @@ class StudyRecord:
                 self._report(self.trials[event.trial], event)
             case ImagesStored():
                 pass  # the storage has them
+            case AttemptBegan():
+                self.trials[event.trial].nodes = event.nodes
+            case NodeLeftOut():
+                self.left_out[event.node] = event.reason
+            case NodeLost():
+                pass  # its trials begin again
             case TrialStarted():
                 self._start(event)
             case TrialEnded():
@@ -120,6 +133,7 @@ class StudyRecord:
         self.runs, self.state, self.reason = event.number, "running", None
         self.created = self.created or event.time
         self.tracking_uri = event.tracking_uri
+        self.left_out.clear()
         self._interrupt()
 
     def _start(self, event: TrialStarted) -> None:

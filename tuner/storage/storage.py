@@ -36,6 +36,8 @@ class Storage:
         """uri: a path, or a URI that pyarrow knows (file, s3, gs, hdfs). Raises StudyError if it is neither."""
         if _ONE_SLASH.match(uri):
             raise StudyError(_invalid_uri(uri, "a URI has two slashes after its first colon"))
+        self.relative = "://" not in uri and not Path(uri).expanduser().is_absolute()
+        """Whether the path depends on the folder in which the command was started."""
         self._uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
         self.uri = without_secrets(self._uri)
         """The address without its secrets."""
@@ -59,7 +61,7 @@ class Storage:
     def __truediv__(self, path: str) -> Storage:
         child = object.__new__(Storage)
         child._uri, child._fs = _child_uri(self._uri, path), self._fs
-        child.uri = without_secrets(child._uri)
+        child.uri, child.relative = without_secrets(child._uri), self.relative
         child._root = f"{self._root}/{path}"
         child.local = self.local / path if self.local else None
         return child

@@ -10,9 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from tuner.events.event import (
+    AttemptBegan,
     EpochReported,
     Event,
     ImagesStored,
+    NodeLeftOut,
+    NodeLost,
     RunBegan,
     RunEnded,
     TrialEnded,
@@ -80,6 +83,11 @@ class EventWriter:
                     self._begin_run(event)
                 case TrialStarted():
                     self._start(event)
+                case AttemptBegan():
+                    self._runs.of(event.trial, event.time)
+                    self._batches[event.trial].tags["node"] = ", ".join(dict.fromkeys(event.nodes))
+                case NodeLeftOut() | NodeLost():
+                    pass  # `show` has them
                 case EpochReported():
                     self._report(event)
                 case ImagesStored():

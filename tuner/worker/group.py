@@ -27,6 +27,7 @@ from tuner.worker.report_queue import sender
 NAMESPACE = "tuner"
 SHUTDOWN_SECONDS = 15.0
 GRACE_SECONDS = 15.0
+_ASK_SECONDS = 1.0
 
 _STOP = Decision(Action.STOP)
 
@@ -34,8 +35,17 @@ _STOP = Decision(Action.STOP)
 class GroupSlot:
     """An actor that owns one worker group and the trial that runs on it, if any. All methods run on one event loop."""
 
-    def __init__(self, spec: StudySpec, study: Storage, resources: dict[str, float], name: str):
+    def __init__(
+        self,
+        spec: StudySpec,
+        study: Storage,
+        resources: dict[str, float],
+        name: str,
+        labels: dict[str, str] | None = None,
+    ):
+        """resources: of each worker. labels: what Ray's labels of its workers' nodes must be."""
         self._spec, self._study, self._resources, self._name = spec, study, resources, name
+        self._labels = labels
         self._changed = asyncio.Condition()
         self._thread: threading.Thread | None = None
         self._groups = 0
@@ -44,6 +54,10 @@ class GroupSlot:
         self._started_attempt = 0
         self._ready: set[int] = set()
         """Ranks that wait for a trial."""
+        self._nodes: dict[int, str] = {}
+        """The id of each rank's node."""
+        self._allowed_attempt = 0
+        """The attempt that the driver has allowed on these nodes."""
         self._assignment: Assignment | None = None
         self._sent: dict[int, Message] = {}
         """The message of each rank that waits for a decision."""
@@ -55,7 +69,7 @@ class GroupSlot:
         self._closing = False
 
     async def run(self, assignment: Assignment) -> None:
-        """Run a trial on the group to its end. Raises RuntimeError if the group died.
+        """Run a trial on the group to its end. Raises GroupDiedError if the group died.
 
         Starts the group if it isn't running. If an earlier trial is still on it, that trial's caller has died: its
         ranks are stopped first.
@@ -89,7 +103,7 @@ class GroupSlot:
     async def _next_message(self, attempt: int) -> Message | None:
         """The trial's next message, when every rank has sent it; None if this attempt is superseded.
 
-        Raises RuntimeError if the group died.
+        Raises GroupDiedError if the group died.
         """
         async with self._changed:
             await self._changed.wait_for(lambda: self._is_over(attempt) or self._all_sent() or self._failed())
@@ -104,7 +118,8 @@ class GroupSlot:
                 return None
             if self._death:
                 # The surviving ranks' messages only say that their connection broke: the death is the cause.
-                raise RuntimeError(f"the worker group died: {self._death}")
+                died = GroupDiedError if self._started_attempt == attempt else GroupNotStartedError
+                raise died(f"the worker group died: {self._death}")
             failed = self._failed()
             # Unless all ranks failed, they are out of step, and the group must be restarted.
             self._broken |= 0 < len(failed) < self._spec.resources.workers
@@ -123,18 +138,39 @@ class GroupSlot:
             self._decision = None
             self._changed.notify_all()
 
-    async def next_assignment(self, rank: int, done: int) -> tuple[int, Assignment] | None:
+    async def next_assignment(self, rank: int, done: int, node: str) -> tuple[int, Assignment] | None:
         """The attempt after number `done`, and its trial; None if the group shuts down. Called by each rank.
 
-        Waits until all ranks have called: before that, one of them may still write a checkpoint, and the ranks would
-        resume from different ones.
+        node: the id of the rank's node. Waits until all ranks have called: before that, one of them may still write a
+        checkpoint, and the ranks would resume from different ones. Then waits until the driver allows the nodes.
         """
         async with self._changed:
             self._ready.add(rank)
+            self._nodes[rank] = node
             self._changed.notify_all()
             await self._changed.wait_for(lambda: self._closing or (self._attempt > done and self._all_ready()))
             self._ready.discard(rank)
-            return None if self._closing or self._assignment is None else (self._attempt, self._assignment)
+            attempt, assignment = self._attempt, self._assignment
+        if rank == 0 and assignment is not None and not self._closing:
+            await self._ask_driver(attempt, assignment)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._is_over(attempt) or self._allowed_attempt == attempt)
+            return None if self._closing or assignment is None else (attempt, assignment)
+
+    async def _ask_driver(self, attempt: int, assignment: Assignment) -> None:
+        """Ask until the driver has checked all nodes. If one of them is left out, the slot closes."""
+        begun = Begun(tuple(node for _, node in sorted(self._nodes.items())))
+        action = Action.WAIT
+        while action is Action.WAIT and not self._is_over(attempt):
+            decision: Decision = await assignment.queue.send.remote(assignment.trial, begun)
+            action = decision.action
+            if action is Action.WAIT:
+                await asyncio.sleep(_ASK_SECONDS)
+        async with self._changed:
+            if action is Action.STOP:
+                self._closing = True
+            self._allowed_attempt = attempt
+            self._changed.notify_all()
 
     def _all_ready(self) -> bool:
         if self._assignment is not None and len(self._ready) == self._spec.resources.workers:
@@ -185,6 +221,8 @@ class GroupSlot:
         """Run one worker group until it shuts down or dies, and record why."""
         import ray.train.torch
 
+        # Ray's types are those of the Train before this one.
+        placement: dict[str, Any] = {"label_selector": self._labels}
         with scratch("train") as folder:
             trainer = ray.train.torch.TorchTrainer(
                 _serve,
@@ -193,6 +231,7 @@ class GroupSlot:
                     num_workers=self._spec.resources.workers,
                     use_gpu=self._resources["GPU"] > 0,
                     resources_per_worker={key: amount for key, amount in self._resources.items() if amount},
+                    **placement,
                 ),
                 run_config=quiet_run(f"{self._name}-{self._groups}", str(folder)),
             )
@@ -227,6 +266,7 @@ def _serve(config: dict[str, Any]) -> None:
     from tuner.worker.trial import run_trial
 
     slot = group_slot(config["slot"])
+    node = ray.get_runtime_context().get_node_id()
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     done, shutting_down = 0, False
@@ -239,12 +279,8 @@ def _serve(config: dict[str, Any]) -> None:
             raise SystemExit
         return decision
 
-    while (task := ray_get(slot.next_assignment.remote(rank, done))) is not None:
+    while (task := ray_get(slot.next_assignment.remote(rank, done, node))) is not None:
         done, assignment = task
-        send_from_rank = sender(assignment)
-        if rank == 0:
-            # The group may have waited long for its nodes: the watchdog's timeout counts from here.
-            send_from_rank(Begun())
         with contextlib.suppress(SystemExit):
             run_trial(
                 assignment,
@@ -253,10 +289,18 @@ def _serve(config: dict[str, Any]) -> None:
                 device=device,
                 rank=rank,
                 send=send,
-                send_from_rank=send_from_rank,
+                send_from_rank=sender(assignment),
             )
         if shutting_down:
             raise RuntimeError("the ranks are out of step, or the study has ended: the group shuts down")
+
+
+class GroupDiedError(RuntimeError):
+    """A worker group has died under a trial."""
+
+
+class GroupNotStartedError(GroupDiedError):
+    """A worker group has died before all of its ranks were there."""
 
 
 class SlotDiedError(Exception):

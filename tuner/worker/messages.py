@@ -27,7 +27,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Begun:
-    """A worker group has started the trial, after it may have waited long for its nodes."""
+    """The trial's processes are there, after they may have waited long for their nodes. It is sent again after WAIT."""
+
+    nodes: tuple[str, ...]
+    """The id of each rank's node, as Ray has it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Interruption:
     reason: str
     storage: bool = False
     """True if the storage or a disk failed, which may last; False if the trial's processes died."""
+    at_start: bool = False
+    """Whether its worker group died before all ranks were there: the place failed, not the trial."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ Message = Begun | Report | End | Interruption | StorageWait
 class Action(Enum):
     CONTINUE = "continue"
     STOP = "stop"
+    WAIT = "wait"
+    """The node isn't checked yet: ask again. Only Begun is answered so."""
 
 
 @dataclass(frozen=True)

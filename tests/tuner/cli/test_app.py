@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 
 from tests.tuner.test_best import run_study
 from tuner.best import app as best_app
@@ -231,6 +232,14 @@ def test_name_workload_and_objective_of_a_resumed_study_stay(tuner: Command, tmp
     assert storage.names() == ["a"]
 
 
+def test_a_relative_storage_is_refused_with_an_address(tuner: Command, file: Path) -> None:
+    for command in (("run", file), ("run", file, "--storage", "here/studies"), ("resume", "roads")):
+        code, _, err = tuner(*command, "--address", "auto")
+        assert code == 2
+        assert "with --address a place that all nodes reach is needed" in err
+        assert err.count("\n") == 1
+
+
 def test_a_storage_that_is_no_address_is_reported(tuner: Command, file: Path) -> None:
     assert "a path or a URI such as s3://bucket/folder" in refused(tuner("run", file, "--storage", "ftp://x"))
 
@@ -270,6 +279,17 @@ def test_the_commands_after_a_study_can_be_pasted_and_show_no_secret(
     assert "python -m tuner ui a --storage 'my studies [/x]'" in out
     assert "  my studies [/x]/a/report.html\n" in out
     assert "***" not in out
+    assert "--address" not in out
+    record.state = "interrupted"
+    with pytest.raises(typer.Exit):
+        cli.print_next_steps(record, "/s", console(), None, "10.0.0.1:6379", "http://me:hidden@mlflow:5000")
+    out = capsys.readouterr().out
+    assert (
+        "resume a --storage /s --tracking-uri 'http://me:***@mlflow:5000' --address 10.0.0.1:6379   continue"
+    ) in out
+    assert "ui a --storage /s --tracking-uri 'http://me:***@mlflow:5000'" in out
+    assert "Replace *** by the password of MLflow's address." in out
+    record.state = "running"  # the report of an ended one is looked for at the address, which pyarrow can't parse
     cli.print_next_steps(record, "s3://KEY:hi/dden@bucket/x?region=r", console())
     out = capsys.readouterr().out
     assert "python -m tuner ui a --storage 's3://KEY:***@bucket/x?region=r'" in out

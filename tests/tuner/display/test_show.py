@@ -65,6 +65,7 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
         "objective": "score",
         "direction": "maximize",
         "best": {"trial": 2, "value": 0.75, "epoch": 1, "params": {"x": 0.5}},
+        "left_out": [],
         "trials": [
             {
                 "id": number,
@@ -75,6 +76,7 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
                 "startup_seconds": startup,
                 "seconds": 0.0,
                 "reason": reason,
+                "nodes": [],
             }
             for number, state, x, value, epochs, startup, reason in [
                 (1, "finished", 0.25, 0.5, 1, 0.02, None),
@@ -191,3 +193,20 @@ def test_a_tracking_file_that_is_not_there_or_damaged_says_nothing(storage: Stor
     for text in ("", "{", "[]", '{"offset": 7, "uri": "x"}', '{"skipped": null}'):
         (storage / "a").write_text("tracking.json", text)
         assert skipped_note(storage / "a") is None
+
+
+def test_show_names_the_node_of_each_trial_where_there_are_several_and_those_left_out(storage: Storage) -> None:
+    began = [
+        {"event": "begin", "trial": 1, "nodes": ["host1 (10.0.0.1)"]},
+        {"event": "begin", "trial": 2, "nodes": ["host1 (10.0.0.1)", "host2 (10.0.0.2)"]},
+    ]
+    left_out = {"event": "left_out", "node": "host3 (10.0.0.3)", "reason": "[data] is missing"}
+    record = write(storage, "nodes", 1e9, *TRIALS[:-1], *began, left_out, TRIALS[-1])
+    text = screen(print_record, record)
+    assert "host1, host2" in text
+    assert "node host3 (10.0.0.3) got no trials: [data] is missing" in text
+    found = record_json(record)
+    assert found["left_out"] == [{"node": "host3 (10.0.0.3)", "reason": "[data] is missing"}]
+    assert found["trials"][1]["nodes"] == ["host1 (10.0.0.1)", "host2 (10.0.0.2)"]
+    alone = screen(print_record, write(storage, "alone", 1e9, *TRIALS[:-1], began[0], TRIALS[-1]))
+    assert "host1" not in alone, "one machine needs no column"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+import time
 from typing import Any
 
 import pytest
 
-from tests.studies import write_study
-from tuner.driver.cluster import connected, plan
+from tuner.driver import cluster
+from tuner.driver.cluster import plan, plan_with_nodes
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
 
@@ -96,27 +92,21 @@ def test_a_plan_reads_as_a_sentence() -> None:
     )
 
 
-@pytest.mark.slow
-def test_an_address_without_a_ray_is_reported() -> None:
-    with (
-        pytest.raises(StudyError, match=r"--address 127\.0\.0\.1:1: a running Ray is needed there"),
-        connected("127.0.0.1:1"),
-    ):
-        pass
+def test_a_study_waits_for_nodes_where_none_takes_trials_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = iter([(0.0, 0.0), (1.0, 0.0), (2.0, 0.0)])
+    notes: list[str] = []
+    monkeypatch.setattr(cluster, "_capacity", lambda: next(there))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    found = plan_with_nodes(Resources(workers=2), (0.0, 0.0), notes.append)
+    assert found.cluster_cpus == 2
+    assert notes == ["no node of this Ray takes trials yet: waiting for nodes, up to 5 minutes"]
+    with pytest.raises(StudyError, match="needs 2 CPUs; there are 1"):
+        plan_with_nodes(Resources(workers=2), (1.0, 0.0), notes.append)
+    assert len(notes) == 1, "a study that doesn't fit on the nodes that are there is told so at once"
 
 
-def test_a_ray_that_requires_a_token_is_reported_in_a_sentence(tmp_path: Path) -> None:
-    """In a process of its own: Ray reads these settings when it is imported."""
-    study = write_study(tmp_path / "roads.toml")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        command = [sys.executable, "-m", "tuner", "check", str(study), "--address", address]
-        done = subprocess.run(
-            command, cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"error: --address {address}: a running Ray is needed there, got: Token")
-    assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_a_study_does_not_wait_for_ever_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_capacity", lambda: (0.0, 0.0))
+    monkeypatch.setattr(cluster, "_NODES_SECONDS", 0.0)
+    with pytest.raises(StudyError, match=r"there are 0: .* after 0 minutes: look at `ray status` there"):
+        plan_with_nodes(Resources(), (0.0, 0.0), lambda sentence: None)

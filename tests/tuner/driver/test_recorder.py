@@ -13,6 +13,7 @@ import pytest
 
 from tests.studies import study_spec
 from tests.workloads.small_disk import fill, small_disk
+from tuner.checks.nodes import Placement
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Outcome, Recorder
 from tuner.errors import StorageError
@@ -20,7 +21,7 @@ from tuner.events.event import EpochReported, Event, to_line
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
-from tuner.worker.messages import Action, Decision, End, Interruption, Report, StorageWait
+from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Report, StorageWait
 
 
 @pytest.fixture
@@ -177,6 +178,7 @@ def test_a_trial_that_keeps_losing_its_slot_fails_with_that_reason(recorder: Rec
 
 
 def test_a_trial_whose_process_died_too_often_fails_with_the_cause(recorder: Recorder) -> None:
+    recorder.receive(1, Begun(("node",)))
     assert recorder.trial_done(1, "its process died 4 times (SIGSEGV)") == Outcome()
     assert recorder.record.trials[1].reason == "its process died 4 times (SIGSEGV)"
 
@@ -239,3 +241,62 @@ def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path
         events = list(read_events(Storage(str(disk)) / "s"))
     assert [event.epoch for event in events if isinstance(event, EpochReported)] == list(range(1, sent + 1))
     assert refused == 2
+
+
+def place(recorder: Recorder, action: Action) -> None:
+    """What the recorder is told of the node on which an attempt wants to begin."""
+    recorder._placement = lambda nodes: Placement(action, tuple(f"host {node}" for node in nodes))
+
+
+def test_an_attempt_begins_on_a_node_that_is_checked_and_its_node_is_recorded(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    place(recorder, Action.WAIT)
+    assert recorder.receive(1, Begun(("7",))).action is Action.WAIT
+    assert not recorder.has_begun(1)
+    place(recorder, Action.CONTINUE)
+    assert recorder.receive(1, Begun(("7", "8"))).action is Action.CONTINUE
+    assert recorder.has_begun(1)
+    assert recorder.record.trials[1].nodes == ("host 7", "host 8")
+    assert [line["event"] for line in lines(tmp_path)] == ["begin"]
+
+
+def test_a_trial_on_a_node_that_is_left_out_is_placed_anew_and_nothing_is_held_against_it(recorder: Recorder) -> None:
+    for _ in range(5):
+        place(recorder, Action.STOP)
+        assert recorder.receive(1, Begun(("7",))).action is Action.STOP
+        assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
+        begin(recorder, 1)
+    place(recorder, Action.CONTINUE)
+    recorder.receive(1, Begun(("8",)))
+    for _ in range(recorder.record.spec.failures.max_retries):
+        recorder.receive(1, Interruption("its node died"))
+        assert not recorder.trial_done(1).ended
+        begin(recorder, 1)
+        recorder.receive(1, Begun(("8",)))
+    recorder.receive(1, Interruption("its node died"))
+    assert recorder.trial_done(1).ended
+
+
+def test_a_study_whose_processes_do_not_start_is_interrupted_and_no_trial_has_failed(recorder: Recorder) -> None:
+    for _ in range(5):
+        outcome = recorder.trial_done(1, "its node has no tuner", doubtful=True)
+        assert not outcome.ended, "the node may be one that is being checked"
+        begin(recorder, 1)
+    recorder.receive(1, Interruption("the group died: rank 1 is not reached", at_start=True))
+    outcome = recorder.trial_done(1)
+    assert (outcome.ended, outcome.slot_is_lost) == (False, True)
+    assert outcome.note == "trial 1 did not start, and is placed anew: the group died: rank 1 is not reached"
+    begin(recorder, 1)
+    recorder.receive(1, Begun(("7",)))  # one that starts shows that they can
+    begin(recorder, 1)
+    for _ in range(3):
+        assert not recorder._control.stopping
+        assert not recorder.trial_done(1, "rank 1 is not reached").ended
+    assert recorder._control.outcome == "interrupted"
+    assert "don't start, 3 times, one after the other: rank 1 is not reached" in str(recorder._control.reason)
+    assert recorder.record.ended == []
+
+
+def test_a_trial_that_never_had_a_process_is_not_dropped(recorder: Recorder) -> None:
+    assert not recorder.trial_done(2, "its process didn't start").ended

@@ -30,7 +30,7 @@ from tuner.driver.tune_adapter import (
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
-from tuner.worker.messages import Interruption
+from tuner.worker.messages import Begun, Interruption
 
 
 class Study:
@@ -40,10 +40,11 @@ class Study:
         spec = study_spec(budget={"trials": trials})
         record = StudyRecord(spec)
         self.control = StudyControl()
+        self.notes: list[str] = []
         self.recorder = Recorder(record, journal, self.control, [])
         self.plan = Plan(slots, 1, 0, 1, slots, 0)
         self.slots = SlotPool(spec, Storage("/nowhere"), self.plan)
-        self.source = TrialSource(record, self.recorder, self.slots, self.control)
+        self.source = TrialSource(record, self.recorder, self.slots, self.control, self.notes.append)
         self.events = TuneEvents(self.recorder, self.source, self.control)
 
     def begin(self, trial_id: str) -> dict[str, Any]:
@@ -134,7 +135,11 @@ def test_a_trial_that_tune_gives_up_fails_with_the_cause_of_its_processs_death(
         error_file=str(tmp_path / "error.txt"),
     )
     study.events.on_trial_start(0, [], tune_trial)
+    study.recorder.receive(1, Begun(("node",)))
     study.events.on_trial_recover(0, [], tune_trial)
+    assert study.notes == [
+        "trial 1 begins again, from its newest checkpoint if it has one: the worker group died: SIGSEGV"
+    ]
     study.source.on_trial_complete("a", error=True)
     trial = study.recorder.record.trials[1]
     assert trial.state == "failed"
@@ -170,7 +175,7 @@ def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journ
     slots = SlotPool(Study(journal).recorder.record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
     alone = slots.acquire()
     assert alone is not None
-    assert alone.config() == {"slot": None, "gpus": 1, "place": 1}
+    assert alone.config() == {"slot": None, "gpus": 1, "place": 1, "left_out": frozenset()}
     processes = _ObjectCache()
     slots.keep_warm(processes)
     assert processes.total_max_objects == 1

@@ -153,4 +153,4 @@ def test_a_group_that_starts_is_not_silent(tmp_path: Path, journal: Journal, clo
     study.start(1)
     clock.now += 1000  # a machine had to come
     study.watchdog.check()
-    study.recorder.receive(1, Begun())
+    study.recorder.receive(1, Begun(("a", "b")))

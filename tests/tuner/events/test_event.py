@@ -14,10 +14,13 @@ from tuner.cli.options import run_app
 from tuner.display.show import record_json
 from tuner.errors import StudyError
 from tuner.events.event import (
+    AttemptBegan,
     EpochReported,
     Event,
     ImagesStored,
     IncompleteEventError,
+    NodeLeftOut,
+    NodeLost,
     RunBegan,
     RunEnded,
     TrialEnded,
@@ -55,7 +58,14 @@ def study(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path)) / "s"
 
 
-@pytest.mark.parametrize("event", EVERY_KIND, ids=lambda event: type(event).__name__)
+LATER_KINDS: list[Event] = [
+    AttemptBegan(1.5, 1, ("host1 (10.0.0.1)", "host2 (10.0.0.2)")),
+    NodeLeftOut(1.5, "host3 (10.0.0.3)", "torch must be 2, as the driver's, got 1: install that version there"),
+    NodeLost(1.5, "host2 (10.0.0.2)"),
+]
+
+
+@pytest.mark.parametrize("event", [*EVERY_KIND, *LATER_KINDS], ids=lambda event: type(event).__name__)
 def test_an_event_comes_back_from_its_line_as_it_was_and_can_not_be_changed(event: Event) -> None:
     line = to_line(event)
     assert line.count(b"\n") == 1

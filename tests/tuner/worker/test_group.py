@@ -12,12 +12,13 @@ import pytest
 from tests.studies import study_spec
 from tuner.storage.storage import Storage
 from tuner.worker import group
-from tuner.worker.group import GroupSlot
-from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report
+from tuner.worker.group import GroupDiedError, GroupNotStartedError, GroupSlot
+from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message, Report
 
 REPORT = Report(1, {"score": 0.5})
 FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "the test stops it")
 CONTINUE, STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
+NODES = ("node-0", "node-1")
 
 
 class Slot(GroupSlot):
@@ -112,7 +113,12 @@ async def send(slot: Slot, serial: int, *messages: Message) -> list[asyncio.Task
 
 async def next_of(slot: Slot, done: int) -> list[Any]:
     """What two ranks get that ask for the trial after this one."""
-    return list(await asyncio.gather(*(slot.next_assignment(rank, done) for rank in range(2))))
+    return list(await asyncio.gather(*(slot.next_assignment(rank, done, NODES[rank]) for rank in range(2))))
+
+
+async def allowed(runner: Runner) -> None:
+    """The driver lets a trial begin on its ranks' nodes."""
+    assert await runner.decide(CONTINUE) == Begun(NODES)
 
 
 async def begin(slot: Slot, runner: Runner, trial: int = 1) -> asyncio.Task[None]:
@@ -125,7 +131,8 @@ async def begin(slot: Slot, runner: Runner, trial: int = 1) -> asyncio.Task[None
 def test_all_ranks_get_one_decision_when_all_have_sent(tmp_path: Path) -> None:
     async def body(slot: Slot, runner: Runner) -> None:
         trial = await begin(slot, runner)
-        assert await next_of(slot, 0) == [(1, assignment(1, runner))] * 2
+        assigned, _ = await asyncio.gather(next_of(slot, 0), allowed(runner))
+        assert assigned == [(1, assignment(1, runner))] * 2
         for decision in (CONTINUE, CONTINUE, STOP):
             late = asyncio.create_task(slot.send(1, 1, REPORT))
             await settled()
@@ -148,10 +155,11 @@ def test_a_trial_that_is_stopped_keeps_the_group_for_the_next(tmp_path: Path) ->
         ranks = await send(slot, 1, STOPPED, STOPPED)
         await runner.decide(CONTINUE)
         await asyncio.gather(*ranks)
-        waiting = [asyncio.create_task(slot.next_assignment(rank, 1)) for rank in range(2)]
+        waiting = [asyncio.create_task(slot.next_assignment(rank, 1, NODES[rank])) for rank in range(2)]
         await settled()
         assert not any(task.done() for task in waiting)
         second = await begin(slot, runner, 2)
+        await allowed(runner)
         assert await asyncio.gather(*waiting) == [(2, assignment(2, runner))] * 2
         await groups(slot, 1)
         second.cancel()
@@ -272,16 +280,64 @@ def test_a_trial_whose_caller_died_is_stopped_and_restarted_on_the_same_group(tm
         again = await begin(slot, runner)
         assert await sent == STOP
         await orphan
-        first = asyncio.create_task(slot.next_assignment(0, 1))
+        first = asyncio.create_task(slot.next_assignment(0, 1, NODES[0]))
         assert await slot.send(1, 1, REPORT) == STOP
         await settled()
         assert not first.done(), "the other rank may still write a checkpoint to resume from"
-        assert [await slot.next_assignment(1, 1), await first] == [(2, assignment(1, runner))] * 2
+        second = asyncio.create_task(slot.next_assignment(1, 1, NODES[1]))
+        await allowed(runner)
+        assert [await second, await first] == [(2, assignment(1, runner))] * 2
         ranks = await send(slot, 2, REPORT, REPORT)
         assert await runner.decide(CONTINUE) == REPORT
         assert await asyncio.gather(*ranks) == [CONTINUE, CONTINUE]
         await groups(slot, 1)
         again.cancel()
+
+    run(body, tmp_path)
+
+
+def test_ranks_begin_when_the_driver_allows_their_nodes_and_it_is_asked_again_until_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "_ASK_SECONDS", 0.01)
+
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        ranks = asyncio.create_task(next_of(slot, 0))
+        for _ in range(3):
+            assert await runner.decide(Decision(Action.WAIT)) == Begun(NODES)
+        assert not ranks.done()
+        await runner.decide(CONTINUE)
+        assert await ranks == [(1, assignment(1, runner))] * 2
+        slot.end_group()
+        with pytest.raises(GroupDiedError) as caught:
+            await trial
+        assert type(caught.value) is GroupDiedError
+
+    run(body, tmp_path)
+
+
+def test_a_group_on_a_node_that_is_left_out_shuts_down_and_its_trial_sends_nothing(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        ranks = asyncio.create_task(next_of(slot, 0))
+        await runner.decide(STOP)
+        assert await ranks == [None, None]
+        await trial
+        assert runner.received.empty()
+
+    run(body, tmp_path)
+
+
+def test_a_group_that_dies_before_all_ranks_are_there_has_not_started(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        first = asyncio.create_task(slot.next_assignment(0, 0, NODES[0]))
+        await settled()
+        slot.end_group()
+        with pytest.raises(GroupNotStartedError, match="a worker died"):
+            await trial
+        first.cancel()
 
     run(body, tmp_path)
 

@@ -1,0 +1,59 @@
+"""A study on a Ray some of whose nodes can't run its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.study_process import events, ray_cluster, running, show
+from tests.studies import write_study
+from tests.waiting import wait_for
+from tests.workloads.replay import NO_DATA_HERE
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own test cluster leaves files open
+]
+
+WITHOUT_DATA = {"num_cpus": 1, "env_vars": {NO_DATA_HERE: "1"}}
+
+
+def test_a_node_without_the_data_gets_no_trials_whenever_it_comes(tmp_path: Path, storage: Path) -> None:
+    file = write_study(
+        tmp_path / "left.toml",
+        budget={"trials": 6},
+        scheduler={"name": "none"},
+        fixed={"epochs": 3, "step_seconds": 0.5},
+    )
+    folder = storage / "left"
+
+    def left_out() -> int:
+        return sum(event["event"] == "left_out" for event in events(folder))
+
+    with ray_cluster(num_cpus=0) as nodes:
+        where = ("--storage", storage, "--address", nodes.address)
+        with running("run", file, *where) as alone:
+            for line in alone.lines():
+                if "waiting for nodes" in line:
+                    nodes.add_node(**WITHOUT_DATA)
+            assert alone.wait() == 2, alone.output
+        assert "error: no node can run trials: " in alone.output, alone.output
+        assert "frames are needed, got none" in alone.output
+        assert "Traceback" not in alone.output
+        found = show(storage, "left")
+        assert (found["state"], found["trials"]) == ("interrupted", [])
+        nodes.add_node(num_cpus=1)
+        with running("resume", "left", *where) as study:
+            wait_for(lambda: any(event["event"] == "report" for event in events(folder)))
+            assert left_out() == 2, "once in each run"
+            nodes.add_node(**WITHOUT_DATA)
+            wait_for(lambda: left_out() == 3, 60)
+            assert study.wait() == 0, study.output
+        assert study.left_behind() == []
+    found = show(storage, "left")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 6, study.output
+    assert all(len(trial["nodes"]) == 1 for trial in found["trials"])
+    assert "gets no trials: fixed.missing_data: frames are needed" in study.output

@@ -1,0 +1,165 @@
+"""How this process gets at a Ray: the token that it needs or doesn't, and what stands in the way, said in a sentence.
+
+Ray decides about tokens by what it finds in the environment and in ~/.ray, which need not be so on the cluster: a
+driver that sends tokens to a cluster without them ends in a traceback, and so does the other way round. So the cluster
+is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import psutil
+import ray.exceptions
+from ray._private import services
+from ray._private.grpc_utils import init_grpc_channel
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]  # compiled
+
+from tuner.errors import StudyError
+
+_MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_SECONDS = 10.0
+_ALIVE = 0  # of Ray's states of a node
+_OTHERWISE = (
+    "run this command on a node of that Ray, or have it run there: "
+    "python -m tuner submit STUDY_FILE --address http://HEAD:8265 --storage …"
+)
+
+
+@contextlib.contextmanager
+def own_token() -> Iterator[None]:
+    """A block in which a Ray that this process starts has a token of its own, which nobody finds on the disk.
+
+    Ray would write one to ~/.ray/auth_token, and every Ray and driver of this user would take it from there.
+    """
+    if (os.environ.get(_MODE) or "token").lower() != "token":
+        yield
+        return
+    with _environment({_MODE: "token", _TOKEN: secrets.token_hex(32)}):
+        yield
+
+
+@contextlib.contextmanager
+def reached(address: str) -> Iterator[str]:
+    """A block in which the Ray at this address can be connected to. Yields its address as HOST:PORT.
+
+    Raises StudyError, in seconds, where that can't be.
+    """
+    at = f"--address {address}"
+    if "://" in address:
+        what = "the address of a Ray client" if address.startswith("ray://") else "no address that a node of it has"
+        raise StudyError(f"{at}: this is {what}, and HOST:PORT or auto is needed: {_OTHERWISE}")
+    try:
+        found: str = services.canonicalize_bootstrap_address_or_die(address)
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{at}: a running Ray is needed there, got: {str(error).splitlines()[0]}; start one with "
+            "`ray up cluster.yaml` or `ray start --head`, or leave --address out"
+        ) from None
+    with _as_it_wants(at, found) as nodes:
+        _check_here(at, nodes)
+        yield found
+
+
+@contextlib.contextmanager
+def _as_it_wants(at: str, address: str) -> Iterator[list[str]]:
+    """A block in which this process sends a token if the cluster wants one, else none. Yields its nodes' addresses."""
+    mode = (os.environ.get(_MODE) or "").lower()
+    with _environment({_MODE: "disabled"}):
+        nodes = _nodes(at, address)
+        if nodes is not None:
+            if mode == "token":
+                raise StudyError(
+                    f"{at}: {_MODE}=token asks for a Ray that wants a token, and this one doesn't: unset {_MODE}, or "
+                    "start that Ray with a token (`ray get-auth-token --generate` before `ray start`)"
+                )
+            yield nodes
+            return
+    give = f"give its head's ~/.ray/auth_token: set {_TOKEN_FILE} to a copy of that file, or {_TOKEN}"
+    if mode not in ("", "token"):
+        raise StudyError(f"{at}: that Ray wants a token, and {_MODE} is {mode}: unset {_MODE}, and {give}")
+    with _environment({_MODE: "token"}):
+        if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            raise StudyError(f"{at}: that Ray wants a token, and there is none here: {give}")
+        nodes = _nodes(at, address)
+        if nodes is None:
+            raise StudyError(f"{at}: that Ray wants another token than the one that is here: {give}")
+        yield nodes
+
+
+def _nodes(at: str, address: str) -> list[str] | None:
+    """The addresses of a cluster's nodes that are alive; None if it wants a token, or another one."""
+    try:
+        # Ray's library would ask for most of a minute.
+        with init_grpc_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=_SECONDS)
+        # And it writes to the standard error itself when it isn't let in.
+        with _silent_stderr():
+            found: dict[Any, Any] = GcsClient(address=address).get_all_node_info(timeout=_SECONDS)
+    except ray.exceptions.AuthenticationError:
+        return None
+    except (grpc.FutureTimeoutError, ray.exceptions.RpcError, RuntimeError, OSError, TimeoutError):
+        raise StudyError(
+            f"{at}: the head of a Ray is needed there, got something else, or a Ray that doesn't answer; give the port "
+            "of `ray start --head`, which is 6379 unless you named one"
+        ) from None
+    return [node.node_manager_address for node in found.values() if node.state == _ALIVE]
+
+
+def _check_here(at: str, nodes: list[str]) -> None:
+    """Raises StudyError if this machine is none of these nodes: Ray looks for a node here for more than a minute."""
+    here = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    if here.isdisjoint(nodes) and not _raylet_of(nodes):
+        raise StudyError(f"{at}: this machine must be a node of that Ray (it has {', '.join(nodes)}): {_OTHERWISE}")
+
+
+def _raylet_of(nodes: list[str]) -> bool:
+    """Whether one of these nodes runs here under an address that no interface of this machine has."""
+    wanted = {f"--node_ip_address={node}" for node in nodes}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "raylet" and wanted.intersection(process.cmdline()):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """A block with other variables in the environment, which Ray's library has read already and must read again."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    _reread()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        _reread()
+
+
+def _reread() -> None:
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
