@@ -2,6 +2,7 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,27 @@ def test_a_cluster_is_named_by_its_file_or_by_its_dashboard() -> None:
         study_job.connected(Path("none.yaml"), None),
     ):
         pass
+
+
+class NoJobs:
+    """A cluster's dashboard on which nothing was submitted, and may be."""
+
+    def list_jobs(self) -> list[object]:
+        return []
+
+    def submit_job(self, **_: object) -> str:
+        pytest.fail("it was sent")
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking_uri"),
+    [("s3://key:s3cret@bucket/studies", None), ("s3://bucket/studies", "http://me:s3cret@mlflow:5000")],
+)
+def test_a_secret_is_not_sent_to_where_the_dashboard_shows_it(
+    tmp_path: Path, storage: str, tracking_uri: str | None
+) -> None:
+    dashboard: Any = NoJobs()
+    jobs = study_job.Jobs(dashboard, "--cluster cluster.yaml")
+    with pytest.raises(StudyError, match="an address without a secret is needed") as refused:
+        jobs.submit("streets", Path("streets.toml"), tmp_path, storage, tracking_uri, [])
+    assert "s3cret" not in str(refused.value)
