@@ -2,6 +2,7 @@
 
 STORAGE/NAME/study.json              the checked study (tuner/spec/study.py)
 STORAGE/NAME/events.jsonl            the event log, one event a line (tuner/events/log.py)
+STORAGE/NAME/report.html             what the study's end leaves to look at
 STORAGE/NAME/trials/7/epoch-000012/  a checkpoint, valid when it has report.json, which is written last
 STORAGE/NAME/trials/7/images/…       images of the epochs that were the trial's best so far
 STORAGE/NAME/trials/7/error.txt      the traceback of a failed trial

@@ -73,7 +73,7 @@ def test_the_page_has_winner_progress_curves_time_and_a_table_of_all_trials(tmp_
     assert list(page.figures) == ["progress-time", "progress-epochs", "curves", "time"]
     for said in (
         "score went from 0.1000 to 0.4000 in 2 steps, the last of them when 4 of 5 epochs were spent, by trial 2.",
-        "Trials that reported score: 3, of which 1 were stopped by asha or the time budget.",
+        "Trials that reported score: 3; stopped by asha or the time budget: 1.",
         "ValueError: loss is nan",
         "Figures of hyperparameters need 6 trials that ended with a value.",
     ):

@@ -99,7 +99,7 @@ def _caption(
     metric, scheduler = study.spec.objective.metric, study.spec.scheduler.name
     by = "" if scheduler == "none" else f" by {scheduler} or the time budget"
     stopped = sum(trial.state == "stopped" for trial in trials)
-    said = [f"Trials that reported {metric}: {len(trials):,}, of which {stopped:,} were stopped{by}."]
+    said = [f"Trials that reported {metric}: {len(trials):,}; stopped{by}: {stopped:,}."]
     if reached:
         said.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
     if top:
