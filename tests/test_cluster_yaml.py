@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,21 @@ def test_every_node_wants_the_token_and_gets_it_as_a_file(cluster_file: dict[str
 
 def test_the_head_takes_no_trials(cluster_file: dict[str, Any]) -> None:
     assert "--num-cpus=0 --num-gpus=0" in " ".join(cluster_file["head_start_ray_commands"])
+
+
+def test_a_login_shell_finds_the_ray_that_was_installed(cluster_file: dict[str, Any], tmp_path: Path) -> None:
+    """`ray down` stops the head's Ray in one; a line that is there already isn't put there again."""
+    ray = tmp_path / "fcn-tuner-env" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.touch(mode=0o755)
+    (command,) = [line for line in cluster_file["setup_commands"] if ".bashrc" in line]
+    home = {**os.environ, "HOME": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env=home, check=True)
+    assert (tmp_path / ".bashrc").read_text().count("fcn-tuner-env") == 1
+    shell = ["bash", "--login", "-c", "-i", "source ~/.bashrc; command -v ray"]  # as Ray's launcher has it
+    found = subprocess.run(shell, env=home, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert found.stdout.strip() == str(ray), found.stderr
 
 
 def test_workers_on_aws_come_only_when_trials_wait(aws: dict[str, Any]) -> None:
