@@ -221,11 +221,14 @@ class GroupSlot:
         """Run one worker group until it shuts down or dies, and record why."""
         import ray.train.torch
 
+        from tuner.worker.process_group import ProcessGroup
+
         # Ray's types are those of the Train before this one.
         placement: dict[str, Any] = {"label_selector": self._labels}
         with scratch("train") as folder:
             trainer = ray.train.torch.TorchTrainer(
                 _serve,
+                torch_config=ProcessGroup(),
                 train_loop_config={"slot": self._name, "spec": self._spec, "study": self._study},
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=self._spec.resources.workers,

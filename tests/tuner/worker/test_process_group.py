@@ -1,0 +1,42 @@
+"""Over which interface ranks on several hosts find each other, and what is said when they don't."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import psutil
+import pytest
+
+from tuner.worker.process_group import interface_of, not_connected, use_interface
+
+
+def test_the_interface_is_the_one_that_has_the_address() -> None:
+    named = {
+        found.address: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for found in addresses
+        if found.family == socket.AF_INET
+    }
+    assert named["127.0.0.1"] == interface_of("127.0.0.1")
+    for address, name in named.items():
+        assert interface_of(address) == name
+    assert interface_of("203.0.113.9") is None
+
+
+def test_an_interface_that_the_environment_names_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    use_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == interface_of("127.0.0.1")
+
+
+def test_ranks_that_are_not_connected_are_told_with_hosts_addresses_and_cause() -> None:
+    error = RuntimeError("in gloo\nRuntimeError: connect [127.0.1.1]:4711: Connection refused")
+    assert not_connected([("host1", "10.0.0.1"), ("host2", "10.0.0.2")], error) == (
+        "its ranks can't be connected, rank 0 on host1 (10.0.0.1), rank 1 on host2 (10.0.0.2): "
+        "RuntimeError: connect [127.0.1.1]:4711: Connection refused; all ports must be open between these hosts"
+    )
