@@ -1,9 +1,9 @@
 """Training seconds until a study's best reaches a target IoU: this project's search, random search, plain Optuna.
 
 Seconds are CPU seconds of training, one thread, added up over all trials in the order in which they ran, one at a time.
-This project runs as a user runs it (`python -m tuner run`: published trials first, TPE, ASHA); random search trains
-every trial to its end; Optuna runs with its defaults, TPE and the median pruner. All draw from the published recipe's
-space, search_spaces/fcn8s_kitti.toml. A study that doesn't reach the target in its budget of trials
+This project runs as a user runs it (`python -m tuner run`: published trials first, the default search);
+random search trains every trial to its end; Optuna runs with its defaults, TPE and the median pruner. All draw from the
+published recipe's space, search_spaces/fcn8s_kitti.toml. A study that doesn't reach the target in its budget of trials
 counts with all that it used, which is too little, and is said.
 """
 
@@ -80,12 +80,12 @@ def _slim(cache: Path) -> dict[str, Any]:
 
 
 def this_project(task: Task, seed: int, folder: Path) -> Reached:
-    """A real study, one trial at a time: TPE and ASHA with their defaults, published hyperparameters first."""
+    """A real study, one trial at a time: the default sampler and ASHA, published hyperparameters first."""
     return _study(task, seed, folder, first_trials=PUBLISHED)
 
 
 def without_published(task: Task, seed: int, folder: Path) -> Reached:
-    """The same as this_project, but for its first trials, which TPE draws."""
+    """The same as this_project, but for its first trials, which the sampler draws."""
     return _study(task, seed, folder)
 
 
@@ -193,7 +193,7 @@ class _Walk:
         return Reached(self._seconds, self._trials, self.there)
 
 
-OURS, RANDOM = "this project (published hyperparameters, TPE, ASHA)", "random search, full-length trials"
+OURS, RANDOM = "this project (published hyperparameters, default search)", "random search, full-length trials"
 SEARCHES: dict[str, Search] = {
     OURS: this_project,
     "this project without published hyperparameters": without_published,

@@ -19,14 +19,14 @@ from tuner.spec.study import StudySpec
 
 _TRIALS = 20_000  # more than any budget of epochs here holds
 _ASHA = {"name": "asha", "grace_epochs": 3}
-_FULL_LENGTH = {"name": "none"}
 
 
 class ThisProject:
     """The sampler and the early stopping of a study, over a study's record."""
 
-    def __init__(self, task: Task, seed: int, sampler: str, scheduler: dict[str, Any]):
-        spec = _study(task, {"sampler": sampler, "seed": seed}, scheduler)
+    def __init__(self, task: Task, seed: int, scheduler: dict[str, Any], sampler: str | None = None):
+        """sampler: the default one if left out."""
+        spec = _study(task, {"seed": seed} | ({"sampler": sampler} if sampler else {}), scheduler)
         self._record, self._events = StudyRecord(spec), 0
         self._sampler = Sampler(self._record)
         self._early_stopping = early_stopping(spec.objective, spec.scheduler)
@@ -143,12 +143,12 @@ def _study(task: Task, search: dict[str, Any] | None = None, scheduler: dict[str
 RANDOM, BEFORE, NOW = "random+asha", "before", "now"
 
 METHODS: dict[str, Callable[[Task, int], Method]] = {
-    "random": lambda task, seed: ThisProject(task, seed, "random", _FULL_LENGTH),
-    RANDOM: lambda task, seed: ThisProject(task, seed, "random", _ASHA),
+    "random": lambda task, seed: ThisProject(task, seed, {"name": "none"}, "random"),
+    RANDOM: lambda task, seed: ThisProject(task, seed, _ASHA, "random"),
     "optuna-median": lambda task, seed: Optuna(task, seed, optuna.pruners.MedianPruner()),
     "optuna-hyperband": lambda task, seed: Optuna(task, seed, optuna.pruners.HyperbandPruner(max_resource=task.epochs)),
-    BEFORE: lambda task, seed: ThisProject(task, seed, "tpe", {"name": "asha", "grace_epochs": 1}),
-    NOW: lambda task, seed: ThisProject(task, seed, "tpe", _ASHA),
+    BEFORE: lambda task, seed: ThisProject(task, seed, {"name": "asha", "grace_epochs": 1}, "tpe"),
+    "tpe+asha": lambda task, seed: ThisProject(task, seed, _ASHA, "tpe"),
     "tpe-on-rungs": TpeOnRungs,
-    "gp-curves": lambda task, seed: ThisProject(task, seed, "gp_curves", _ASHA),
+    NOW: lambda task, seed: ThisProject(task, seed, {}),
 }

@@ -63,7 +63,21 @@ class Encoding:
             if isinstance(dimension, Choice):
                 steps[:, columns] = rng.random((len(near), columns.stop - columns.start)) - near[:, columns]
         near = np.clip(near + steps * moved[:, self.owners], 0.0, 1.0)
-        return self.rows([self.params(row) for row in np.concatenate([anywhere, near])])
+        return self._snapped(np.concatenate([anywhere, near]))
+
+    def _snapped(self, rows: Array) -> Array:
+        """(N, D): each row moved to that of the hyperparameters that it stands for."""
+        found, active = rows.copy(), {}
+        for name, dimension in self._space.items():
+            columns = self._columns[name]
+            found[:, columns] = _snap(dimension, rows[:, columns])
+            active[name] = np.ones(len(rows), dtype=bool)
+            for parent, allowed in dimension.when.items():
+                values = np.array([_encode(self._space[parent], value) for value in allowed]).reshape(len(allowed), -1)
+                same = np.isclose(found[:, None, self._columns[parent]], values).all(axis=2).any(axis=1)
+                active[name] &= active[parent] & same
+            found[~active[name], columns] = _middle(dimension)
+        return found
 
 
 _APART = math.sqrt(0.5)  # so that two values of a choice lie one apart
@@ -76,6 +90,25 @@ def _encode(dimension: Dimension, value: Any) -> Any:
     if dimension.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)
+
+
+def _snap(dimension: Dimension, columns: Array) -> Array:
+    """(N, width) as _encode gives it for the values that _decode finds there."""
+    if isinstance(dimension, Choice):
+        chosen: Array = _APART * np.eye(columns.shape[1])[columns.argmax(axis=1)]
+        return chosen
+    step = dimension.step or (1.0 if dimension.type == "int" else 0.0)
+    if not step:
+        return columns
+    low, high = float(dimension.low), float(dimension.high)
+    if dimension.log:
+        ends = math.log(low), math.log(high)
+        values = np.exp(ends[0] + columns * (ends[1] - ends[0]))
+        values = np.clip(low + step * np.round((values - low) / step), low, high)
+        found: Array = (np.log(values) - ends[0]) / (ends[1] - ends[0])
+        return found
+    evenly: Array = np.clip(np.round(columns * (high - low) / step) * step / (high - low), 0.0, 1.0)
+    return evenly
 
 
 def _middle(dimension: Dimension) -> Any:

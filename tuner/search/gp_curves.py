@@ -70,22 +70,23 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
 
     def _most_improving(self, known: _Knowledge, rng: np.random.Generator) -> dict[str, Any]:
         means, variances = known.at_full_length()
-        rows = self._encoding.rows([trial.params for trial in known.trials])
-        kept, fitted = _best_and_newest(means, _MOST_ROWS), _best_and_newest(means, _FITTED)
-        centre, spread = means[kept].mean(), max(float(means[kept].std()), 1e-3)
+        kept = _best_and_newest(means, _MOST_ROWS)
+        rows = self._encoding.rows([known.trials[place].params for place in kept])
+        means, variances = means[kept], variances[kept]
+        centre, spread = means.mean(), max(float(means.std()), 1e-3)
         y, noise = (means - centre) / spread, variances / spread**2
-        process = GaussianProcess(self._encoding.owners)
+        process, fitted = GaussianProcess(self._encoding.owners), _best_and_newest(means, _FITTED)
         process.fit(rows[fitted], y[fitted], noise[fitted])
-        process.condition(rows[kept], y[kept], noise[kept])
+        process.condition(rows, y, noise)
         if known.silent:
             # Trials that run and say nothing yet are believed to come to what is expected of them.
             running = self._encoding.rows([trial.params for trial in known.silent])
             expected, _ = process.predict(running)
             certain = np.full(len(running), _KNOWN_EXACTLY)
             process.condition(
-                np.concatenate([rows[kept], running]),
-                np.concatenate([y[kept], expected]),
-                np.concatenate([noise[kept], certain]),
+                np.concatenate([rows, running]),
+                np.concatenate([y, expected]),
+                np.concatenate([noise, certain]),
             )
         leading = rows[np.argsort(-y, kind="stable")[:_LEADING]]
         candidates = self._encoding.candidates(rng, leading, _CANDIDATES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ class Sampler:
         self._asked: dict[int, optuna.Trial] = {}
         """Those of them that Optuna knows; one of an earlier run may lie outside the present search space."""
         self._reported: dict[int, int] = {}
-        """Of each of these, how many points of its curve Optuna knows."""
+        """Of each of these, the last epoch that Optuna knows of."""
         self._study = self._optuna_study()
 
     @property
@@ -94,11 +95,12 @@ class Sampler:
         return Proposal(number, sample(self._space, self._asked[number]))
 
     def _report_curve(self, trial: int) -> None:
-        """Tell Optuna what a trial has reported since it last asked."""
+        """Have Optuna know the epochs that a trial has reported; it takes none twice, as after a rewind."""
         curve = self._record.trials[trial].curve if trial in self._record.trials else []
-        for epoch, value in curve[self._reported[trial] :]:
+        first = bisect.bisect_right(curve, self._reported[trial], key=lambda point: point[0])
+        for epoch, value in curve[first:]:
             self._asked[trial].report(value, epoch)
-        self._reported[trial] = len(curve)
+            self._reported[trial] = epoch
 
     def _optuna_study(self) -> optuna.Study:
         """An Optuna study in memory that knows the record's trials, in the order of their numbers.

@@ -34,7 +34,7 @@ class Objective(_Table):
 
 
 class Search(_Table):
-    sampler: Literal["tpe", "random", "gp_curves"] = "tpe"
+    sampler: Literal["gp_curves", "tpe", "random"] = "gp_curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 

@@ -60,6 +60,19 @@ def test_a_setting_comes_back_from_its_place_in_the_cube() -> None:
         assert back.get("momentum") == (pytest.approx(setting["momentum"]) if "momentum" in setting else None)
 
 
+def test_candidates_lie_where_settings_lie() -> None:
+    space = {**SPACE, "width": {"type": "float", "low": 0.25, "high": 2.0, "step": 0.25}}
+    space["units"] = {"type": "int", "low": 4, "high": 64, "log": True, "when": {"batch_size": [3, 5]}}
+    encoding = Encoding(study_spec(space=space).space)
+    leading = encoding.rows(
+        [{"x": 0.1, "batch_size": 3, "optimizer": "sgd", "momentum": 0.5, "width": 1.0, "units": 8}]
+    )
+    candidates = encoding.candidates(RNG, leading, 200)
+    settings = [encoding.params(row) for row in candidates]
+    assert candidates == pytest.approx(encoding.rows(settings))
+    assert any("units" in setting for setting in settings)
+
+
 def test_a_curve_is_compared_by_its_best_so_far_at_each_rung() -> None:
     curve = [(1, 0.1), (2, 0.5), (4, 0.3), (7, 0.9)]
     assert at_rungs(curve, [1, 3, 6, 12]) == pytest.approx([0.1, 0.5, 0.5, math.nan], nan_ok=True)

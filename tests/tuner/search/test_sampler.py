@@ -136,6 +136,20 @@ def _three_at_a_time(study: Study) -> Iterator[tuple[list[Line], tuple[int, dict
         study.end(number, "failed" if number % 5 == 0 else "stopped" if number % 2 else "finished")
 
 
+def test_a_rewound_trial_s_epochs_are_told_to_optuna_once() -> None:
+    study = Study(StudyRecord(study_spec()))
+    number, _ = study.begin()
+    for epoch in (1, 2, 3):
+        study.report(number, epoch, 0.1 * epoch)
+    study.run(0.5)
+    study.event("back", trial=number, epoch=1)
+    study.run(0.5)
+    for epoch in (2, 3, 4):
+        study.report(number, epoch, 0.1 * epoch)
+    study.end(number)
+    assert study.sampler.known[0].intermediate_values == pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4})
+
+
 def test_an_interrupted_trial_comes_first_with_its_own_number_and_hyperparameters() -> None:
     study = Study(StudyRecord(study_spec()))
     study.run(0.5)
@@ -205,14 +219,20 @@ def test_a_study_may_be_resumed_in_another_space() -> None:
 
 def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
     """Half of the batch sizes fail; a sampler that ignores failures proposes them more often than not."""
-    counts = {given: [failing_proposals(seed, given) for seed in range(4)] for given in (True, False)}
+    counts = {given: [failing_proposals("tpe", seed, given) for seed in range(4)] for given in (True, False)}
     assert sum(counts[True]) / 4 < 0.6 * sum(counts[False]) / 4, counts
 
 
-def failing_proposals(seed: int, given: bool, trials: int = 40) -> int:
+def test_gp_curves_turns_away_from_what_fails() -> None:
+    """Random proposals, half of its own, fail in 10 of 40 trials; all random, 20 would."""
+    assert sum(failing_proposals("gp_curves", seed, given=True) for seed in range(4)) / 4 < 16
+
+
+def failing_proposals(name: str, seed: int, given: bool, trials: int = 40) -> int:
     """How often a failing batch size is proposed. given False: a failure is Optuna's FAIL, as OptunaSearch has it."""
     space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}}
-    study = Study(StudyRecord(study_spec(space=space, budget={"trials": trials}, search={"seed": seed})))
+    search = {"sampler": name, "seed": seed}
+    study = Study(StudyRecord(study_spec(space=space, budget={"trials": trials}, search=search)))
     failed = 0
     for _ in range(trials):
         trial, params = study.begin()
