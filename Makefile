@@ -1,5 +1,5 @@
 # make demo   a small study on drawn scenes, from nothing to an exported model
-# make test   the checks, then every test that this machine can run
+# make test   the checks, then every test that this machine can run, but those on hosts of their own
 # make lock   constraints.txt: the version of every package that .venv has, for nodes, images and CI
 # make test-browser, make test-cluster   one part of them alone, without the checks
 
@@ -24,9 +24,9 @@ demo: .venv/installed
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -m 'not hosts' -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
-# Each test says why where it is skipped: a browser test where there is no Chromium.
+# Each test says why where it is skipped: a browser test where there is no Chromium, one on hosts where root is needed.
 test-browser test-cluster: test-%: .venv/installed
 	$(BIN)/python -m pytest -m $*
 
