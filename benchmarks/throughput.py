@@ -13,6 +13,7 @@ files; --data-dir takes CamVid's instead.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import sys
@@ -98,12 +99,16 @@ def drawn_frames(folder: Path, count: int) -> None:
     """Street scenes at KITTI's size as a folder of PNG files that fcn reads."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    for number in range(count):
-        image, label = draw_scene(number, 0, KITTI_SIZE)
-        Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
-        Image.fromarray(label).save(folder / "masks" / f"{number:03d}.png")
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_draw, itertools.repeat(folder), range(count)))
     legend = "".join(f"{name} = {index}\n" for index, name in enumerate(CLASSES))
     (folder / "classes.toml").write_text(f"[classes]\n{legend}")
+
+
+def _draw(folder: Path, number: int) -> None:
+    image, label = draw_scene(number, 0, KITTI_SIZE)
+    Image.fromarray(image).save(folder / "images" / f"{number:03d}.png")
+    Image.fromarray(label).save(folder / "masks" / f"{number:03d}.png")
 
 
 def _compare(report: Report, name: str, config: fcn.Config, device: torch.device, turns: int) -> tuple[float, float]:
