@@ -50,7 +50,7 @@ def test_a_full_disk_stops_a_study_in_order_and_blames_no_setting(
                 if "waits for the storage" in line:
                     filler.unlink()
             assert study.wait() == 0, study.output
-        assert "the storage takes what it refused; the study continues" in study.output
+        assert "the storage works again; the study continues" in study.output
         trials = show(disk, "full")["trials"]
         assert [trial["state"] for trial in trials] == ["finished"] * len(XS)
         folder = disk / "full"

@@ -42,7 +42,7 @@ def test_trials_run_alone_until_three_have_shown_their_memory_and_then_share_the
     with running("run", file, "--storage", storage, "--address", one_gpu) as study:
         assert study.wait() == 0, study.output
     assert [trial["state"] for trial in show(storage, "shared")["trials"]] == ["finished"] * 6
-    assert "the first 3 trials took at most 30% of a GPU's memory: from now on 3 share one" in study.output
+    assert "the first 3 trials used at most 30% of a GPU's memory: from now on 3 share one" in study.output
     together, most = 0, {True: 0, False: 0}
     for event in events(storage / "shared"):
         together += {"start": 1, "end": -1}.get(event["event"], 0)

@@ -20,7 +20,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Action
 
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 
 
 class Placement(NamedTuple):
@@ -47,7 +47,7 @@ class Nodes:
     def __init__(self, spec: StudySpec, study: Storage):
         self._spec = spec
         self._nodes: dict[str, _Node] = {}
-        self._looked_at = -_LOOK_SECONDS
+        self._polled_at = -_POLL_SECONDS
         # What a check would look at there has been looked at by this process.
         self._here: str = ray.get_runtime_context().get_node_id()
         token = secrets.token_hex(16)
@@ -59,11 +59,11 @@ class Nodes:
         # One call a process: what prepare has loaded isn't kept.
         self._task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(node_check.problem)
 
-    def look(self) -> list[Event]:
+    def poll(self) -> list[Event]:
         """What is new: nodes that were left out, or lost. Starts the check of nodes that have come."""
         news: list[Event] = []
-        if time.monotonic() - self._looked_at > _LOOK_SECONDS:
-            self._looked_at = time.monotonic()
+        if time.monotonic() - self._polled_at > _POLL_SECONDS:
+            self._polled_at = time.monotonic()
             news += self._compare({node["NodeID"]: node for node in alive_nodes()})
         for node in self._nodes.values():
             if node.check is not None and not node.gone and ray.wait([node.check], timeout=0)[0]:

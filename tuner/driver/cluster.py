@@ -1,4 +1,4 @@
-"""The Ray that a study runs on: this machine's own, or one that is there already; and what fits on it."""
+"""Connects to the Ray that a study runs on, its own or a cluster's, and plans how many trials fit on it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # slots start side by side; the study limits them
-    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced whole
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced completely
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last message is its end, not a measure
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has one of its own
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # trials report to the recorder, not to Tune
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the study has its own handler
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # snapshots for a restore that a study doesn't use
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # A stopped trial's thread may be busy for a while; Tune would drop the trial after it.
@@ -45,79 +45,80 @@ _ENVIRONMENT = {
     ":glibc.malloc.trim_threshold=4294967296",
 }
 _NODES_SECONDS = 300.0
-_USABLE_MEMORY = 0.9  # of a GPU: what is left over is for allocators that don't fit into each other
+_USABLE_MEMORY = 0.9  # of a GPU; the rest is lost to fragmentation in the processes' allocators
 
-# Ray reads them when it is imported and when it starts its processes, which inherit them.
+# Ray reads these variables when it is imported; the processes that it starts inherit them.
 os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a study's trials are laid over what there is."""
+    """How many trials run at a time, and what each of them gets."""
 
     slots: int
     cpus: float
-    """A worker's."""
+    """Of each worker."""
     gpus: float
-    """A worker's."""
+    """Of each worker."""
     workers: int
-    """A trial's."""
+    """Of each trial."""
     cluster_cpus: float
     cluster_gpus: float
-    """What there is, or can be where an autoscaler adds machines."""
+    """The cluster's, with the nodes that an autoscaler can add."""
 
     def trial_request(
-        self, gpus: float, place: int, left_out: frozenset[str] = frozenset()
+        self, gpus: float, slot_number: int, left_out: frozenset[str] = frozenset()
     ) -> ray.tune.PlacementGroupFactory:
-        """What Tune sets aside for the process of the slot at this place. left_out: ids of nodes that it isn't put on.
+        """The resources that Tune reserves for a slot's process. left_out: ids of nodes on which it isn't placed.
 
-        By what trials ask for, Tune tells whether one can have another's process: the slots ask for different bytes.
+        Tune lets a trial reuse any process that was started with the same request. So that each slot keeps its own, the
+        requests differ: each asks for as many bytes of memory as the slot's number.
         """
         if self.workers > 1:
-            # A group's workers are asked for by the group; any share of a CPU could be the one that a worker needs.
-            return _request(left_out, memory=place)
-        return _request(left_out, CPU=self.cpus, GPU=gpus, memory=place)
+            # The group requests its workers' resources itself. A share of a CPU here could be what a worker lacks.
+            return _request(left_out, memory=slot_number)
+        return _request(left_out, CPU=self.cpus, GPU=gpus, memory=slot_number)
 
     def sharing(self, resources: Resources, used: float) -> Plan:
-        """This plan with as many workers on a GPU as its memory holds. used: the most that one took of it, 0 to 1."""
+        """The plan with as many workers on each GPU as fit into its memory. used: the largest share that one used."""
         on_one = int(_USABLE_MEMORY / used)
         if resources.gpus_per_worker != "auto" or self.gpus != 1 or on_one < 2:
             return self
-        # Ray counts in ten thousandths, and rounds: six times 0.1667 is more than there is.
+        # Ray rounds to ten thousandths: six workers of 0.1667 would be more than one GPU.
         gpus = math.floor(10_000 / on_one) / 10_000
         fits = _fits(resources, gpus, self.cluster_cpus, self.cluster_gpus)
         wanted = resources.max_concurrent_trials
         return replace(self, gpus=gpus, slots=fits if wanted == "auto" else min(wanted, fits))
 
     @property
-    def each(self) -> str:
-        """What one trial takes."""
+    def per_trial(self) -> str:
+        """The resources of one trial, in words."""
         device = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus:g} CPU"
         return device if self.workers == 1 else f"{self.workers} workers of {device}"
 
     def __str__(self) -> str:
         return (
-            f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {self.each}; "
+            f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time, each on {self.per_trial}; "
             f"there are {self.cluster_cpus:g} CPUs and {self.cluster_gpus:g} GPUs"
         )
 
 
 @functools.cache
 def _request(left_out: frozenset[str], **resources: float) -> ray.tune.PlacementGroupFactory:
-    """One for all trials that ask alike: Tune keeps every trial, and its request with it."""
-    labels = labels_without(left_out)
+    """Cached, since Tune keeps the request of every trial to the study's end."""
+    labels = labels_excluding(left_out)
     options: dict[str, Any] = {"bundle_label_selector": [labels]} if labels else {}
     return ray.tune.PlacementGroupFactory([resources], **options)
 
 
-def labels_without(left_out: frozenset[str]) -> dict[str, str] | None:
-    """What Ray's labels of a node must be for it to be none of these; None if that's any node."""
-    # By what a node must not be: an autoscaler starts nodes for it, which it doesn't for nodes that must have an id.
+def labels_excluding(left_out: frozenset[str]) -> dict[str, str] | None:
+    """A label selector of Ray that matches all nodes but these, given by their ids; None to match any node."""
+    # A negative selector: an autoscaler starts no node for a selector that requires a certain id.
     return {"ray.io/node-id": f"!in({','.join(sorted(left_out))})"} if left_out else None
 
 
 def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
-    """Lay trials over this many CPUs and GPUs. Raises StudyError, with the arithmetic, if the study can't fit."""
+    """Plan trials on this many CPUs and GPUs. Raises StudyError, with the arithmetic, if the study doesn't fit."""
     per_worker = resources.gpus_per_worker
     share = (1.0 if gpus >= resources.workers else 0.0) if per_worker == "auto" else float(per_worker)
     need_cpus, need_gpus = resources.workers * resources.cpus_per_worker, resources.workers * share
@@ -145,13 +146,14 @@ def plan(resources: Resources, cpus: float, gpus: float) -> Plan:
 
 
 def plan_with_nodes(resources: Resources, capacity: tuple[float, float], note: Callable[[str], None]) -> Plan:
-    """The plan for a cluster's capacity. Where no node takes trials yet, as just after `ray up`, waits for nodes.
+    """The plan for a cluster's capacity (CPUs, GPUs). Waits for nodes if there are none yet, as just after `ray up`.
 
-    Raises StudyError if the study can't fit, or not on what has come after minutes.
+    note: shows a message to the user.
+    Raises StudyError if the study doesn't fit, after minutes of waiting if there were no nodes at first.
     """
     if capacity[0] > 0:
         return plan(resources, *capacity)
-    note(f"no node of this Ray takes trials yet: waiting for nodes, up to {_NODES_SECONDS / 60:g} minutes")
+    note(f"this Ray has no node for trials yet: waiting for nodes, up to {_NODES_SECONDS / 60:g} minutes")
     until = time.monotonic() + _NODES_SECONDS
     while True:
         try:
@@ -159,13 +161,13 @@ def plan_with_nodes(resources: Resources, capacity: tuple[float, float], note: C
         except StudyError as error:
             if time.monotonic() > until:
                 raise StudyError(
-                    f"{error}; this is what there was after {_NODES_SECONDS / 60:g} minutes: look at `ray status` there"
+                    f"{error}; no more has joined within {_NODES_SECONDS / 60:g} minutes: see `ray status` there"
                 ) from None
         time.sleep(1.0)
 
 
-def slots_now(resources: Resources, plan: Plan, left_out: frozenset[str] = frozenset()) -> int:
-    """How many slots the nodes that are there now have room for; at least one, whose trial then waits for a node.
+def slots_that_fit(resources: Resources, plan: Plan, left_out: frozenset[str] = frozenset()) -> int:
+    """How many slots the cluster has room for now. At least one: if there is no room, its trial waits for a node.
 
     left_out: ids of nodes that get no trials.
     """
@@ -179,13 +181,13 @@ def _fits(resources: Resources, gpus_per_worker: float, cpus: float, gpus: float
     if gpus_per_worker == 0:
         return by_cpu
     if gpus_per_worker < 1:
-        # A share can't be pieced together from two devices.
+        # A worker's share of a GPU must come from one GPU.
         return min(by_cpu, int(gpus) * int(1 / gpus_per_worker) // resources.workers)
     return min(by_cpu, int(gpus // (resources.workers * gpus_per_worker)))
 
 
 def machine_capacity() -> tuple[float, float]:
-    """CPUs and GPUs of this machine that this process may use."""
+    """(CPUs, GPUs) of this machine that this process may use."""
     accelerators: Any = get_accelerator_manager_for_resource("GPU")
     gpus = accelerators.get_current_node_num_accelerators()
     visible = accelerators.get_current_process_visible_accelerator_ids()
@@ -194,9 +196,10 @@ def machine_capacity() -> tuple[float, float]:
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[tuple[float, float]]:
-    """Ray, quiet, and what it has: (CPUs, GPUs). address None: a Ray of this machine's own, ended with the block.
+    """A block in which Ray is connected. Yields its (CPUs, GPUs).
 
-    Raises StudyError if there is no Ray at the address, or none that can be used from here.
+    address: None to start a Ray on this machine, which ends with the block.
+    Raises StudyError if there is no Ray at the address, or if it can't be used from here.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
@@ -221,10 +224,10 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
 
 
 def remove_orphaned_groups() -> None:
-    """Free what worker groups of this job hold whose maker's process is gone.
+    """Remove the placement groups of this job whose creator's process has died.
 
-    Such a placement group belongs to the job: until that ends nobody else gets its CPUs and GPUs. Ray Train's own
-    cleaner asks the dashboard, which a study's Ray doesn't have.
+    Ray would hold their CPUs and GPUs until the job ends. Ray Train's own cleanup needs the dashboard, which a study's
+    Ray doesn't have.
     """
     job = ray.get_runtime_context().get_job_id()
     table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # generated when Ray is built
@@ -241,12 +244,12 @@ def remove_orphaned_groups() -> None:
 
 
 def _capacity(left_out: frozenset[str] = frozenset()) -> tuple[float, float]:
-    """CPUs and GPUs of all nodes but these, or those that an autoscaler may bring it to, if these are more."""
-    now = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
-    later = autoscaler.limits(ray.get_runtime_context().gcs_address)
-    useless = [node["Resources"] for node in alive_nodes() if node["NodeID"] in left_out] if left_out else []
+    """(CPUs, GPUs) of all nodes but these, with the nodes that an autoscaler can add."""
+    present = cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+    possible = autoscaler.limits(ray.get_runtime_context().gcs_address)
+    excluded = [node["Resources"] for node in alive_nodes() if node["NodeID"] in left_out] if left_out else []
     cpus, gpus = (
-        float(max(now.get(key, 0), later.get(key, 0)) - sum(node.get(key, 0) for node in useless))
+        float(max(present.get(key, 0), possible.get(key, 0)) - sum(node.get(key, 0) for node in excluded))
         for key in ("CPU", "GPU")
     )
     return cpus, gpus

@@ -1,4 +1,4 @@
-"""What happens in a study goes through here: into its events first, then into its record, then to the readers."""
+"""Records what happens in a study: in the event log first, then in the study's record, then its readers are called."""
 
 from __future__ import annotations
 
@@ -27,38 +27,35 @@ from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.early_stopping import EarlyStopping, early_stopping
 from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Report, StorageWait
 
-_MOMENT_SECONDS = 10.0
-_MOST_FAILED_STARTS = 3  # one after the other, with none in between that began
+_DISK_FULL_RETRY_SECONDS = 10.0
+_MAX_STARTS_FAILED_IN_A_ROW = 3  # of any trials, with no successful start in between
 _CONTINUE, _STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
 
 
 @dataclass
-class Refusal:
-    """What the storage refuses a trial, which waits."""
+class StorageProblem:
+    """A failure of the storage that a trial waits out."""
 
     since: float
-    """time.monotonic() when it was reported first."""
-    sentence: str
-    over_at_report: bool = False
-    """Whether the trial's attempt ended with it, so that its next report says that it is over."""
+    """time.monotonic() when it was first reported."""
+    message: str
+    solved_by_report: bool = False
+    """Whether the failure ended the trial's attempt: the next report then shows that the storage works again."""
 
 
 class Outcome(NamedTuple):
-    """Of a trial that Tune is done with."""
+    """What is to be done about a trial that Tune is done with."""
 
     ended: bool = True
-    """Whether it has ended; else it is run again, what it lost wasn't its own."""
+    """Whether the trial has ended. If not, it is run again: the cause wasn't the trial."""
     slot_is_lost: bool = False
-    """Whether nothing can run on its slot any more."""
+    """Whether its slot can't run another trial."""
     note: str | None = None
-    """What a person should know of it that isn't in the events."""
+    """A message for the user about something that isn't in the events."""
 
 
 class Recorder:
-    """Takes messages in one thread and ends in another.
-
-    `readers` are called with an event after the record has taken it.
-    """
+    """Turns the messages of trials into events and decisions. Safe to call from several threads."""
 
     def __init__(
         self,
@@ -68,35 +65,41 @@ class Recorder:
         readers: list[Callable[[Event], None]],
         placement: Callable[[tuple[str, ...]], Placement] = this_machine,
     ):
-        """placement: whether an attempt may begin on these nodes, by Ray's ids."""
+        """readers: called with each event after it has been applied to the record.
+
+        placement: decides whether an attempt may begin on these nodes, given by Ray's ids.
+        """
         self.record, self._placement = record, placement
         self._journal, self._control, self._readers = journal, control, readers
         self._early_stopping = _rebuilt(record)
         self._interruptions: dict[int, Interruption] = {}
-        self._taken_off: dict[int, End | None] = {}
-        self._asked: dict[int, float] = {}
-        """When an attempt asked last whether it may begin."""
+        self._to_be_killed: dict[int, End | None] = {}
+        self._asked_to_begin: dict[int, float] = {}
+        """By trial: when its current attempt last asked whether it may begin, in seconds since 1970."""
         self._begun: set[int] = set()
-        """Trials whose present attempt has begun."""
-        self._misplaced: set[int] = set()
-        """Trials whose present attempt may not run on its nodes."""
-        self._failed_starts = 0
+        """Trials whose current attempt has begun."""
+        self._node_rejected: set[int] = set()
+        """Trials whose current attempt may not run on its nodes, since one of them failed its check."""
+        self._starts_failed_in_a_row = 0
         self._losses: collections.Counter[int] = collections.Counter()
-        self._one_at_a_time = threading.RLock()
-        self.refusals: dict[int, Refusal] = {}
+        self._lock = threading.RLock()
+        self.storage_problems: dict[int, StorageProblem] = {}
         """By trial."""
 
     def write(self, event: Event) -> None:
-        """The events first, then the record, then whoever shows or uses it."""
-        with self._one_at_a_time:
+        """Write an event to the log, apply it to the record, and call the readers."""
+        with self._lock:
             self._append(event)
             self.record.apply(event)
             for reader in self._readers:
                 reader(event)
 
     def _append(self, event: Event) -> None:
-        """A checkpoint that doesn't fit fills the disk for a moment, until it is removed: an event waits for that."""
-        until = time.monotonic() + _MOMENT_SECONDS
+        """Write an event to the log. Retries for seconds while the disk is full.
+
+        A checkpoint that doesn't fit fills the disk for a moment, until it is removed.
+        """
+        until = time.monotonic() + _DISK_FULL_RETRY_SECONDS
         while True:
             before = self._journal.size
             try:
@@ -109,7 +112,7 @@ class Recorder:
 
     def receive(self, number: int, message: Message) -> Decision:
         """Record a trial's message, and decide on it."""
-        with self._one_at_a_time:
+        with self._lock:
             trial = self.record.trials[number]
             match message:
                 case Begun():
@@ -126,31 +129,31 @@ class Recorder:
             return _CONTINUE
 
     def _begin(self, number: int, begun: Begun) -> Decision:
-        self._asked[number] = time.time()
+        self._asked_to_begin[number] = time.time()
         if self._control.stopping:
             return _STOP
         action, nodes = self._placement(begun.nodes)
         if action is Action.STOP:
-            self._misplaced.add(number)
+            self._node_rejected.add(number)
         elif action is Action.WAIT and self._control.ending:
             return _STOP
         elif action is Action.CONTINUE:
             self._begun.add(number)
-            self._failed_starts = 0
+            self._starts_failed_in_a_row = 0
             self.write(AttemptBegan(time.time(), number, nodes))
         return Decision(action)
 
     def _report(self, trial: TrialRecord, report: Report) -> Decision:
-        if trial.id in self.refusals and self.refusals[trial.id].over_at_report:
-            del self.refusals[trial.id]
-        # A killed trial resumes from its newest checkpoint, whose report it sends again, or begins anew.
+        if trial.id in self.storage_problems and self.storage_problems[trial.id].solved_by_report:
+            del self.storage_problems[trial.id]
+        # A killed trial resumes from its newest checkpoint and sends that epoch's report again, or starts over.
         resumes_from = report.epoch if report.resumed else report.epoch - 1
         if resumes_from < trial.epoch:
             self.write(TrialRewound(time.time(), trial.id, resumes_from))
             self._early_stopping.rewind(trial.id, resumes_from)
         if report.best is not None and trial.epoch < report.best[0] < report.epoch:
-            # A bucket's events are seconds old when a machine dies, and the checkpoint may be newer: the reports in
-            # between are lost, but for the best, whose weights are there.
+            # When a machine dies, the last seconds of events in a bucket are lost, while a newer checkpoint may be
+            # stored. Of the lost reports the best one is restored, since its weights exist.
             epoch, value = report.best
             self.write(EpochReported(time.time(), trial.id, epoch, {self.record.spec.objective.metric: value}))
         if report.epoch > trial.epoch:
@@ -179,73 +182,74 @@ class Recorder:
 
     def _end(self, trial: TrialRecord, end: End) -> None:
         self._images(trial, end.images)
-        # In a study that stops, a trial that ends at its report is one that is resumed later.
+        # While the study stops, a trial ends because it was told to, and is resumed later.
         if trial.open and not self._control.stopping:
             self._write_end(trial, end.state, end.reason)
 
     def _write_end(self, trial: TrialRecord, state: TrialEnd, reason: str | None) -> None:
-        self.refusals.pop(trial.id, None)
+        self.storage_problems.pop(trial.id, None)
         self.write(TrialEnded(time.time(), trial.id, trial.value, trial.best_epoch, state, reason))
 
     def _images(self, trial: TrialRecord, images: tuple[str, ...]) -> None:
         if images:
             self.write(ImagesStored(time.time(), trial.id, images))
 
-    def _storage_wait(self, number: int, sentence: str | None) -> None:
-        if sentence is None:
-            self.refusals.pop(number, None)
+    def _storage_wait(self, number: int, problem: str | None) -> None:
+        if problem is None:
+            self.storage_problems.pop(number, None)
         else:
-            self.refusals.setdefault(number, Refusal(time.monotonic(), sentence)).sentence = sentence
+            self.storage_problems.setdefault(number, StorageProblem(time.monotonic(), problem)).message = problem
 
     def trial_started(self, number: int, params: dict[str, Any]) -> None:
-        """A slot has taken a trial."""
-        with self._one_at_a_time:
-            self._asked.pop(number, None)
+        """A trial was given to a slot."""
+        with self._lock:
+            self._asked_to_begin.pop(number, None)
             self._begun.discard(number)
-            self._misplaced.discard(number)
-            if number in self.refusals and not self.refusals[number].over_at_report:
-                # Its process died while it waited.
-                del self.refusals[number]
+            self._node_rejected.discard(number)
+            if number in self.storage_problems and not self.storage_problems[number].solved_by_report:
+                # The process that waited has died.
+                del self.storage_problems[number]
             self.write(TrialStarted(time.time(), number, params))
 
-    def heard_of(self, number: int) -> float | None:
-        """When a trial that has a process sent something last, in seconds since 1970.
+    def last_message_time(self, number: int) -> float | None:
+        """When a running trial last sent a message, in seconds since 1970.
 
-        None for one that waits for the storage, or for its worker group to start.
+        None while the trial waits for the storage or for the start of its worker group: silence is then no sign of a
+        hang.
         """
-        asked = self._asked.get(number)
-        if number in self.refusals or (asked is None and self.record.spec.resources.workers > 1):
+        asked = self._asked_to_begin.get(number)
+        if number in self.storage_problems or (asked is None and self.record.spec.resources.workers > 1):
             return None
         return max(self.record.trials[number].last_seen, asked or 0.0)
 
     def has_begun(self, number: int) -> bool:
-        """Whether the processes of a trial's present attempt are there."""
+        """Whether all processes of a trial's current attempt have started."""
         return number in self._begun
 
-    def take_off(self, number: int, end: End | None) -> None:
-        """A trial is about to be ended from outside. end: how it ends; None if it is to be run again."""
-        with self._one_at_a_time:
-            self._taken_off[number] = end
+    def will_be_killed(self, number: int, end: End | None) -> None:
+        """Announce that a trial's process will be killed. end: how the trial ends; None if it is run again."""
+        with self._lock:
+            self._to_be_killed[number] = end
 
-    def trial_done(self, number: int, given_up: str | None = None, *, doubtful: bool = False) -> Outcome:
-        """Tune is done with a trial.
+    def trial_done(self, number: int, failure: str | None = None, *, suspect_node: bool = False) -> Outcome:
+        """Decide what becomes of a trial that Tune is done with.
 
-        given_up: why its process died, if that was more often than it is retried. doubtful: whether its slot may have
-        been on a node that isn't checked, or is left out.
+        failure: why its process died, if no retry is left. suspect_node: whether it may have been on a node whose check
+        has failed or isn't done.
         """
-        with self._one_at_a_time:
+        with self._lock:
             interruption = self._interruptions.pop(number, None)
-            slot_is_lost = interruption is not None or number in self._taken_off
-            end = self._taken_off.pop(number, None)
+            slot_is_lost = interruption is not None or number in self._to_be_killed
+            end = self._to_be_killed.pop(number, None)
             trial = self.record.trials.get(number)
             if self._control.stopping:
                 return Outcome(slot_is_lost=slot_is_lost)
-            if number in self._misplaced:
-                self._misplaced.discard(number)
+            if number in self._node_rejected:
+                self._node_rejected.discard(number)
                 return Outcome(ended=False, slot_is_lost=True)
-            no_start = interruption.reason if interruption and interruption.at_start else given_up
+            no_start = interruption.reason if interruption and interruption.at_start else failure
             if no_start is not None and number not in self._begun and end is None and not self._control.ending:
-                return self._start_failed(number, no_start, doubtful)
+                return self._start_failed(number, no_start, suspect_node)
             if trial is None or not trial.open:
                 return Outcome(slot_is_lost=slot_is_lost)
             if end is not None:
@@ -253,42 +257,44 @@ class Recorder:
             elif slot_is_lost and self._runs_again(number, interruption):
                 return Outcome(ended=False, slot_is_lost=True)
             else:
-                self._write_end(trial, *self._unsent_end(number, given_up, interruption))
+                self._write_end(trial, *self._unsent_end(number, failure, interruption))
             return Outcome(slot_is_lost=slot_is_lost)
 
-    def _start_failed(self, number: int, reason: str, doubtful: bool) -> Outcome:
-        """An attempt never began: that is the place's fault, so the trial is run again, on another slot."""
-        self._failed_starts += not doubtful
-        if self._failed_starts >= _MOST_FAILED_STARTS:
-            times = f"{self._failed_starts} times, one after the other"
-            self._control.stop("interrupted", f"the processes of trials don't start, {times}: {reason}")
-        return Outcome(False, True, f"trial {number} did not start, and is placed anew: {reason}")
+    def _start_failed(self, number: int, reason: str, suspect_node: bool) -> Outcome:
+        """An attempt never began. That isn't the trial's fault, so it is run again, on another slot."""
+        self._starts_failed_in_a_row += not suspect_node
+        if self._starts_failed_in_a_row >= _MAX_STARTS_FAILED_IN_A_ROW:
+            times = f"{self._starts_failed_in_a_row} times in a row"
+            self._control.stop("interrupted", f"trials failed to start {times}: {reason}")
+        return Outcome(False, True, f"trial {number} did not start; it is run again on another slot: {reason}")
 
-    def _unsent_end(self, number: int, given_up: str | None, interruption: Interruption | None) -> tuple[TrialEnd, str]:
-        """State and reason of a trial that didn't send its end."""
-        if given_up is not None:
-            return "failed", given_up
+    def _unsent_end(self, number: int, failure: str | None, interruption: Interruption | None) -> tuple[TrialEnd, str]:
+        """State and reason of a trial that ended without saying so."""
+        if failure is not None:
+            return "failed", failure
         if self._control.ending:
             return "stopped", self._control.reason or ""
         if interruption:
             return "failed", f"{interruption.reason}, {self._losses[number]} times"
-        return "failed", "its process ended without a word"
+        return "failed", "its process ended without an error message"
 
     def _runs_again(self, number: int, interruption: Interruption | None) -> bool:
-        """Whether what interrupted a trial, None if it was ended from outside, still counts as bad luck."""
+        """Whether an interrupted trial is run again. interruption: None if the driver killed it."""
         if self._control.ending:
             return False
         if interruption is None:
             return True
         if interruption.storage:
-            self.refusals.setdefault(number, Refusal(time.monotonic(), interruption.reason)).over_at_report = True
+            self.storage_problems.setdefault(
+                number, StorageProblem(time.monotonic(), interruption.reason)
+            ).solved_by_report = True
             return True
         self._losses[number] += 1
         return self._losses[number] <= max(1, self.record.spec.failures.max_retries)
 
 
 def _rebuilt(record: StudyRecord) -> EarlyStopping:
-    """As the reports of the trials left it."""
+    """Early stopping's state, replayed from the reports in the record."""
     better = record.spec.objective.better
     found = early_stopping(record.spec.objective, record.spec.scheduler)
     for trial in record.trials.values():

@@ -134,7 +134,7 @@ def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: l
             recorder.write(run_began(record.runs + 1, overrides, tracking_uri))
             Retention(record, study).tidy()
             recorder.write(RunEnded(time.time(), *verdict))
-            leave_report(record, study, console)
+            write_study_report(record, study, console)
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
 
 
@@ -178,7 +178,7 @@ def _start(
             nodes = Nodes(spec, study) if options.address else None
             StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
         # After Ray has ended: neither a report nor a slow MLflow must hold devices.
-        leave_report(record, study, console)
+        write_study_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
 
@@ -193,7 +193,7 @@ def _check_unchanged(record: StudyRecord, study: Storage) -> None:
         )
 
 
-def leave_report(record: StudyRecord, study: Storage, console: Console) -> None:
+def write_study_report(record: StudyRecord, study: Storage, console: Console) -> None:
     """Of a study that has ended: one that was interrupted is to stop at once. Whatever goes wrong here only warns."""
     if record.state not in ("finished", "failed"):
         return

@@ -1,13 +1,13 @@
-"""Slots: where trials run, kept warm between them, as many as the cluster has room for.
+"""Slots: each runs one trial at a time and is kept warm for the next. There are as many as the cluster has room for.
 
-A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and hands the next setting:
-`tune_function`. A trial of N workers runs on a worker group that outlives it (worker/group.py): the study's runner
-holds the slot, and the trial's own process only waits for the slot.
+A trial of one worker runs in Ray Tune's own trial process, which Tune keeps (reuse_actors) and gives the next trial:
+`tune_function`. A trial of N workers runs on a worker group that outlives it (worker/group.py): the process that runs
+the study owns the slot, and the trial's own process only waits for it.
 
-    runner ── SlotPool ── owns ──> GroupSlot ── holds ──> N workers
+    study ── SlotPool ── owns ──> GroupSlot ── holds ──> N workers
     tune_function:  slot.run(assignment), or run_trial(...) in its own process
 
-torch is imported where a trial trains with it, not on the way there: it takes seconds of every process.
+torch is imported only in processes that train with it: the import takes seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import ray.exceptions
 import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tuner.driver.cluster import Plan, labels_without, remove_orphaned_groups
+from tuner.driver.cluster import Plan, labels_excluding, remove_orphaned_groups
 from tuner.spec.study import StudySpec
 from tuner.spec.workload import uses_torch
 from tuner.storage.storage import Storage
@@ -41,13 +41,13 @@ from tuner.worker.group import (
 from tuner.worker.messages import Action, Assignment, Begun, Interruption, Send
 from tuner.worker.report_queue import sender
 
-_CLEANUP_SECONDS = 2.0  # between two looks at what dead groups hold
+_CLEANUP_SECONDS = 2.0
 _ASK_SECONDS = 1.0
 
 
 @dataclass
 class _Process:
-    """What a slot's process must remember from one trial to the next, and nothing else may."""
+    """All that a slot's process remembers from one trial to the next."""
 
     tainted: bool = False
 
@@ -63,18 +63,18 @@ def tune_function(spec: StudySpec, study: Storage, queue: Any) -> Callable[[dict
 
     def trial(config: dict[str, Any]) -> None:
         assignment = Assignment(config["trial"], config["params"], config["suggested_at"], config["gpus"], queue)
-        if config["slot"] is None:
+        if config["group"] is None:
             _run_here(assignment, spec, study)
         else:
-            _run_on_group(assignment, config["slot"])
+            _run_on_group(assignment, config["group"])
 
     return trial
 
 
 def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
-    """The training loop runs in this process; torch's with Ray Train's local mode, on the device that Ray gave it."""
+    """Train in this process; with torch, through Ray Train's local mode on the device that Ray assigned."""
     if _process.tainted and spec.failures.max_retries:
-        # Tune sees its process die, and runs the trial in a new one.
+        # Tune then runs the trial in a new process.
         os._exit(1)
 
     from tuner.worker.trial import run_trial
@@ -101,7 +101,7 @@ def _run_here(assignment: Assignment, spec: StudySpec, study: Storage) -> None:
 
 
 def _may_run_here(send: Send) -> bool:
-    """Tell the driver that this attempt has a process, and on which node; wait until it has checked that node."""
+    """Ask the driver whether this attempt may begin on this node; waits while the node is being checked."""
     begun = Begun((ray.get_runtime_context().get_node_id(),))
     while (action := send(begun).action) is Action.WAIT:
         time.sleep(_ASK_SECONDS)
@@ -109,42 +109,42 @@ def _may_run_here(send: Send) -> bool:
 
 
 def _run_on_group(assignment: Assignment, slot_name: str) -> None:
-    """The training loop runs on a worker group, whose slot sends the trial's messages."""
+    """Train on a worker group. Its slot sends the trial's messages."""
     try:
         ray_get(group_slot(slot_name).run.remote(assignment))
     except (ray.exceptions.RayActorError, SlotDiedError):
-        # Were it raised, Tune would try again with the slot that is gone.
+        # If it were raised, Tune would retry on the slot that is gone.
         sender(assignment)(Interruption("the process that holds its worker group died"))
     except GroupNotStartedError as error:
-        # The lines before it are Ray's, of where it was raised.
+        # The lines before the last are Ray's traceback.
         sender(assignment)(Interruption(str(error).strip().rpartition("\n")[2].partition(": ")[2], at_start=True))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one trial at a time."""
+    """Runs one trial at a time."""
 
-    place: int
-    """From 1: no two slots of a study have the same."""
+    number: int
+    """From 1, unique within the study."""
     gpus: float
-    """A worker's."""
+    """Of each worker."""
     group: str | None = None
-    """The name of its GroupSlot, None in a process of Tune's own."""
+    """The name of its GroupSlot; None if trials run in Tune's own process."""
     left_out: frozenset[str] = frozenset()
-    """The ids of nodes that it must not be on."""
+    """The ids of nodes on which it must not be placed."""
 
     def config(self) -> dict[str, Any]:
-        """What Tune and `tune_function` must know of it."""
-        return {"slot": self.group, "gpus": self.gpus, "place": self.place, "left_out": self.left_out}
+        """The part of a Tune trial's config that names the slot."""
+        return {"group": self.group, "gpus": self.gpus, "slot_number": self.number, "left_out": self.left_out}
 
 
 class SlotPool:
-    """A study's slots. The process that runs the study owns it, so they end with the study.
+    """A study's slots. The process that runs the study owns them, so they end with it.
 
-    A slot is made when it is first taken, and its group when its first trial comes. Each has one process of Tune's and
-    keeps it (`keep_warm`). Left alone, Tune keeps one process of those whose trials end together, and gives a process
-    that is free to a trial whose own is just starting, which it then kills: with many short trials it starts processes
-    all the time.
+    A slot is created when it is first acquired, and its worker group when its first trial starts. Each slot keeps one
+    process of Tune's (`keep_warm`). By itself Tune would keep only one of the processes whose trials end together, and
+    would give a free process to a trial whose own is starting, and kill that one: with many short trials it would start
+    processes all the time.
     """
 
     def __init__(self, spec: StudySpec, study: Storage, plan: Plan):
@@ -161,14 +161,14 @@ class SlotPool:
         self._last_cleanup = 0.0
 
     def acquire(self) -> Slot | None:
-        """A slot that has been used before if one is free, else a new one, or None if there is no room."""
+        """A free slot, a new one if none is free, or None if there is no room."""
         if not self._free and self._taken >= self._size:
             return None
         self._taken += 1
         return self._free.pop() if self._free else self._make()
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back; it stays warm if there is still room for it."""
+        """Return a slot. It stays warm if there is still room for it."""
         self._taken -= 1
         if slot.gpus == self._plan.gpus:
             self._free.append(slot)
@@ -177,7 +177,7 @@ class SlotPool:
         self._shrink()
 
     def discard(self, slot: Slot) -> None:
-        """Give back a slot whose group is lost: another is made in its place."""
+        """Return a slot that can't run another trial; `acquire` creates a new one instead."""
         self._taken -= 1
         group = self._groups.get(slot)
         self._end(slot)
@@ -185,28 +185,28 @@ class SlotPool:
             ray.kill(group)
 
     def leave_out(self, nodes: frozenset[str], unchecked: bool) -> None:
-        """Make no slot on nodes of these ids from now on. unchecked: whether there are nodes that may become such."""
+        """Place no new slot on these nodes, given by their ids. unchecked: whether nodes are still being checked."""
         self._left_out, self._unchecked = nodes, unchecked
 
-    def doubtful(self, slot: Slot) -> bool:
-        """Whether a slot may be on a node that isn't checked, or was left out after it was made."""
+    def on_suspect_node(self, slot: Slot) -> bool:
+        """Whether a slot may be on a node that isn't checked yet, or that failed its check after the slot began."""
         return self._unchecked or bool(self._left_out - slot.left_out)
 
-    def follow(self, plan: Plan) -> None:
-        """Make slots by another plan from now on; those of the one before end when they are free."""
+    def use_plan(self, plan: Plan) -> None:
+        """Create slots by another plan from now on. Slots of the previous plan end when they are free."""
         self._plan, self._size = plan, plan.slots
         self.end_idle()
 
     def end_idle(self) -> None:
-        """End the slots that are free, until one is taken again: what they hold is wanted elsewhere."""
+        """End the free slots, so that others can use their resources."""
         for slot in self._free:
             self._end(slot)
         self._free.clear()
 
     def keep_warm(self, tune_processes: Any) -> None:
-        """Have Tune keep the process of each slot. Called in every turn of Tune's loop, before it starts any.
+        """Have Tune keep the process of each slot. Called in every step of Tune's loop, before it starts processes.
 
-        tune_processes: its store of processes whose trial has ended.
+        tune_processes: Tune's cache of the processes whose trial has ended.
         """
         self._tune_processes = tune_processes
         for slot in self._uncached:
@@ -217,7 +217,7 @@ class SlotPool:
             remove_orphaned_groups()
 
     def resize(self, size: int) -> None:
-        """Have room for this many trials. Trials that run go on; slots beyond the room end when they are free."""
+        """Set how many trials can run at a time. Running trials continue; surplus slots end when they are free."""
         self._size = size
         self._shrink()
 
@@ -225,7 +225,7 @@ class SlotPool:
         """End every slot, and with it every worker and its placement group."""
         groups = list(self._groups.values())
         closing = [group.close.remote() for group in groups]
-        # Waited for, not asked how it went: one whose process is gone must not end the others at once.
+        # ray.get would raise if one group's process is gone, and the others would get no time to end.
         ray.wait(closing, num_returns=len(closing), timeout=SHUTDOWN_SECONDS + 5)
         for group in groups:
             ray.kill(group)
@@ -237,16 +237,16 @@ class SlotPool:
         self._uncached.append(slot)
         if group is None:
             return slot
-        # Beside the runner: with any other node the slot would be lost, and the trials that wait for it.
+        # On the driver's own node: if another node died, its slots would be lost with the trials that wait for them.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         resources = {"CPU": self._plan.cpus, "GPU": self._plan.gpus}
         actor = ray.remote(GroupSlot).options(num_cpus=0, name=slot.group, scheduling_strategy=here)
-        labels = labels_without(slot.left_out)
+        labels = labels_excluding(slot.left_out)
         self._groups[slot] = actor.remote(self._spec, self._study, resources, slot.group, labels)
         return slot
 
     def _request(self, slot: Slot) -> ray.tune.PlacementGroupFactory:
-        return self._plan.trial_request(slot.gpus, slot.place, slot.left_out)
+        return self._plan.trial_request(slot.gpus, slot.number, slot.left_out)
 
     def _shrink(self) -> None:
         while self._free and len(self._free) + self._taken > self._size:
@@ -259,5 +259,5 @@ class SlotPool:
             self._tune_processes.decrease_max(self._request(slot))
         group = self._groups.pop(slot, None)
         if group is not None:
-            # It isn't waited for; it ends when its workers have left.
+            # Not waited for: it ends when its workers have ended.
             group.close.remote()

@@ -18,7 +18,7 @@ from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.retention import Retention
 from tuner.driver.slots import SlotPool, tune_function
-from tuner.driver.tune_adapter import EachTurn, TrialSource, TuneEvents, WarmFifo
+from tuner.driver.tune_adapter import StepHook, TrialSource, TuneEvents, WarmFifo
 from tuner.driver.watchdog import Watchdog
 from tuner.errors import StudyError
 from tuner.events.event import Event, RunBegan, RunEnded, StudyEnd, TrialEnded
@@ -29,13 +29,13 @@ from tuner.storage.storage import Storage
 from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
 
-_PROBES = 3  # trials whose memory says how many share a GPU
-_LOOK_SECONDS = 10.0  # between two looks at what fits on the nodes that are there
+_MEMORY_PROBES = 3  # trials whose use of memory decides how many share a GPU
+_CAPACITY_CHECK_SECONDS = 10.0
 _FIRST_CHECKS_SECONDS = 60.0
 
 
 class StudyRun:
-    """One run of a study: what Ray Tune is given, and what is done in each turn of its loop."""
+    """One run of a study: sets up Ray Tune, and does the study's own work in each step of Tune's loop."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class StudyRun:
         nodes: Nodes | None,
         console: Console,
     ):
-        """nodes: those of the cluster that the study was given; None if its Ray is its own."""
+        """nodes: those of the cluster that the study was given; None if the study started a Ray of its own."""
         self._record, self._study, self._plan, self._tracker = record, study, plan, tracker
         self._journal = journal
         self._progress = Progress(record, console, lambda: tracker.error, lambda: tracker.skipped)
@@ -59,16 +59,16 @@ class StudyRun:
             record,
             journal,
             self._control,
-            [self._progress.event, self._after],
+            [self._progress.event, self._on_event],
             nodes.placement if nodes else this_machine,
         )
         self._source = TrialSource(record, self._recorder, self._slots, self._control, self._progress.note)
         self._reader: QueueReader | None = None
-        self._waited_for = 0
-        self._looked_at = time.monotonic()
+        self._last_waiting = 0
+        self._capacity_checked_at = time.monotonic()
         self._watchdog = Watchdog(self._recorder, self._source, self._control, study, self._progress.note)
         self._stop_noted = False
-        self._refused: str | None = None
+        self._storage_wait_noted = False
 
     def fit(self, began: RunBegan) -> None:
         self._recorder.write(began)
@@ -82,7 +82,7 @@ class StudyRun:
             self._end("interrupted", "Ctrl-C, twice")
             raise
         except StudyError as error:
-            # A person can mend it and resume the study: a storage that takes nothing, say.
+            # The user can fix the cause, a storage that can't be written for example, and resume the study.
             with contextlib.suppress(StudyError):
                 self._end("interrupted", str(error))
             raise
@@ -95,7 +95,7 @@ class StudyRun:
     def _fit(self) -> None:
         spec, plan = self._record.spec, self._plan
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        # Tune's own files serve nobody: the study's events and checkpoints are elsewhere.
+        # Tune's own files go to a scratch folder: the study has its own events and checkpoints.
         if self._nodes:
             self._check_nodes(self._nodes)
             if self._control.stopping:
@@ -107,7 +107,7 @@ class StudyRun:
             ray.tune.Tuner(
                 ray.tune.with_resources(
                     tune_function(spec, self._study, self._reader.queue),
-                    lambda config: plan.trial_request(config["gpus"], config["place"], config["left_out"]),
+                    lambda config: plan.trial_request(config["gpus"], config["slot_number"], config["left_out"]),
                 ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=self._source,
@@ -119,7 +119,7 @@ class StudyRun:
                     name="tune",
                     storage_path=str(folder),
                     verbose=0,
-                    stop=EachTurn(self._turn),
+                    stop=StepHook(self._step),
                     callbacks=[TuneEvents(self._recorder, self._source, self._control)],
                     failure_config=ray.tune.FailureConfig(max_failures=spec.failures.max_retries),
                 ),
@@ -128,8 +128,8 @@ class StudyRun:
     def _end(self, state: StudyEnd, reason: str | None) -> None:
         self._recorder.write(RunEnded(time.time(), state, reason))
 
-    def _after(self, event: Event) -> None:
-        """What follows from an event."""
+    def _on_event(self, event: Event) -> None:
+        """Do what a trial's end requires: delete checkpoints, share GPUs, end a study whose trials all fail."""
         if not isinstance(event, TrialEnded):
             return
         self._retention.trial_ended(event.trial)
@@ -139,100 +139,102 @@ class StudyRun:
             self._control.stop("failed", reason or "")
 
     def _share_gpus(self) -> None:
-        """`gpus_per_worker = "auto"`: when a few trials have shown what memory they take, have them share GPUs."""
+        """`gpus_per_worker = "auto"`: let trials share GPUs, once a few of them have shown how much memory they use."""
         if self._plan.gpus != 1 or self._record.spec.resources.gpus_per_worker != "auto":
             return
-        used = [trial.gpu_share for trial in self._record.ended if trial.gpu_share][:_PROBES]
-        if len(used) < _PROBES:
+        used = [trial.gpu_share for trial in self._record.ended if trial.gpu_share][:_MEMORY_PROBES]
+        if len(used) < _MEMORY_PROBES:
             return
         plan = self._plan.sharing(self._record.spec.resources, max(used))
         if plan is not self._plan:
             self._plan = plan
-            self._slots.follow(plan)
+            self._slots.use_plan(plan)
             self._progress.note(
-                f"the first {_PROBES} trials took at most {max(used):.0%} of a GPU's memory: "
+                f"the first {_MEMORY_PROBES} trials used at most {max(used):.0%} of a GPU's memory: "
                 f"from now on {round(1 / plan.gpus)} share one, {plan.slots} trials at a time"
             )
 
-    def _turn(self) -> bool:
-        """What is to be done in every turn of Tune's loop. Returns whether the study is to stop."""
+    def _step(self) -> bool:
+        """The study's part of each step of Tune's loop. Returns whether the study is to stop."""
         if self._control.outcome == "interrupted" and not self._stop_noted:
             self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
             self._stop_noted = True
         if self._reader:
             self._reader.check()
         self._journal.check()
-        self._look_at_storage()
+        self._check_storage()
         if not self._control.stopping:
             self._watchdog.check()
         if self._nodes and not self._control.stopping:
-            self._look_at_nodes(self._nodes)
-        self._follow_cluster()
+            self._update_nodes(self._nodes)
+        self._resize_slots()
         return self._control.stopping
 
     def _check_nodes(self, nodes: Nodes) -> None:
-        """Wait for the checks of the nodes that are there, but not for long where one has passed."""
+        """Wait for the checks of the nodes; for at most a minute once one has passed."""
         began = time.monotonic()
-        self._progress.note("each node is checked before its first trial: versions, data, storage")
+        self._progress.note("checking each node before its first trial: versions, data, storage")
         while True:
-            self._look_at_nodes(nodes)
+            self._update_nodes(nodes)
             waited_long = time.monotonic() - began > _FIRST_CHECKS_SECONDS and nodes.some_passed
             if self._control.stopping or not nodes.being_checked or waited_long:
                 break
             time.sleep(0.1)
         if nodes.none_left:
             raise StudyError(str(self._control.reason))
-        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan, nodes.left_out))
+        self._slots.resize(cluster.slots_that_fit(self._record.spec.resources, self._plan, nodes.left_out))
 
-    def _look_at_nodes(self, nodes: Nodes) -> None:
-        for event in nodes.look():
+    def _update_nodes(self, nodes: Nodes) -> None:
+        for event in nodes.poll():
             self._recorder.write(event)
         self._slots.leave_out(nodes.left_out, bool(nodes.being_checked))
         if nodes.none_left:
             self._control.stop(
                 "interrupted",
-                f"no node can run trials: {'; '.join(nodes.problems)}; when one is mended, "
-                f"`python -m tuner resume {self._record.spec.name}` goes on",
+                f"no node can run trials: {'; '.join(nodes.problems)}; fix one, then "
+                f"`python -m tuner resume {self._record.spec.name}`",
             )
 
-    def _look_at_storage(self) -> None:
-        """Say what the storage refuses, and stop the study if that lasts: it can be resumed when that is mended."""
-        refusals = sorted(self._recorder.refusals.items(), key=lambda item: item[1].since)
-        if not refusals:
-            if self._refused is not None:
-                self._progress.note("the storage takes what it refused; the study continues")
-            self._refused = None
+    def _check_storage(self) -> None:
+        """Report a failure of the storage; stop the study if it lasts too long, to be resumed when it is fixed."""
+        # A copy: the reader's thread changes the dictionary meanwhile.
+        problems = sorted(self._recorder.storage_problems.items(), key=lambda item: item[1].since)
+        if not problems:
+            if self._storage_wait_noted:
+                self._progress.note("the storage works again; the study continues")
+            self._storage_wait_noted = False
             return
-        trial, refusal = refusals[0]
+        trial, problem = problems[0]
         patience = self._record.spec.failures.storage_wait_seconds
-        if self._refused is None:
+        if not self._storage_wait_noted:
             self._progress.note(
-                f"trial {trial} waits for the storage, up to {patience:g} s: {refusal.sentence} "
-                "(it continues when that is mended; Ctrl-C stops the study)"
+                f"trial {trial} waits for the storage, up to {patience:g} s: {problem.message} "
+                "(it continues when this is fixed; Ctrl-C stops the study)"
             )
-            self._refused = refusal.sentence
-        if time.monotonic() - refusal.since > patience:
-            self._control.stop("interrupted", f"the storage refused for {patience:g} s: {refusal.sentence}")
+            self._storage_wait_noted = True
+        if time.monotonic() - problem.since > patience:
+            self._control.stop("interrupted", f"the storage refused for {patience:g} s: {problem.message}")
 
-    def _follow_cluster(self) -> None:
-        """Nodes come and go: have as many slots as there is room for, and say what trials wait for."""
-        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+    def _resize_slots(self) -> None:
+        """Adapt the number of slots to the nodes that are there, and report trials that wait for a slot to start."""
+        if time.monotonic() - self._capacity_checked_at < _CAPACITY_CHECK_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._capacity_checked_at = time.monotonic()
         left_out = self._nodes.left_out if self._nodes else frozenset()
-        self._slots.resize(cluster.slots_now(self._record.spec.resources, self._plan, left_out))
+        self._slots.resize(cluster.slots_that_fit(self._record.spec.resources, self._plan, left_out))
         waiting = self._source.waiting()
-        if waiting and waiting != self._waited_for:
+        if waiting and waiting != self._last_waiting:
             checked = ", ".join(self._nodes.being_checked) if self._nodes else ""
             self._progress.note(
-                f"{waiting} of the trials wait for {self._plan.each}: a slot starts, or a node must come"
-                + (f"; being checked: {checked}" if checked else "")
+                f"trials that wait for {self._plan.per_trial}: {waiting}; "
+                "their slots are starting, or a node has to join the cluster"
+                + (f"; nodes being checked: {checked}" if checked else "")
             )
-        self._waited_for = waiting
+        self._last_waiting = waiting
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the study in order; a second Ctrl-C stops it at once."""
+        """Ctrl-C and SIGTERM stop the study cleanly; a second Ctrl-C stops it at once."""
 
         def stop(number: int, _: object) -> None:
             if self._control.stopping:

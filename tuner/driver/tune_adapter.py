@@ -1,7 +1,7 @@
-"""Ray Tune, as a study uses it: it places trials, keeps their processes, restarts what died, and sees when one is done.
+"""How a study uses Ray Tune, which places trials, keeps their processes, restarts dead ones and sees when one is done.
 
-What a study needs of Tune's private parts stands here and nowhere else; its test names each of them.
-Tune keeps every trial to the study's end, and gives a free process to whichever trial asks first.
+No other module uses private parts of Tune, and the test of this one checks that each of them exists.
+Tune keeps every trial in memory to the study's end, and gives a free process to whichever trial asks first.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from tuner.worker import death
 
 
 class _NotPickled:
-    """Tune pickles all that it is given for a restore of its own, which a study has no use for."""
+    """Pickled as an empty object: Tune pickles what it is given for its own restore, which a study doesn't use."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class TrialSource(_NotPickled, Searcher):
-    """Gives Tune the sampler's trials, each when a slot is free for it: so the sampler knows every result there is."""
+    """Gives Tune a trial when a slot is free, and asks the sampler only then, so that it knows every result so far."""
 
     def __init__(
         self,
@@ -46,24 +46,24 @@ class TrialSource(_NotPickled, Searcher):
         control: StudyControl,
         note: Callable[[str], None],
     ):
-        """note: shows a person a sentence."""
+        """note: shows a message to the user."""
         super().__init__(metric="value", mode=record.spec.mode)
         self._note = note
         self._record, self._recorder, self._slots, self._control = record, recorder, slots, control
         self._sampler = Sampler(record)
         self._placed: dict[str, tuple[int, Slot]] = {}
-        """By Tune's name for a trial."""
+        """Trial and slot by Tune's id of the trial, until Tune is done with it."""
         self.controller: Any = None
-        """Tune's, from its first turn on."""
+        """Tune's controller; None before its first step."""
         self._started: dict[int, Any] = {}
         """Tune's trials that have a process, by their number in the study."""
         self._causes_of_death: collections.defaultdict[int, list[str]] = collections.defaultdict(list)
 
     def suggest(self, trial_id: str) -> Any:
-        """One trial's configuration, None while no slot is free, or FINISHED when there is nothing left to run."""
+        """The config of the next trial, None while no slot is free, or FINISHED if nothing is left to run."""
         if self._control.ending or self._sampler.exhausted:
             self._slots.end_idle()
-            # A trial that runs may be put back, and a searcher that has finished is never asked again.
+            # A running trial may be queued again, and Tune never asks a searcher again that has finished.
             return None if self._placed else str(Searcher.FINISHED)
         slot = self._slots.acquire()
         if slot is None:
@@ -79,7 +79,7 @@ class TrialSource(_NotPickled, Searcher):
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Trials report to the recorder."""
+        """Nothing to do: trials report to the recorder, not to Tune."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         del result
@@ -87,8 +87,8 @@ class TrialSource(_NotPickled, Searcher):
             return
         number, slot = self._placed.pop(trial_id)
         tune_trial = self._started.pop(number, None)
-        given_up = self._failure_reason(number, tune_trial) if error else None
-        outcome = self._recorder.trial_done(number, given_up, doubtful=self._slots.doubtful(slot))
+        failure = self._failure_reason(number, tune_trial) if error else None
+        outcome = self._recorder.trial_done(number, failure, suspect_node=self._slots.on_suspect_node(slot))
         if outcome.note:
             self._note(outcome.note)
         if outcome.slot_is_lost:
@@ -101,17 +101,17 @@ class TrialSource(_NotPickled, Searcher):
             self._sampler.requeue(number)
 
     def on_process_started(self, tune_trial: Any) -> None:
-        """A trial has a process."""
+        """A trial's process has started."""
         self._started[tune_trial.config["trial"]] = tune_trial
 
     def on_process_died(self, tune_trial: Any) -> None:
-        """A trial's process died, and Tune begins it again."""
+        """A trial's process died, and Tune restarts it."""
         number, cause = tune_trial.config["trial"], cause_of_death(tune_trial)
         self._causes_of_death[number].append(cause)
-        self._note(f"trial {number} begins again, from its newest checkpoint if it has one: {cause}")
+        self._note(f"trial {number} is restarted, from its newest checkpoint if it has one: {cause}")
 
-    def on_process_given_up(self, tune_trial: Any) -> None:
-        """A trial's process died, and Tune doesn't begin it again; it may be one that never came up."""
+    def on_retries_used_up(self, tune_trial: Any) -> None:
+        """A trial's process died or never started, and Tune won't restart it."""
         self._started[tune_trial.config["trial"]] = tune_trial
 
     def _failure_reason(self, number: int, tune_trial: Any) -> str:
@@ -125,7 +125,7 @@ class TrialSource(_NotPickled, Searcher):
         return [number for number, tune_trial in self._started.items() if tune_trial.status == "RUNNING"]
 
     def kill(self, number: int) -> None:
-        """Have Tune be done with a trial that doesn't answer, and end its process."""
+        """Stop a trial that doesn't answer, and kill its process."""
         tune_trial = self._started[number]
         process = tune_trial.temporary_state.ray_actor
         self.controller.stop_trial(tune_trial)
@@ -133,28 +133,28 @@ class TrialSource(_NotPickled, Searcher):
             ray.kill(process)
 
     def waiting(self) -> int:
-        """How many trials have a slot, but not all of their processes yet."""
+        """How many trials have a slot whose processes haven't all started."""
         return sum(not self._recorder.has_begun(number) for number, _ in self._placed.values())
 
     def is_placed(self, trial_id: str) -> bool:
-        """Whether this trial's end has not come yet."""
+        """Whether a trial has a slot, by Tune's id. Tune isn't done with it then."""
         return trial_id in self._placed
 
     def requeue(self, trial_id: str) -> None:
-        """Tune gave up on a trial before it began, because its slot couldn't be used: run it on another."""
+        """Run a trial again that Tune dropped before it began, because its slot's process didn't answer."""
         number, slot = self._placed.pop(trial_id)
         self._slots.release(slot)
         self._sampler.requeue(number)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save beside the study's events."""
+        """Nothing to do: the study's event log holds all there is to save."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a study is rebuilt from its record, never restored by Tune")
 
 
 class TuneEvents(_NotPickled, Callback):
-    """What Tune tells of trials, handed to the recorder; and Tune's own memory of them kept small."""
+    """Passes Tune's events on to the recorder, and frees the memory that Tune holds for ended trials."""
 
     def __init__(self, recorder: Recorder, source: TrialSource, control: StudyControl):
         self._recorder, self._source, self._control = recorder, source, control
@@ -178,10 +178,10 @@ class TuneEvents(_NotPickled, Callback):
         drop_statistics(trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune drops a trial without a word if the slot that should take it doesn't answer."""
+        """Queue trials again that Tune dropped: it calls no other callback if a slot's process doesn't answer."""
         if self._control.stopping:
             return
-        # Looking through all of Tune's list in every turn makes a large study slow.
+        # Searching Tune's whole list in every step would make a large study slow.
         self._expected |= {trial.trial_id: trial for trial in trials[self._seen :]}
         self._seen = len(trials)
         for trial_id, trial in list(self._expected.items()):
@@ -192,7 +192,7 @@ class TuneEvents(_NotPickled, Callback):
 
 
 class WarmFifo(_NotPickled, FIFOScheduler):
-    """Stops no trial. Of all that a study gives to Tune, only a scheduler is shown Tune's controller, in every turn."""
+    """Keeps slots warm, and stops no trial. It is a scheduler because Tune shows its controller only to schedulers."""
 
     def __init__(self, slots: SlotPool, source: TrialSource):
         self._slots, self._source = slots, source
@@ -204,33 +204,34 @@ class WarmFifo(_NotPickled, FIFOScheduler):
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Called before the searcher is told of it, who isn't told which trial it is of Tune's."""
-        self._source.on_process_given_up(trial)
+        """Tune calls this before the searcher's on_trial_complete, which isn't given the trial itself."""
+        self._source.on_retries_used_up(trial)
 
 
-class EachTurn(_NotPickled, ray.tune.Stopper):
-    """Calls the study in every turn of Tune's loop; it returns whether all is to stop."""
+class StepHook(_NotPickled, ray.tune.Stopper):
+    """Calls the study in every step of Tune's loop, when Tune asks its stopper whether to stop all trials."""
 
-    def __init__(self, turn: Callable[[], bool]):
-        self._turn = turn
+    def __init__(self, step: Callable[[], bool]):
+        """step: returns whether the study is to stop."""
+        self._step = step
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._turn()
+        return self._step()
 
 
 def process_cache(tune_controller: Any) -> Any:
-    """Tune's store of processes whose trial has ended, by what they were asked for."""
+    """Tune's cache of the processes whose trial has ended, by the resources that were requested for them."""
     return tune_controller._actor_cache
 
 
 def drop_statistics(tune_trial: Any) -> None:
-    """Tune keeps every trial to the study's end, with 40 KB of statistics and configuration that nobody reads again."""
+    """Free 40 KB of statistics and configuration, which Tune keeps for every trial to the study's end."""
     kept = tune_trial.run_metadata
     kept.metric_analysis, kept.metric_n_steps = {}, {}
-    kept.last_result = {"ended": True}  # an empty one is asked for anew, and printed
+    kept.last_result = {"ended": True}  # Tune would fetch an empty one again, and print it
     tune_trial._default_result_or_future = None
     number = {"trial": tune_trial.config["trial"]}
     for configuration in ("config", "evaluated_params", "_Trial__unresolved_config"):
@@ -238,13 +239,13 @@ def drop_statistics(tune_trial: Any) -> None:
 
 
 def share_metadata(tune_trial: Any, other: Any) -> None:
-    """Of what Tune keeps of trials that are complete, one will do for all."""
+    """Let a completed trial share these objects with another, instead of each keeping its own."""
     for part in ("storage", "run_metadata", "experiment_tag", "relative_logdir"):
         setattr(tune_trial, part, getattr(other, part))
 
 
 def cause_of_death(tune_trial: Any) -> str:
-    """Of what a trial's process died, by what Tune wrote of it in this process: the exception, or else its text."""
+    """Why a trial's process died, from the exception that Tune wrote to a file, or from its text."""
     error: Any = "its process died"
     if tune_trial.pickled_error_file is not None:
         error = cloudpickle.loads(Path(tune_trial.pickled_error_file).read_bytes())
@@ -254,6 +255,6 @@ def cause_of_death(tune_trial: Any) -> str:
         return death.NO_MEMORY
     if isinstance(error, ray.exceptions.RayActorError):
         return death.cause_of(error)
-    # What the slot of a worker group has to say of it (tuner/worker/group.py).
+    # The last line is the error that the slot of a worker group raised (tuner/worker/group.py).
     lines = [line for line in str(error).strip().split("\n") if line.strip()]
     return lines[-1].strip().removeprefix("RuntimeError: ") if lines else type(error).__name__

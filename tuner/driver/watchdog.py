@@ -19,7 +19,7 @@ _MIN_GRACE_SECONDS = 60.0
 
 
 class Watchdog:
-    """Ends the silent trials of one run of a study, in the thread of Tune's loop."""
+    """Ends trials that have stopped reporting. One run of a study has one; it is called in Tune's loop."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class Watchdog:
     def check(self) -> None:
         """End each trial that has sent nothing for too long.
 
-        A hung trial runs again from its newest checkpoint; the second time it fails. When the study drains, a silent
-        trial counts as stopped, as trials do that report.
+        A hung trial runs again from its newest checkpoint; the second time it fails. While the study drains, a silent
+        trial counts as stopped, like the trials that report.
         """
         now = time.time()
         if now - self._checked_at < _CHECK_SECONDS:
@@ -49,16 +49,16 @@ class Watchdog:
         if self._control.ending:
             self._draining_since = self._draining_since or now
         for number in self._source.running():
-            heard_of = self._recorder.heard_of(number)
-            if heard_of is None:
+            last_message_time = self._recorder.last_message_time(number)
+            if last_message_time is None:
                 continue
             trial = self._recorder.record.trials[number]
             if self._draining_since is not None:
-                if now - max(self._draining_since, heard_of) > _grace_seconds(trial):
+                if now - max(self._draining_since, last_message_time) > _grace_seconds(trial):
                     self._stop(trial)
                 continue
             timeout = self._recorder.record.spec.failures.no_report_seconds
-            if timeout is not None and now - heard_of > timeout:
+            if timeout is not None and now - last_message_time > timeout:
                 self._end_hung(trial, timeout)
 
     def _end_hung(self, trial: TrialRecord, timeout: float) -> None:
@@ -68,7 +68,7 @@ class Watchdog:
         else:
             self._hung_once.add(trial.id)
             end = None
-            self._note(f"trial {trial.id} {reported}: its process is ended, and it resumes from its newest checkpoint")
+            self._note(f"trial {trial.id} {reported}: its process is killed, and it resumes from its newest checkpoint")
         self._end(trial, end)
 
     def _stop(self, trial: TrialRecord) -> None:
@@ -80,7 +80,7 @@ class Watchdog:
         self._end(trial, End("stopped", self._control.reason))
 
     def _end(self, trial: TrialRecord, end: End | None) -> None:
-        self._recorder.take_off(trial.id, end)
+        self._recorder.will_be_killed(trial.id, end)
         self._source.kill(trial.id)
 
 

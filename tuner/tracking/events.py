@@ -85,7 +85,7 @@ class EventWriter:
                     self._start(event)
                 case AttemptBegan():
                     self._runs.of(event.trial, event.time)
-                    self._batches[event.trial].tags["node"] = ", ".join(dict.fromkeys(event.nodes))
+                    self._batches[event.trial].tags["tuner.node"] = ", ".join(dict.fromkeys(event.nodes))
                 case NodeLeftOut() | NodeLost():
                     pass  # `show` has them
                 case EpochReported():

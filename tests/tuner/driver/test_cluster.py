@@ -99,7 +99,7 @@ def test_a_study_waits_for_nodes_where_none_takes_trials_yet(monkeypatch: pytest
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     found = plan_with_nodes(Resources(workers=2), (0.0, 0.0), notes.append)
     assert found.cluster_cpus == 2
-    assert notes == ["no node of this Ray takes trials yet: waiting for nodes, up to 5 minutes"]
+    assert notes == ["this Ray has no node for trials yet: waiting for nodes, up to 5 minutes"]
     with pytest.raises(StudyError, match="needs 2 CPUs; there are 1"):
         plan_with_nodes(Resources(workers=2), (1.0, 0.0), notes.append)
     assert len(notes) == 1, "a study that doesn't fit on the nodes that are there is told so at once"
@@ -108,5 +108,5 @@ def test_a_study_waits_for_nodes_where_none_takes_trials_yet(monkeypatch: pytest
 def test_a_study_does_not_wait_for_ever_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_capacity", lambda: (0.0, 0.0))
     monkeypatch.setattr(cluster, "_NODES_SECONDS", 0.0)
-    with pytest.raises(StudyError, match=r"there are 0: .* after 0 minutes: look at `ray status` there"):
+    with pytest.raises(StudyError, match=r"there are 0: .* within 0 minutes: see `ray status` there"):
         plan_with_nodes(Resources(), (0.0, 0.0), lambda sentence: None)

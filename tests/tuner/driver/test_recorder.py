@@ -184,22 +184,22 @@ def test_a_trial_whose_process_died_too_often_fails_with_the_cause(recorder: Rec
 
 
 def test_a_trial_that_the_watchdog_kills_ends_as_it_decided_or_is_run_again(recorder: Recorder) -> None:
-    recorder.take_off(1, None)
+    recorder.will_be_killed(1, None)
     assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
-    recorder.take_off(1, End("failed", "it hangs"))
+    recorder.will_be_killed(1, End("failed", "it hangs"))
     assert recorder.trial_done(1) == Outcome(ended=True, slot_is_lost=True)
     assert (recorder.record.trials[1].state, recorder.record.trials[1].reason) == ("failed", "it hangs")
 
 
 def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Recorder, control: StudyControl) -> None:
     assert recorder.receive(1, StorageWait("full")).action is Action.CONTINUE
-    since = recorder.refusals[1].since
+    since = recorder.storage_problems[1].since
     for _ in range(10):
         recorder.receive(1, Interruption("still full", storage=True))
         assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
-    assert recorder.refusals[1].since == since
+    assert recorder.storage_problems[1].since == since
     recorder.receive(1, report(1))
-    assert recorder.refusals == {}, "the attempt after it came as far as a report"
+    assert recorder.storage_problems == {}, "the attempt after it came as far as a report"
     control.stop("interrupted", "SIGINT")
     assert recorder.receive(1, StorageWait("full")).action is Action.STOP, "nobody waits any more"
 
@@ -280,13 +280,15 @@ def test_a_trial_on_a_node_that_is_left_out_is_placed_anew_and_nothing_is_held_a
 
 def test_a_study_whose_processes_do_not_start_is_interrupted_and_no_trial_has_failed(recorder: Recorder) -> None:
     for _ in range(5):
-        outcome = recorder.trial_done(1, "its node has no tuner", doubtful=True)
+        outcome = recorder.trial_done(1, "its node has no tuner", suspect_node=True)
         assert not outcome.ended, "the node may be one that is being checked"
         begin(recorder, 1)
     recorder.receive(1, Interruption("the group died: rank 1 is not reached", at_start=True))
     outcome = recorder.trial_done(1)
     assert (outcome.ended, outcome.slot_is_lost) == (False, True)
-    assert outcome.note == "trial 1 did not start, and is placed anew: the group died: rank 1 is not reached"
+    assert (
+        outcome.note == "trial 1 did not start; it is run again on another slot: the group died: rank 1 is not reached"
+    )
     begin(recorder, 1)
     recorder.receive(1, Begun(("7",)))  # one that starts shows that they can
     begin(recorder, 1)
@@ -294,7 +296,7 @@ def test_a_study_whose_processes_do_not_start_is_interrupted_and_no_trial_has_fa
         assert not recorder._control.stopping
         assert not recorder.trial_done(1, "rank 1 is not reached").ended
     assert recorder._control.outcome == "interrupted"
-    assert "don't start, 3 times, one after the other: rank 1 is not reached" in str(recorder._control.reason)
+    assert "trials failed to start 3 times in a row: rank 1 is not reached" in str(recorder._control.reason)
     assert recorder.record.ended == []
 
 

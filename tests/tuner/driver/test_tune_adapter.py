@@ -19,7 +19,7 @@ from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.slots import SlotPool
 from tuner.driver.tune_adapter import (
-    EachTurn,
+    StepHook,
     TrialSource,
     TuneEvents,
     WarmFifo,
@@ -117,7 +117,7 @@ def test_a_trial_that_lost_its_slot_is_run_again_on_another(journal: Journal) ->
     study.source.on_trial_complete("lost")
     again = study.source.suggest("again")
     assert (again["trial"], again["params"]) == (config["trial"], config["params"])
-    assert again["place"] == 2, "the slot that is gone is nobody's"
+    assert again["slot_number"] == 2, "the slot that is gone is nobody's"
     assert study.source.suggest("no other") is None
 
 
@@ -138,7 +138,7 @@ def test_a_trial_that_tune_gives_up_fails_with_the_cause_of_its_processs_death(
     study.recorder.receive(1, Begun(("node",)))
     study.events.on_trial_recover(0, [], tune_trial)
     assert study.notes == [
-        "trial 1 begins again, from its newest checkpoint if it has one: the worker group died: SIGSEGV"
+        "trial 1 is restarted, from its newest checkpoint if it has one: the worker group died: SIGSEGV"
     ]
     study.source.on_trial_complete("a", error=True)
     trial = study.recorder.record.trials[1]
@@ -153,12 +153,12 @@ def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run(journal: J
     processes = _ObjectCache()
 
     def request(config: dict[str, Any]) -> Any:
-        return study.plan.trial_request(config["gpus"], config["place"])
+        return study.plan.trial_request(config["gpus"], config["slot_number"])
 
     one, two = study.begin("1"), study.begin("2")
     assert request(one) != request(two), "else Tune would give one's process to the other"
     study.slots.keep_warm(processes)
-    # Both end in the same turn of Tune's loop.
+    # Both end in the same step of Tune's loop.
     for name, config in (("1", one), ("2", two)):
         study.source.on_trial_complete(name)
         assert processes.cache_object(request(config), name)
@@ -175,13 +175,13 @@ def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journ
     slots = SlotPool(Study(journal).recorder.record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
     alone = slots.acquire()
     assert alone is not None
-    assert alone.config() == {"slot": None, "gpus": 1, "place": 1, "left_out": frozenset()}
+    assert alone.config() == {"group": None, "gpus": 1, "slot_number": 1, "left_out": frozenset()}
     processes = _ObjectCache()
     slots.keep_warm(processes)
     assert processes.total_max_objects == 1
     assert slots.acquire() is None
     plan = Plan(4, 1, 0.25, 1, 8, 1)
-    slots.follow(plan)
+    slots.use_plan(plan)
     shared = [slots.acquire() for _ in range(3)]
     assert [slot and slot.gpus for slot in shared] == [0.25] * 3
     assert slots.acquire() is None, "the trial that began alone still runs"
@@ -195,7 +195,7 @@ def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journ
 
 def test_what_tune_is_given_is_pickled_empty(journal: Journal) -> None:
     study = Study(journal)
-    for given in (study.source, study.events, WarmFifo(study.slots, study.source), EachTurn(lambda: False)):
+    for given in (study.source, study.events, WarmFifo(study.slots, study.source), StepHook(lambda: False)):
         assert given.__getstate__() == {}, type(given).__name__
 
 

@@ -80,15 +80,25 @@ def test_a_resume_on_other_code_has_its_own_tags_beside_those_of_the_first_run(s
     assert tags["mlflow.source.git.commit"] == "c0ffee"
 
 
-def test_a_trials_run_has_its_device_and_system_metrics_where_mlflow_looks_for_them(study: TrackedStudy) -> None:
+def test_a_trials_run_has_node_device_and_system_metrics_where_mlflow_looks_for_them(
+    study: TrackedStudy,
+) -> None:
     all_events = events()
     reports = [event for event in all_events if event["event"] == "report" and event["trial"] == 3]
     reports[0]["device"] = "NVIDIA H100, GPU 3"
     reports[1]["system"] = {"cpu_utilization_percentage": 50.0, "gpu_0_power_usage_watts": 300.0}
+    begin = {
+        "event": "begin",
+        "time": reports[0]["time"],
+        "trial": 3,
+        "nodes": ["host1 (10.0.0.1)", "host2 (10.0.0.2)"],
+    }
+    all_events.insert(all_events.index(reports[0]), begin)
     study.write(all_events)
     assert study.track() == 0
     assert study.tracker is not None
     run = MlflowClient(study.uri).get_run(study.tracker.runs["3"])
+    assert run.data.tags["tuner.node"] == "host1 (10.0.0.1), host2 (10.0.0.2)"
     assert run.data.tags["tuner.device"] == "NVIDIA H100, GPU 3"
     system = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
     assert system == {"system/cpu_utilization_percentage": 50.0, "system/gpu_0_power_usage_watts": 300.0}
