@@ -158,8 +158,8 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _preset_fills_in(cls, settings: Any) -> Any:
-        return with_preset(settings) if isinstance(settings, dict) else settings
+    def _preset_fills_in(cls, fields: Any) -> Any:
+        return with_preset(fields) if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -1,8 +1,9 @@
-"""The ranks of a distributed run; one process alone is rank 0 of 1.
+"""The ranks of a distributed run; a single process is rank 0 of 1.
 
-A collective is right only where every rank is sure to come. What can fail on one rank alone, its data, its memory, its
-disk, is done between collectives, and the ranks agree() on how it went before they meet again: else the others wait for
-a rank that is gone, or take its next collective for the one they are in.
+A collective (a sum over the ranks, a broadcast) ends only when every rank has called it. If one rank left out a
+collective because something failed there, the others would wait for it forever, or mix up its next collective with
+theirs. So whatever can fail on one rank only, such as reading data, allocating memory and writing files, is done
+between collectives; then every rank calls raise_on_all_ranks(), and if one rank failed, all of them raise.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def world_size() -> int:
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
-    """In place, on every rank the same sums."""
+    """Replaces each tensor by its sum over all ranks, in place. A collective."""
     if world_size() > 1:
         works = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
         for work in works:
@@ -35,16 +36,18 @@ def sum_over_ranks(*tensors: Tensor) -> None:
 
 @torch.no_grad()
 def broadcast_from(source: int, *tensors: Tensor) -> None:
+    """Overwrites each tensor with the one of rank `source`, in place. A collective."""
     if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, source)
 
 
 def raise_on_all_ranks(failure: Exception | None = None) -> None:
-    """Every rank comes here, and every rank raises if one brings a failure.
+    """Raises on every rank if any rank failed. A collective: every rank has to call it.
 
-    A rank raises its own; the others InputError if a person can fix that of the first rank that failed, else
-    TrainingError, both with its message.
+    failure: the exception that this rank caught, None if all went well here. A rank that failed raises its own. The
+    others raise the message of the first rank that failed, as an InputError if that rank's exception was a ValueError,
+    which a person can fix, else as a TrainingError.
     """
     if world_size() > 1:
         failed = torch.zeros(world_size(), dtype=torch.int32, device=_collective_device())
@@ -61,9 +64,10 @@ def raise_on_all_ranks(failure: Exception | None = None) -> None:
 
 
 class LocalFailure:
-    """What a rank does by itself between collectives, to which it comes in any case: a failure is kept for agree().
+    """Keeps the first exception of a rank's work between collectives, so that the rank still takes part in the next.
 
-    A process without other ranks has nobody to wait for it: there a failure is raised at once.
+    `error` goes to raise_on_all_ranks() at a point that all ranks reach. In a run of one rank nobody waits, and the
+    exception is raised at once.
     """
 
     def __init__(self) -> None:
@@ -81,7 +85,7 @@ class LocalFailure:
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """A block without collectives that every rank goes through: if it fails on one, it fails on all."""
+    """Around a block without collectives that every rank runs: if it raises on one rank, all ranks raise."""
     failure = None
     try:
         yield
@@ -91,11 +95,11 @@ def fail_together() -> Iterator[None]:
 
 
 def _message_of(source: int, failure: Exception | None) -> str:
-    """What rank `source` has to say, on every rank."""
+    """The message of the exception of rank `source`, on every rank. A collective."""
     text = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
     if rank() == source:
-        said = (str(failure) or type(failure).__name__).encode()[:_MESSAGE_BYTES]
-        text[: len(said)] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+        message = (str(failure) or type(failure).__name__).encode()[:_MESSAGE_BYTES]
+        text[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
     text = text.to(_collective_device())
     broadcast_from(source, text)
     return bytes(text.tolist()).rstrip(b"\0").decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The two recipes that were published for this network on KITTI Road, each with all that its write-up says.
+"""The two published recipes for this network on KITTI Road, with every value that their write-ups give.
 
 batch5    batch 5, Adam at 9e-4; L2 1e-3 is declared there but never added to the loss, so it is 0 here; no flips
 batch15   batch 15, Adam at 1e-3; L2 1e-3 in the loss; every second image is flipped
@@ -35,8 +35,8 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 
 
-def with_preset(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, and where they name a preset, its values for all that they leave out."""
-    name = settings.get("preset")
+def with_preset(fields: dict[str, Any]) -> dict[str, Any]:
+    """The config fields; if they name a preset, with the preset's values for the fields that they leave out."""
+    name = fields.get("preset")
     preset = next((values for known, values in PRESETS.items() if known == name), {})
-    return preset | settings
+    return preset | fields

@@ -1,4 +1,4 @@
-"""A run's config as its command line gives it: a file or a folder, --set, and what --resume resumes from."""
+"""A run's config from its command line: from --config, --set and the checkpoint that --resume continues."""
 
 import tomllib
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from fcn.model.checkpoint import Checkpoint
 from fcn.presets import with_preset
 
 
-def read_config(settings: Sequence[str], source: Path | None, start: Checkpoint | None) -> tuple[Config, list[str]]:
-    """The run's config, and what a person should know of them.
+def read_config(fields: Sequence[str], source: Path | None, start: Checkpoint | None) -> tuple[Config, list[str]]:
+    """The run's config, and notes on it for a person.
 
-    settings: "KEY=VALUE". source: a TOML file, or the folder of a checkpoint or an export, whose settings and whose
-    sequences of each split are taken. settings go before a file, both before a folder and the checkpoint `start`, for
-    those have a value for everything: so a preset in settings or file goes before them as well.
+    fields: "KEY=VALUE" each. source: a TOML file, or the folder of a checkpoint or an export, whose config and whose
+    sequences of each split are taken. start: the checkpoint to resume. A field's value is taken from the first of these
+    that gives it: `fields`, the file, the preset that one of those two names, the folder, `start`, the default.
     Raises InputError, or pydantic's ValidationError.
     """
-    given = dict(map(_pair, settings))
+    given = dict(map(_pair, fields))
     before = {} if start is None else start.config.model_dump()
     notes = []
     if source is not None and source.is_dir():
         trained = _trained(source)
-        before |= trained.settings | _split(trained, given)
+        before |= trained.config | _split(trained, given)
         final = given.get("val_fraction") == 0
         if final:
-            before["early_stop_epochs"] = None  # it waits for a better validation score
-        if final and "epochs" not in given and trained.epoch < trained.settings["epochs"]:
+            before["early_stop_epochs"] = None  # without validation there is no score to stop by
+        if final and "epochs" not in given and trained.epoch < trained.config["epochs"]:
             notes.append(
-                f"{source} is of epoch {trained.epoch} of {trained.settings['epochs']}; without validation the last "
+                f"{source} is of epoch {trained.epoch} of {trained.config['epochs']}; without validation the last "
                 f"epoch is kept: add --set epochs={trained.epoch} to end there"
             )
     elif source is not None:
@@ -49,9 +49,9 @@ def read_config(settings: Sequence[str], source: Path | None, start: Checkpoint 
 
 @dataclass(frozen=True)
 class _Trained:
-    """Of a checkpoint or an export."""
+    """What a checkpoint or an export says of its run."""
 
-    settings: dict[str, Any]
+    config: dict[str, Any]
     sequences: dict[str, tuple[str, ...]]  # of each split
     epoch: int
 
@@ -65,12 +65,12 @@ def _trained(directory: Path) -> _Trained:
 
 
 def _split(trained: _Trained, given: dict[str, Any]) -> dict[str, Any]:
-    """The same sequences in each split, by name: drawn again with another config, tested ones would be trained on.
+    """Config fields that keep the run's sequences in their splits: a new draw could train on tested sequences.
 
-    What is given of the split goes before it.
+    Where the fields given by the person choose the split, they decide.
     """
     another = bool(given.keys() & {"dataset", "split", "split_seed"})
-    if another or trained.settings["split"] != "sequence":
+    if another or trained.config["split"] != "sequence":
         return {"val_sequences": None, "test_sequences": None}
     validation, test = trained.sequences.get("val") or None, trained.sequences.get("test", ())
     return {
@@ -86,12 +86,12 @@ def _of_file(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} can't be read as TOML ({error}): fix it or choose another") from error
 
 
-def _pair(setting: str) -> tuple[str, Any]:
-    key, equals, text = setting.partition("=")
+def _pair(field: str) -> tuple[str, Any]:
+    key, equals, text = field.partition("=")
     if not equals:
-        raise InputError(f"--set {setting}: must be KEY=VALUE, as in --set learning_rate=0.001")
+        raise InputError(f"--set {field}: must be KEY=VALUE, as in --set learning_rate=0.001")
     try:
         return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        # --set dataset=scenes: quotes would have to be quoted again for the shell.
+        # Text without quotes, as in --set dataset=scenes: the shell would remove simple quotes.
         return key.strip(), text

@@ -1,4 +1,4 @@
-"""Which labelled frames an export is scored on: a split of its own run, or every frame of any folder."""
+"""Which labelled frames an export is scored on: a split of its own run, or every frame of a folder."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -27,10 +27,10 @@ NOTHING_HELD_OUT = {
 def frames_to_score(
     opened: Export, data: Path | None, split: Split, dataset: DatasetName | None = None
 ) -> tuple[Config, Dataset]:
-    """The config that reads the frames, and the data set with the split.
+    """The config to read the frames with, and the data set with the split.
 
-    data: the folder, which is read or refused; None: drawn scenes. dataset: what is in it, for "all"; None: guessed by
-    the folder's layout. Raises InputError, also where the export's config is invalid.
+    data: the folder; None for drawn scenes. dataset: which data set is in it, for the split "all"; None: guessed from
+    the folder's layout. Raises InputError, also if the export's config is invalid.
     """
     if split == "all":
         config = config_for_all(opened, data, dataset)
@@ -49,7 +49,7 @@ def frames_to_score(
 
 
 def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
-    """What a person should know of the frames that are scored."""
+    """Notes for a person on the frames that are scored."""
     frames = [dataset.frames[index] for index in dataset.splits[split]]
     sentences = list(dataset.warnings)
     before = opened.frames.get(split)
@@ -63,34 +63,35 @@ def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
 
 
 def config_for(opened: Export, data: Path | None) -> Config:
-    """The run's config with the data set at `data`, split as the run split it: by the sequences it noted.
+    """The run's config with the data set at `data`, split by the sequences that the export lists for each split.
 
-    Raises InputError where the export's config is invalid.
+    Raises InputError if the export's config is invalid.
     """
-    settings = _settings(opened, data)
-    if settings.get("split") == "sequence" and opened.sequences.get("train"):
-        # Frames that were added since would move the seeded split, and training frames into test.
-        settings["val_sequences"] = opened.sequences.get("val") or None
-        settings["test_sequences"] = opened.sequences.get("test", ())
-    return _config(opened, settings)
+    fields = _fields(opened, data)
+    if fields.get("split") == "sequence" and opened.sequences.get("train"):
+        # Not drawn by the seed again: frames added since then would change the draw, and training frames could be
+        # scored as test frames.
+        fields["val_sequences"] = opened.sequences.get("val") or None
+        fields["test_sequences"] = opened.sequences.get("test", ())
+    return _config(opened, fields)
 
 
 def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | None) -> Config:
-    """The run's config with every frame of the data set at `data`, whichever that is."""
+    """The run's config with every frame of the data set at `data`, which may be another than the run's."""
     trained_on = opened.config.get("dataset", "")
     name = dataset or (trained_on if data is None else guess_dataset(data))
     check_folder(name, data)
-    settings = _settings(opened, data) | NOTHING_HELD_OUT | {"dataset": name}
+    fields = _fields(opened, data) | NOTHING_HELD_OUT | {"dataset": name}
     if data is not None or name != trained_on:  # else the run's own drawn frames
-        settings["frames"] = None
-    # The class that the export knows is asked for by its name: another data set has more of them.
-    settings["classes"] = opened.classes[1] if opened.positive == 1 else "all"
-    return _config(opened, settings)
+        fields["frames"] = None
+    # The export's one class by its name, since another data set may have more classes.
+    fields["classes"] = opened.classes[1] if opened.positive == 1 else "all"
+    return _config(opened, fields)
 
 
-def _config(opened: Export, settings: dict[str, Any]) -> Config:
+def _config(opened: Export, fields: dict[str, Any]) -> Config:
     try:
-        config = Config.model_validate(settings)
+        config = Config.model_validate(fields)
     except ValidationError as error:
         raise InputError(
             "\n".join(f"{opened.directory}: {sentence}" for sentence in validation_sentences(error))
@@ -114,12 +115,12 @@ def _config_for_own_split(opened: Export, data: Path | None, split: Split, datas
     return config_for(opened, data)
 
 
-def _settings(opened: Export, data: Path | None) -> dict[str, Any]:
-    settings = opened.config | {"data_dir": None if data is None else str(data)}
-    if settings.get("weights") not in ("imagenet", "none"):
-        # What they started from may be gone by now.
-        settings |= {"weights": "none", "weights_normalisation": "auto"}
-    return settings
+def _fields(opened: Export, data: Path | None) -> dict[str, Any]:
+    fields = opened.config | {"data_dir": None if data is None else str(data)}
+    if fields.get("weights") not in ("imagenet", "none"):
+        # Scoring doesn't need the file that the run's weights started from, and it may be gone.
+        fields |= {"weights": "none", "weights_normalisation": "auto"}
+    return fields
 
 
 def _open_own(config: Config, split: Split) -> Dataset:

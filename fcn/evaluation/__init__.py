@@ -1,1 +1,1 @@
-"""How good predictions of a split are: counts that add up over batches and ranks, and the metrics of them."""
+"""How good the predictions of a split are: counts that are summed over batches and ranks, and metrics from them."""

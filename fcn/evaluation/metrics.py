@@ -1,6 +1,6 @@
-"""Metrics as counts that add up over batches, frames and ranks; memory doesn't grow with their number.
+"""Metrics from counts that are summed over batches and ranks, so that memory doesn't grow with the number of frames.
 
-Legend of tensor names: N images, H W pixels. A target of 255 is void: it counts nowhere.
+Tensor names: N images, H W pixels. A pixel with target 255 is void and isn't counted.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ THRESHOLDS = 256
 
 
 class Confusion:
-    """How many pixels of each class were taken for each class: int64 (true class, predicted class)."""
+    """Confusion matrix: the number of pixels of each true class that were predicted as each class."""
 
     def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
         self.classes = classes
@@ -34,9 +34,9 @@ class Confusion:
         sum_over_ranks(self._counts.bins)
 
     def results(self) -> dict[str, float]:
-        """iou_CLASS of each class that is there, mean_iou, mean_iou_classes (over how many), pixel_accuracy.
+        """iou_CLASS for each class that occurs, mean_iou, mean_iou_classes (how many occur), pixel_accuracy.
 
-        A class is there if a pixel is of it or is taken for it. Without a valid pixel: nothing.
+        A class occurs if a pixel is of it or is predicted as it. Empty if there is no valid pixel.
         """
         counts = self.counts.cpu().double()
         hit, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -52,9 +52,9 @@ class Confusion:
 
 
 class ThresholdCounts:
-    """KITTI Road's counts: pixels of the class and of the rest at each of 256 levels of probability.
+    """KITTI Road's counts: the pixels of the class, and of the rest, at each of 256 levels of probability.
 
-    Counts are pooled per category of frames (um, umm, uu); all of them together are URBAN.
+    Counted for each category of frames (um, umm, uu); KITTI calls all categories together URBAN.
     Source: Fritsch, Kuehnl, Geiger, ITSC 2013, and its devkit.
     """
 
@@ -63,16 +63,16 @@ class ThresholdCounts:
         self._counts = _Histogram(len(categories) * 2 * THRESHOLDS, device)
 
     def update(self, probability_NHW: Tensor, target_NHW: Tensor, categories_N: Tensor) -> None:
-        """probability_NHW: of the class, floating in [0, 1]; or uint8, a level of 0..255 (the server's PNGs).
+        """probability_NHW: of the class, floating-point in [0, 1], or uint8 levels 0..255 as in the server's PNGs.
 
-        target_NHW: 1 the class, 0 the rest, 255 void. categories_N: int64, index into categories.
-        A pixel is taken for the class at threshold k / 255 if its probability is at least that.
+        target_NHW: 1 for the class, 0 for the rest, 255 for void. categories_N: int64, indices into categories.
+        At threshold k / 255, the pixels whose probability is at least k / 255 are predicted as the class.
         """
         if probability_NHW.dtype == torch.uint8:
             level = probability_NHW.long()
         else:
-            # Exact in float64 (24 + 8 bits), so that a pixel lies on the right side of each threshold.
-            # Outputs that are not finite end the run by their loss, not here by an index out of bounds.
+            # In float64 the product is exact (24 + 8 bits), so each pixel is on the right side of every threshold.
+            # nan_to_num: outputs that are not finite are reported with the loss, not here as an index out of bounds.
             level = (probability_NHW.double().nan_to_num() * (THRESHOLDS - 1)).long()
         row = 2 * categories_N.view(-1, 1, 1) + target_NHW
         self._counts.add(row * THRESHOLDS + level, target_NHW != VOID)
@@ -81,18 +81,18 @@ class ThresholdCounts:
         sum_over_ranks(self._counts.bins)
 
     def pooled(self, category: str | None = None) -> tuple[Tensor, Tensor]:
-        """True and false positives at each threshold, int64 (256,), on the CPU. None: over all categories."""
+        """True and false positives at each threshold, int64 (256,), on the CPU. category: None for all together."""
         counts = self._counts.bins.view(len(self.categories), 2, THRESHOLDS).cpu()
         rest, of_class = counts.sum(0) if category is None else counts[self.categories.index(category)]
         return of_class.flip(0).cumsum(0).flip(0), rest.flip(0).cumsum(0).flip(0)
 
     def results(self, category: str | None = None) -> dict[str, float]:
-        """max_f1, max_f1_threshold, average_precision; at that threshold precision, recall, fpr, fnr.
+        """max_f1, max_f1_threshold, average_precision, and at that threshold precision, recall, fpr and fnr.
 
-        Without a pixel of the class F1 is undefined: nothing is returned. Without one of the rest: no fpr.
+        Empty if no pixel is of the class, since F1 is then undefined; without fpr if no pixel is of the rest.
         """
         true_positives, false_positives = self.pooled(category)
-        # The lowest threshold, 0, takes every pixel for the class.
+        # At the lowest threshold, 0, every pixel is predicted as the class.
         positives, negatives = int(true_positives[0]), int(false_positives[0])
         if positives == 0:
             return {}
@@ -118,9 +118,9 @@ class MaxF1:
 
 
 def max_f1(true_positives: Tensor, false_positives: Tensor) -> MaxF1:
-    """Best F1 over all thresholds: KITTI Road's MaxF.
+    """The highest F1 over all thresholds: KITTI Road's MaxF.
 
-    Counts: int64 (256,), from ThresholdCounts.pooled(). The lowest threshold wins a tie.
+    Counts: int64 (256,), from ThresholdCounts.pooled(). On a tie the lowest threshold wins.
     Raises ValueError if no valid pixel is of the class: F1 is then undefined, not zero.
     Source: Fritsch, Kuehnl, Geiger, ITSC 2013.
     """
@@ -135,24 +135,24 @@ def max_f1(true_positives: Tensor, false_positives: Tensor) -> MaxF1:
 
 
 def average_precision(true_positives: Tensor, false_positives: Tensor) -> float:
-    """Mean over recalls 0, 0.1, ..., 1 of the best precision at that recall or more (Pascal VOC 2007).
+    """Mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or above (Pascal VOC 2007).
 
-    Counts: int64 (256,), from ThresholdCounts.pooled(), with a pixel of the class.
+    Counts: int64 (256,), from ThresholdCounts.pooled(), with at least one pixel of the class.
     """
     positives = true_positives[0]
     taken = true_positives + false_positives
-    # Where no pixel is taken for the class, precision is undefined and counts as none, as in the devkit.
+    # Where no pixel is predicted as the class, precision is undefined and counts as 0, as in the devkit.
     precision = torch.where(true_positives > 0, true_positives.double() / taken.clamp_min(1), 0.0)
-    # In whole pixels: 0.3 in floating point lies beside 3/10.
+    # Compared in integers, since 0.3 in floating point isn't exactly 3/10.
     best = [precision[10 * true_positives >= tenth * positives].max() for tenth in range(11)]
     return float(torch.stack(best).mean())
 
 
 class _Histogram:
-    """Counts of indices 0..size-1; adding waits for no device."""
+    """Counts of the indices 0..size-1. Adding doesn't wait for the device."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        # One bin more takes what is masked: selecting valid pixels would wait for the device to count them.
+        # An extra bin counts the invalid pixels: selecting the valid ones would wait for the device to count them.
         self._all = torch.zeros(size + 1, dtype=torch.int64, device=device)
         self.bins = self._all[:size]
 

@@ -1,6 +1,6 @@
-"""A split scored frame by frame: every frame once, over all ranks together.
+"""Scores a split: each of its frames once, spread over all ranks.
 
-Legend of tensor names: N images, C classes, H W pixels.
+Tensor names: N images, C classes, H W pixels.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,12 @@ def evaluate(
     micro_batch: int | None = None,
     seen: Callable[[int, Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Metrics of a split under names that start with prefix; what is undefined there is left out.
+    """Metrics of a split, under names that start with prefix; a metric that is undefined there is left out.
 
-    predict: images_NCHW, normalised, on the device -> logits_NCHW there. It is called in the precision that
-    is on: wrap the call in precision.autocast to score as a run does. micro_batch: most images at once.
-    seen: called with each position in the split that this rank has, and the classes (H, W) predicted there.
-    The loss is the mean over valid pixels, without class weights, so that hyperparameters can be compared.
+    predict: takes images_NCHW, normalised, on the device, and returns logits_NCHW on the device. To score in the
+    precision of a run, call evaluate() within precision.autocast. micro_batch: the most images at once.
+    seen: called for each frame that this rank scores, with its position in the split and the predicted classes (H, W).
+    The loss is the mean over valid pixels, without class weights, so that runs with different hyperparameters compare.
     Raises TrainingError if the outputs are not finite.
     """
     indices = cache.dataset.splits[split]
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def metric_names(dataset: Dataset) -> tuple[str, ...]:
-    """What evaluate() gives, without prefix, on a split where every class is there."""
+    """The metrics that evaluate() returns, without prefix, for a split in which every class occurs."""
     names = ["loss", "mean_iou", "mean_iou_classes", "pixel_accuracy", *(f"iou_{c}" for c in dataset.classes)]
     if dataset.positive is not None:
         names += ["max_f1", "max_f1_threshold", "average_precision", "precision", "recall", "fpr", "fnr"]
@@ -63,7 +63,7 @@ def metric_names(dataset: Dataset) -> tuple[str, ...]:
 
 
 def predicted_classes(logits_NCHW: Tensor) -> Tensor:
-    """int64 (N, H, W). The lower class wins a tie."""
+    """Predicted classes, int64 (N, H, W). On a tie the lower class wins."""
     if logits_NCHW.shape[1] == 2:
         return (logits_NCHW[:, 1] > logits_NCHW[:, 0]).long()
     # Not argmax: on a CPU it takes sixteen times as long over few channels.
@@ -71,7 +71,7 @@ def predicted_classes(logits_NCHW: Tensor) -> Tensor:
 
 
 def class_probability(logits_NCHW: Tensor, channel: int) -> Tensor:
-    """float32 (N, H, W): softmax of one channel."""
+    """Probability of one class by softmax, float32 (N, H, W)."""
     logits_NCHW = logits_NCHW.float()
     if logits_NCHW.shape[1] == 2:
         return (logits_NCHW[:, channel] - logits_NCHW[:, 1 - channel]).sigmoid()
@@ -79,7 +79,7 @@ def class_probability(logits_NCHW: Tensor, channel: int) -> Tensor:
 
 
 class _Score:
-    """What is counted over a split. Nothing here waits for the device until results()."""
+    """The counts over a split. Only results() waits for the device."""
 
     def __init__(self, dataset: Dataset, split: str, device: torch.device) -> None:
         self._positive = dataset.positive
@@ -88,11 +88,11 @@ class _Score:
         names = tuple(sorted(set(categories)))
         self._thresholds = ThresholdCounts(names, device)
         self._categories_F = torch.tensor([names.index(name) for name in categories], device=device)
-        # Sum of the loss, valid pixels.
+        # Summed loss, and number of valid pixels.
         self._loss = torch.zeros(2, dtype=torch.float64, device=device)
 
     def add(self, logits_NCHW: Tensor, target_NHW: Tensor, positions: list[int]) -> Tensor:
-        """Returns the predicted classes (N, H, W)."""
+        """Counts a batch, and returns its predicted classes (N, H, W)."""
         logits_NCHW = logits_NCHW.float()
         self._loss[0] += functional.cross_entropy(logits_NCHW, target_NHW, ignore_index=VOID, reduction="sum")
         self._loss[1] += (target_NHW != VOID).sum()
@@ -101,7 +101,7 @@ class _Score:
         if self._positive is not None:
             void = target_NHW == VOID
             of_class_NHW = torch.where(void, VOID, (target_NHW == self._positive).long())
-            # Positions of a share are evenly spaced: a slice needs no copy to the device.
+            # The positions of a shard are evenly spaced, so a slice takes them without a copy to the device.
             step = positions[1] - positions[0] if len(positions) > 1 else 1
             categories_N = self._categories_F[positions[0] : positions[-1] + 1 : step]
             self._thresholds.update(class_probability(logits_NCHW, self._positive), of_class_NHW, categories_N)

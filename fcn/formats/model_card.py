@@ -1,28 +1,26 @@
-"""README.md of an export: what the model is, what it learned from, how well it does, how to load it."""
+"""README.md of an export: what the model is, its training data, its metrics, and how to load it."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-# What a model learned from keeps its terms; whoever passes the model on must know them.
+# The terms of the training data hold for the model too, and whoever passes it on must know them.
 DATA_TERMS = {
-    "scenes": "The frames were drawn by this program: no terms of others.",
+    "scenes": "The frames were drawn by this program; nobody else's terms apply.",
     "kitti_road": "KITTI Road (Fritsch, Kuehnl, Geiger 2013): CC BY-NC-SA 3.0, no commercial use.",
     "camvid": "CamVid (Brostow, Fauqueur, Cipolla 2009), as published with SegNet: CC BY-NC 4.0, no commercial use.",
-    "cityscapes": "Cityscapes (Cordts et al. 2016): its own licence, no commercial use.",
-    "folder": "Your own frames: their terms hold for this model too; write them here before you pass it on.",
+    "cityscapes": "Cityscapes (Cordts et al. 2016): the Cityscapes licence, no commercial use.",
+    "folder": "The frames are your own, and their terms hold for this model too: add them here before you pass it on.",
 }
-IMAGENET_TERMS = "It started from torchvision's VGG16 weights, trained on ImageNet: non-commercial research."
+IMAGENET_TERMS = "Training started from torchvision's VGG16 weights, trained on ImageNet: non-commercial research."
 
-_SCORED = "On the validation split, as logged in training, and by each format, loaded again, in float32."
-_NOT_SCORED = (
-    "It was trained without a validation split, so nothing showed when to stop; these are the last epoch's weights."
-)
+_SCORED = "On the validation split: as logged during training, and of each exported format, loaded again, in float32."
+_NOT_SCORED = "The model was trained without a validation split; its weights are those of the last epoch."
 
 
 def model_card(description: Mapping[str, Any]) -> str:
-    """Markdown for what export.json says."""
+    """The README's Markdown. description: the contents of export.json."""
     parts = (_head, _use, _data, _metrics, _settings)
     return "\n\n".join(part(description) for part in parts) + "\n"
 
@@ -37,7 +35,7 @@ def _head(description: Mapping[str, Any]) -> str:
 
 Semantic segmentation of street scenes (Long, Shelhamer, Darrell, CVPR 2015), trained on
 {description["config"]["dataset"]} at {height} x {width} pixels; the weights are those of epoch {epoch}.
-A research model: not tested for driving, and not to be trusted with it.
+A research model: it has not been tested for driving and must not be used for it.
 
 {images}
 
@@ -54,25 +52,25 @@ def _use(description: Mapping[str, Any]) -> str:
     python -m fcn predict EXPORT_DIR IMAGES... --output DIR
 
 `model.pt2` and `model.onnx` take `images`: uint8 RGB pixels of shape (N, {height}, {width}, 3), any N,
-resized bilinearly with antialiasing (Pillow's BILINEAR); the normalisation is inside. They give `logits`:
-float32 (N, {count}, {height}, {width}), whose largest along axis 1 is the class of a pixel: {classes}.
+resized bilinearly with antialiasing (Pillow's BILINEAR); the normalisation is inside. They return `logits`:
+float32 (N, {count}, {height}, {width}); a pixel's class is the index of the largest along axis 1: {classes}.
 
 ```python
-# onnxruntime alone
+# needs only onnxruntime
 import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 logits = session.run(None, {{"images": pixels}})[0]
 ```
 
 ```python
-# torch alone; torch.export.load may unpickle, so open only files that you trust
+# needs only torch; torch.export.load may unpickle, so open only files that you trust
 import torch
 network = torch.export.load("model.pt2").module()
 logits = network(torch.from_numpy(pixels))
 ```
 
 ```python
-# weights.safetensors with fcn: any image size, nothing is unpickled
+# needs fcn; reads weights.safetensors, takes any image size and unpickles nothing
 from pathlib import Path
 from fcn.formats.read import open_network, read_export
 network = open_network(read_export(Path(".")))
@@ -93,7 +91,7 @@ def _data(description: Mapping[str, Any]) -> str:
     if weights == "imagenet":
         terms += " " + IMAGENET_TERMS
     elif weights != "none":
-        terms += f" It started from the weights in {PurePath(weights).name}, whose terms hold for it too."
+        terms += f" Training started from the weights in {PurePath(weights).name}, whose terms hold for it too."
     return f"""## Data
 
 | split | frames | sequences |
@@ -122,9 +120,9 @@ def _metrics(description: Mapping[str, Any]) -> str:
 
 {_SCORED if "logged" in columns else _NOT_SCORED}
 
-{table if columns else "No frames were held out to score it on."}
+{table if columns else "No frames were held out, so the model has not been scored."}
 
-Largest difference from the checkpoint's logits, over their range: {differences}."""
+Largest difference from the checkpoint's logits, divided by the range of these: {differences}."""
 
 
 def _without_prefix(scores: Mapping[str, float], prefix: str) -> dict[str, float]:

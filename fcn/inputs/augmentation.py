@@ -1,6 +1,6 @@
-"""Random changes of a batch, the same for images and labels, all images at once on their device.
+"""Random augmentation of a batch, images and labels together, on their device.
 
-N images, C channels, H W pixels. Pixels are 0..255 here: normalising comes after.
+Tensor names: N images, C channels, H W pixels. Pixels are 0..255: normalisation comes after augmentation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Augmentation:
-    """Mirroring, scale and crop, gamma, brightness, contrast and colour, each as strong as its config field
-    says.
+    """Mirrors, scales and crops, and changes gamma, brightness, contrast and colour, as the config fields say.
 
-    Every image needs DRAWS numbers in [0, 1); what a field leaves off ignores its own, so that turning
-    one change on doesn't alter how the others fall.
+    Every image takes DRAWS random numbers in [0, 1), a fixed one for each change, whether it is on or off: turning one
+    on leaves the others as they were.
     """
 
     DRAWS = 8
@@ -33,14 +32,14 @@ class Augmentation:
 
     @property
     def active(self) -> bool:
-        """Whether anything is on."""
+        """Whether any augmentation is on."""
         return any((self._flip, self._scale, self._brightness, self._contrast, self._colour, self._gamma))
 
     def __call__(self, images_NCHW: Tensor, labels_NHW: Tensor, draws: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
-        """Changed images (uint8 or float32, 0..255) and labels (uint8) from uint8 ones.
+        """Returns the augmented images (uint8 or float32, 0..255) and labels (uint8). Both arguments are uint8.
 
-        On a CPU the arguments are changed in place. draws: (N, DRAWS). fill: colour (1, C, 1, 1) of what comes
-        into sight from outside; its label is void.
+        On a CPU the arguments may be changed in place. draws: (N, DRAWS), random numbers in [0, 1). fill: (1, C, 1, 1),
+        the colour of pixels from outside the image, which scaling down brings into view; their label is void.
         """
         mirrored = draws[:, 0] < self._flip
         if self._flip and not self._scale:
@@ -52,12 +51,12 @@ class Augmentation:
         return images_NCHW, labels_NHW
 
     def _relight(self, images_NCHW: Tensor, draws: Tensor) -> Tensor:
-        """Gamma, brightness, contrast about the image's mean grey, colour about each pixel's grey."""
+        """Changes gamma and brightness, contrast around the image's mean grey, and colour around each pixel's grey."""
 
         def around_one(column: int, jitter: float) -> Tensor:
             return (1 + jitter * (2 * draws[:, column] - 1))[:, None]
 
-        # There are only 256 levels: one power each instead of one a pixel.
+        # A table of the 256 levels: a power for each level costs less than one for each pixel.
         levels = torch.linspace(0, 1, 256, device=images_NCHW.device).expand(len(draws), 256)
         levels = 255 * around_one(1, self._brightness) * levels ** around_one(0, self._gamma)
         lit = torch.gather(levels, 1, images_NCHW.flatten(1).long()).view(images_NCHW.shape)
@@ -75,9 +74,9 @@ class Augmentation:
     def _resample(
         self, images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor, draws: Tensor, fill: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Scale by 1 -+ scale_jitter, at a random place: cropped if larger, framed if smaller."""
+        """Scales by a factor of 1 -+ scale_jitter, then crops a larger image and pads a smaller one, at random."""
         scale = 1 + self._scale * (2 * draws[:, 0] - 1)
-        # affine_grid maps places of the result to places of the source, both from -1 to 1 over the image.
+        # affine_grid maps positions in the result to positions in the source; both run from -1 to 1.
         inverse = 1 / scale
         room = (inverse - 1).abs()
         theta = torch.zeros((len(draws), 2, 3), device=draws.device)
@@ -86,7 +85,7 @@ class Augmentation:
         theta[:, 0, 2] = room * (2 * draws[:, 1] - 1)
         theta[:, 1, 2] = room * (2 * draws[:, 2] - 1)
         grid = functional.affine_grid(theta, list(images_NCHW.shape), align_corners=False)
-        # Outside is zero to grid_sample: shifted, so that zero means fill and void.
+        # grid_sample takes 0 for pixels outside: the values are shifted so that 0 means fill, or void.
         images_NCHW = functional.grid_sample(images_NCHW - fill, grid, mode="bilinear", align_corners=False) + fill
         shifted = labels_NHW[:, None].float() - VOID
         labels_NHW = functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0] + VOID
@@ -95,12 +94,12 @@ class Augmentation:
 
 def _mirror(images_NCHW: Tensor, labels_NHW: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
     if images_NCHW.device.type == "cpu":
-        # Half of the images in place: less work than the batch and its mirror image (docs/performance.md).
+        # Only the mirrored images, in place: less work than mirroring the whole batch (docs/performance.md).
         for place in mirrored.nonzero()[:, 0].tolist():
             images_NCHW[place] = images_NCHW[place].flip(-1)
             labels_NHW[place] = labels_NHW[place].flip(-1)
         return images_NCHW, labels_NHW
-    # Which ones it is stays on the GPU: asking would wait for it.
+    # All images are mirrored: to choose some, the host would have to wait for the GPU.
     return (
         torch.where(mirrored[:, None, None, None], images_NCHW.flip(-1), images_NCHW),
         torch.where(mirrored[:, None, None], labels_NHW.flip(-1), labels_NHW),

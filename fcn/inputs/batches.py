@@ -1,9 +1,9 @@
 """Batches on the device: gathered from the cache, augmented together with their labels, normalised.
 
-Which images form a batch and how each is augmented follows from (seed, epoch, position in the epoch's
-order) alone: not from the number of ranks, not from where an epoch was resumed.
+Which images form a batch, and how each is augmented, follows from the seed, the epoch and the position in the epoch's
+order only. It is the same on any number of ranks and after a resume.
 
-N images of this rank's share, C channels, H W pixels.
+Tensor names: N images of this rank's shard of a batch, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from fcn.inputs.augmentation import Augmentation
 from fcn.memory import GpuMemory
 from fcn.model.pretrained import normalisation
 
-_ORDER, _AUGMENTATION = 1, 2  # what a random stream is for: equal seeds must not give equal streams
+_ORDER, _AUGMENTATION = 1, 2  # part of the seed, so that the two uses get different random numbers
 
 
 class Batches:
-    """Batches of the frames `indices` (into cache.dataset.frames), this rank's share of each.
+    """Batches of the frames `indices` (into cache.dataset.frames): of each batch, the shard of this rank.
 
-    A global batch is config.batch_size positions of the epoch's order (the last one may be shorter); rank
-    r of `world` gets its positions r, r + world, ... A share may be empty: N = 0 then, so that all ranks
-    make the same number of steps.
+    A global batch is config.batch_size positions of the epoch's order; the last batch may be shorter. Of its positions
+    rank r gets r, r + world_size, ... A shard may be empty (N = 0), so that all ranks make the same number of steps.
     """
 
     def __init__(
@@ -62,10 +61,9 @@ class Batches:
         return -(-len(self._indices) // self._config.batch_size)
 
     def epoch(self, epoch: int, train: bool, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images_NCHW float32 normalised, target_NHW int64 with 255 for void) on the device, batch by
-        batch.
+        """Yields (images_NCHW, target_NHW) on the device: float32, normalised; int64, 255 for void.
 
-        train: shuffled and augmented; else in the order of `indices`, as they are. start: batches to skip.
+        train: shuffled and augmented; else in the order of `indices` and unchanged. start: batches to skip.
         """
         order = np.arange(len(self._indices))
         if train:
@@ -73,27 +71,27 @@ class Batches:
         draws = None
         if train and self._augmentation.active:
             rng = np.random.default_rng((self._config.seed, epoch, _AUGMENTATION))
-            # All draws of an epoch at once, one row a position: no host work and no copy in a step.
+            # All random numbers of an epoch at once, a row a position, so that a step draws and copies none.
             draws = torch.from_numpy(rng.random((len(order), Augmentation.DRAWS), dtype=np.float32)).to(self._device)
         size = self._config.batch_size
-        shares = [
+        shards = [
             np.arange(first + self._rank, min(first + size, len(order)), self._world_size)
             for first in range(start * size, len(order), size)
         ]
-        pixels = self._source.stream([self._indices[order[positions]] for positions in shares])
-        for positions, (images_NHWC, labels_NHW) in zip(shares, pixels, strict=True):
+        pixels = self._source.stream([self._indices[order[positions]] for positions in shards])
+        for positions, (images_NHWC, labels_NHW) in zip(shards, pixels, strict=True):
             images_NCHW = images_NHWC.permute(0, 3, 1, 2)
             if draws is not None and len(positions):
-                # positions are evenly spaced, so a slice takes them without sending indices to the device.
+                # The positions are evenly spaced, so a slice takes them without sending indices to the device.
                 rows = draws[positions[0] : positions[-1] + 1 : self._world_size]
                 images_NCHW, labels_NHW = self._augmentation(images_NCHW, labels_NHW, rows, self._fill)
-            # The copy to float is also the one to contiguous memory.
+            # One copy converts to float and makes the memory contiguous.
             floats_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
             yield floats_NCHW.mul_(self._scale).add_(self._shift), labels_NHW.long()
 
 
 class _Resident:
-    """All pixels on the device: a batch is one gather."""
+    """All pixels are on the device, and a batch is gathered there."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -110,7 +108,7 @@ class _Resident:
 
 
 class _Mapped:
-    """Pixels gathered from the memory map, for the CPU."""
+    """For the CPU: a batch is gathered from the memory map."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
@@ -124,7 +122,7 @@ class _Mapped:
 
 
 class _Streamed:
-    """Pixels gathered into pinned memory, and copied while the batch before is computed on: two buffers."""
+    """For a GPU that can't hold all pixels: each batch is copied, through one of two pinned buffers, during a step."""
 
     def __init__(self, cache: Cache, device: torch.device) -> None:
         self.cache = cache
@@ -144,8 +142,8 @@ class _Streamed:
         def send(step: int) -> tuple[Tensor, Tensor]:
             images, labels = pinned[step % 2]
             count = len(batches[step])
-            copied[step % 2].synchronize()  # the copy before the last out of this buffer
-            # Any mode but the default writes straight into `out`; all indices are in range.
+            copied[step % 2].synchronize()  # until the previous copy out of this buffer is done
+            # With mode="clip" numpy writes into `out` without a buffer of its own; all indices are in range.
             np.take(self.cache.images, batches[step], axis=0, out=images.numpy()[:count], mode="clip")
             np.take(self.cache.labels, batches[step], axis=0, out=labels.numpy()[:count], mode="clip")
             with torch.cuda.stream(side):
@@ -162,16 +160,14 @@ class _Streamed:
             images, labels = coming
             current = torch.cuda.current_stream(self.device)
             current.wait_event(copied[step % 2])
-            for tensor in (
-                images,
-                labels,
-            ):  # the allocator must not hand it on before `current` is done with it
+            # So that the allocator doesn't reuse their memory before `current` is done with them.
+            for tensor in (images, labels):
                 tensor.record_stream(current)
             coming = send(step + 1) if step + 1 < len(batches) else None
             yield images, labels
 
 
-# Train and validation batches of a run, and of the next run on the same device, share one copy.
+# One copy of the pixels serves training, validation and the next run on the same device.
 _on_device: WeakValueDictionary[tuple[str, str], _Resident] = WeakValueDictionary()
 
 
@@ -190,12 +186,12 @@ def _source(cache: Cache, device: torch.device, gpu_fraction: float) -> _Residen
 
 
 def may_live_on(gpu: GpuMemory, nbytes: int, fraction: float) -> bool:
-    """Whether so many bytes of pixels are at most this fraction of what the process may still have of the GPU."""
-    return nbytes <= fraction * gpu.spare
+    """Whether `nbytes` of pixels are at most this fraction of the memory that the process may still reserve."""
+    return nbytes <= fraction * gpu.headroom
 
 
 def _upload(pixels: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """A copy of a memory map on the device, a few frames at a time: never a second copy in host memory."""
+    """Copies a memory map to the device, a few frames at a time, so that host memory never holds all of it."""
     whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     chunk = max(1, 64 * 2**20 // max(1, pixels[:1].nbytes))
     for first in range(0, len(pixels), chunk):

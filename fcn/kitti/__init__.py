@@ -1,1 +1,1 @@
-"""KITTI Road's own metrics: from above, at the frames' native resolution, and what its server takes."""
+"""KITTI Road: metrics at native resolution and in bird's-eye view, and submissions for its server."""

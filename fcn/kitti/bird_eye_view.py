@@ -1,8 +1,8 @@
-"""Bird's-eye view of the road: KITTI's calibration files and the 800 x 400 grid that its server scores.
+"""Bird's-eye view of the road: KITTI's calibration files, and the grid of 800 x 400 cells that its server scores.
 
-H W pixels of an image; x metres to the right of the camera, z metres ahead, both on the road's plane.
-Source: Fritsch, Kuehnl, Geiger, ITSC 2013, and the KITTI Road devkit's sampling, followed to the pixel:
-the server's ground truth was made with it.
+H, W: an image's height and width in pixels. x, z: metres to the right of the camera and ahead of it, on the road's
+plane. Source: Fritsch, Kuehnl, Geiger, ITSC 2013. The sampling is that of the KITTI Road devkit, to the pixel, since
+the server's ground truth was made with the devkit.
 """
 
 import math
@@ -38,11 +38,11 @@ NEEDED = ("P2", "R0_rect", "Tr_cam_to_road")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the road's plane falls onto the left colour camera.
+    """The matrices that map the road's plane to an image of the left colour camera.
 
-    P2: projection of rectified camera coordinates, pixels, (3, 4). R0_rect: rectifying rotation, (3, 3).
+    P2: projects rectified camera coordinates (metres) to pixels, (3, 4). R0_rect: the rectifying rotation, (3, 3).
     Tr_cam_to_road: camera to road coordinates, metres, (3, 4).
-    Tr_velo_to_cam: laser scanner to camera, metres, (3, 4), where the file has it; the view does not need it.
+    Tr_velo_to_cam: laser scanner to camera coordinates, metres, (3, 4); None if the file lacks it. Not used here.
     """
 
     P2: Array
@@ -52,10 +52,11 @@ class Calibration:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read one of KITTI Road's calib/NAME.txt.
+    """Reads one of KITTI Road's calibration files, calib/NAME.txt.
 
-    Raises InputError with file, line, rule and value when it is missing, unreadable, lacks a matrix, holds
-    one twice, has a wrong count of numbers or one that is none, or a rotation that does not rotate.
+    Raises InputError with file, line, rule and value if the file is missing or can't be read, or if a matrix is missing
+    or given twice, has the wrong count of numbers, one that isn't finite, a focal length of 0 or less, or a rotation
+    that isn't one.
     """
     fix = "unpack data_road.zip again"
     try:
@@ -82,9 +83,9 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def road_to_image(calibration: Calibration) -> Array:
-    """Homography (3, 3) from (x, z, 1) in metres on the road's plane to (u, v, 1) times a scale, in pixels.
+    """Homography (3, 3) from (x, z, 1), metres on the road's plane, to a multiple of (u, v, 1), pixels of the image.
 
-    P2 @ R0_rect @ inverse(Tr_cam_to_road), with the column of y, the height over the road, left out.
+    P2 @ R0_rect @ inverse(Tr_cam_to_road) without its column for y, the height over the road, which is 0 on the plane.
     """
     rectify = np.eye(4)
     rectify[:3, :3] = calibration.R0_rect
@@ -95,20 +96,21 @@ def road_to_image(calibration: Calibration) -> Array:
 
 
 def birds_eye(image: npt.NDArray[Pixel], calibration: Calibration, outside: float = 0) -> npt.NDArray[Pixel]:
-    """The image (H, W) or (H, W, C) at KITTI's native resolution, seen from above: (800, 400) or (800, 400, C).
+    """The bird's-eye view (800, 400) or (800, 400, C) of an image (H, W) or (H, W, C) at KITTI's native resolution.
 
-    Row 0 is 46 m ahead and row 799 6 m, column 0 is 10 m to the left. Cells that no pixel shows get
-    `outside`.
+    Rows run from 46 m ahead of the camera (row 0) to 6 m, columns from 10 m on its left (column 0) to 10 m on its
+    right.
+    outside: the value of cells that the image doesn't show.
     """
     columns = X_METRES[0] + CELL_METRES * (np.arange(GRID[1]) + 0.5)
     rows = Z_METRES[1] - CELL_METRES * (np.arange(GRID[0]) + 0.5)
-    # The devkit's grid is of single precision, which puts some cells on the other side of a pixel's edge.
+    # The devkit's grid is float32, which moves some cells into a neighbouring pixel.
     x, z = (side.astype(np.float32).astype(np.float64) for side in np.meshgrid(columns, rows))
     u, v, scale = np.einsum("ij,jhw->ihw", road_to_image(calibration), np.stack([x, z, np.ones_like(x)]))
     ahead = scale > 0
     u, v = (np.divide(side, scale, out=np.zeros_like(side), where=ahead) for side in (u, v))
     height, width = image.shape[:2]
-    # The devkit counts pixels from 1 and drops the fraction; rounding would shift us off its ground truth.
+    # The devkit counts pixels from 1 and truncates; rounding would not match its ground truth.
     seen = ahead & (u >= 1) & (u <= width) & (v >= 1) & (v <= height)
     view = np.full(GRID + image.shape[2:], outside, image.dtype)
     view[seen] = image[v[seen].astype(int) - 1, u[seen].astype(int) - 1]
@@ -116,7 +118,7 @@ def birds_eye(image: npt.NDArray[Pixel], calibration: Calibration, outside: floa
 
 
 def calibration_path(image: Path) -> Path:
-    """Where KITTI keeps a calibration: testing/image_2/um_000000.png -> testing/calib/um_000000.txt."""
+    """The calibration file of an image: testing/calib/um_000000.txt for testing/image_2/um_000000.png."""
     return image.parent.parent / "calib" / f"{image.stem}.txt"
 
 
@@ -134,11 +136,11 @@ def _matrix(place: str, name: str, words: list[str], fix: str) -> Array:
             raise InputError(f"{place}: {name} must hold finite numbers, got {word!r}; {fix}")
         values.append(value)
     matrix = np.array(values).reshape(shape)
-    _must_make_sense(place, name, matrix, fix)
+    _check_matrix(place, name, matrix, fix)
     return matrix
 
 
-def _must_make_sense(place: str, name: str, matrix: Array, fix: str) -> None:
+def _check_matrix(place: str, name: str, matrix: Array, fix: str) -> None:
     if name.startswith("P"):
         focal = (float(matrix[0, 0]), float(matrix[1, 1]))
         if min(focal) <= 0:
@@ -146,6 +148,6 @@ def _must_make_sense(place: str, name: str, matrix: Array, fix: str) -> None:
         return
     rotation: Any = matrix[:, :3]
     off = float(np.abs(rotation @ rotation.T - np.eye(3)).max())
-    # KITTI's own rotations are off by less than 1e-6; a digit gone wrong is far more.
+    # KITTI's rotations differ from exact ones by less than 1e-6; a wrong digit makes a far larger difference.
     if off > 1e-3 or np.linalg.det(rotation) < 0:
         raise InputError(f"{place}: {name} must be a rotation, got one that is off by {off:.3g}; {fix}")

@@ -1,7 +1,6 @@
-"""Metrics at the frames' native resolution, in the image or from above, as KITTI Road's devkit and server take them.
+"""Metrics at the frames' native resolution, in the image or in bird's-eye view, as KITTI Road's devkit computes them.
 
-Training scores at the size that the network sees; these figures compare with published ones.
-H W pixels.
+They can be compared with published figures. Training scores at the network's image size instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +25,11 @@ def score_at_native_resolution(
     from_above: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Metrics as training names them, without prefix, and "CATEGORY/max_f1" ... for each category of frames.
+    """Metrics with training's names, without prefix; with several categories, also "CATEGORY/max_f1" and so on.
 
-    from_above: in the bird's-eye view of each frame's calibration file; for the one-class task.
-    Counts are kept, no frames: memory does not grow with their number.
-    Raises InputError where there are no frames, a file is damaged, or a calibration is missing or wrong.
+    from_above: scores the bird's-eye view, by each frame's calibration file; for an export of one class only.
+    Memory does not grow with the number of frames.
+    Raises InputError if there are no frames, a file is damaged, or a calibration file is missing or wrong.
     """
     if not indices:
         raise InputError(f"{dataset.name}: must have frames to score, got none in this split: choose another")
@@ -49,7 +48,7 @@ def score_at_native_resolution(
             problems.append(str(error))
         if len(problems) > MOST_PROBLEMS_SHOWN:
             break
-        if problems:  # the rest is only looked at, so that one run names all that is damaged
+        if problems:  # the other frames are only read, so that one message names all damaged files
             continue
         (logits_CHW,) = predictor.logits([image])
         planes = [label, class_mask(logits_CHW, label.shape)]
@@ -80,7 +79,7 @@ def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
             "classes: train with classes = road"
         )
     if any(frame.image is None for frame in frames):
-        raise InputError("a bird's-eye view needs calibration files, which drawn frames have not: take kitti_road")
+        raise InputError("a bird's-eye view needs calibration files, which drawn frames don't have: use kitti_road")
     problems = []
     for frame in frames:
         assert frame.image is not None
@@ -92,7 +91,7 @@ def check_calibrations(frames: Sequence[Frame], export: Export) -> None:
 
 
 def _from_above(frame: Frame, planes: Sequence[Pixels]) -> list[Pixels]:
-    """Label, class mask and level; what no pixel shows is void, background, nought."""
+    """Label, class mask and level in bird's-eye view. Cells outside the image are void, class 0 and level 0."""
     assert frame.image is not None
     calibration = read_calibration(calibration_path(frame.image))
     return [birds_eye(plane, calibration, outside) for plane, outside in zip(planes, (VOID, 0, 0), strict=True)]

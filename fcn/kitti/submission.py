@@ -1,6 +1,6 @@
-"""Images for the KITTI Road server: probabilities of the testing frames in bird's-eye view, 8-bit PNGs.
+"""A submission to the KITTI Road server: probabilities for the testing frames in bird's-eye view, as 8-bit PNGs.
 
-The server takes um_road_000000.png ..., 400 x 800 pixels, in one zip; 255 is certainly road.
+The server takes one zip of um_road_000000.png and so on, each 400 x 800 pixels, with 255 for the probability 1.
 """
 
 import math
@@ -29,10 +29,10 @@ def write_submission(
     output: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> int:
-    """Writes a PNG for each frame of data/testing/image_2 (or data/image_2) and says how many.
+    """Writes a PNG for each frame of data/testing/image_2 (or data/image_2) and returns their number.
 
-    All or none: the server wants every frame. Raises InputError where output is taken, a frame or a
-    calibration file is damaged, missing or misnamed, or the export knows several classes.
+    Writes all or none, since the server needs every frame. Raises InputError if output isn't new or empty, if a frame
+    or a calibration file is damaged, missing or misnamed, or if the export has several classes.
     """
     if export.positive is None:
         raise InputError(
@@ -43,8 +43,8 @@ def write_submission(
         for frame, name in frames.items():
             image = read_image(frame)
             (logits_CHW,) = predictor.logits([image])
-            share = levels(probability(logits_CHW, export.positive, image.shape[:2]))
-            view = birds_eye(share, read_calibration(calibration_path(frame)))
+            level_HW = levels(probability(logits_CHW, export.positive, image.shape[:2]))
+            view = birds_eye(level_HW, read_calibration(calibration_path(frame)))
             category, number = name
             target = partial / f"{category}_{export.classes[export.positive]}_{number}.png"
             Image.fromarray(view).save(target)
@@ -53,9 +53,9 @@ def write_submission(
 
 
 def testing_frames(data: Path) -> dict[Path, tuple[str, str]]:
-    """Category and number of each frame: all can be read, and have sound calibration files.
+    """Category and number of each testing frame, by its path.
 
-    Raises one InputError for all that don't, before anything is computed.
+    Reads every frame and its calibration file first, and raises one InputError that names all bad ones.
     """
     folder = data / "testing" if (data / "testing" / "image_2").is_dir() else data
     frames = {}

@@ -1,16 +1,19 @@
-"""What bfloat16 does to single layers: a wrong kernel may crash the process that tries it, or spoil its memory.
+"""Measures the error of single layers in bfloat16, each in a process of its own.
+
+Some CPUs' kernels are wrong: they give wrong numbers, crash the process or write beyond their memory.
 
     python -P fcn/model/layer_probe.py LAYERS.json RESULTS.json
 
 LAYERS.json    a list: {"kind", "images", "channels", "out", "kernel", "stride", "padding", "height", "width"}
-RESULTS.json   a list: {"output", "gradient", "status", "said"}. The first two are the largest difference from float32
-               over float32's largest value, or null where it isn't finite; status is that of the layer's own process,
-               0 or the negative signal that killed it; said is the last line of its stderr
+RESULTS.json   a list: {"output", "gradient", "status", "said"}. output and gradient: the largest difference from
+               float32, divided by float32's largest value; null if it isn't finite. status: the exit status of the
+               layer's process, negative for the signal that killed it. said: the last line of its stderr
 
-Each layer is tried in a child of a process that has imported torch and done nothing else: it finds memory as nobody has
-used it, and costs no import. Needs torch alone, so that it starts as fast as torch does; fcn/model/numerics.py runs it.
+Each layer is tried in a child that is forked from a process which has imported torch and nothing more: the child finds
+unused memory and needs no time to import. Only torch is imported, so that this starts fast; fcn/model/numerics.py runs
+it.
 
-N images, C channels, H W pixels.
+Tensor names: N images, C channels, H W pixels.
 """
 
 import json
@@ -27,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST_SECONDS = 600  # a layer
-# The sizes that a C library keeps apart in lists of its own, in numbers: powers of two up to a mebibyte.
+MOST_SECONDS = 600  # for one layer
+# C libraries keep freed blocks in lists by size: these are powers of two up to 1 MiB, counted in float32 numbers.
 _SMALL = [1 << power for power in range(4, 19)]
 
 Layer = dict[str, Any]
@@ -41,21 +44,21 @@ def build(layer: Layer) -> nn.Conv2d | nn.ConvTranspose2d:
 
 
 def apply(module: nn.Module, x_NCHW: Tensor) -> Tensor:
-    """As a network does it under autocast."""
+    """Applies the layer as a network does under autocast."""
     return module(x_NCHW)  # type: ignore[no-any-return]
 
 
 def measure(layer: Layer, apply: Apply = apply) -> dict[str, float | None]:
-    """Errors of the layer's output and of its gradients: of the input, the kernel and the bias.
+    """The error of the layer's output, and the largest of its gradients by input, kernel and bias.
 
-    All images of the batch are the same one, so that the truth costs a pass of one image in float32.
+    All images of the batch are equal, so that the float32 reference needs a pass of one image only.
     """
     torch.manual_seed(0)
     with torch.device("meta"):
         module = build(layer)
     module.to_empty(device="cpu")
     size = layer["channels"], layer["height"], layer["width"]
-    # Numbers that bfloat16 has: what is left to differ are its sums.
+    # Inputs and weights that bfloat16 represents exactly, so that only its sums can differ.
     x_1CHW = _drawn(1, *size).requires_grad_()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -75,10 +78,10 @@ def measure(layer: Layer, apply: Apply = apply) -> dict[str, float | None]:
         y_NCHW = apply(module, x_NCHW)
     torch.autograd.backward(y_NCHW, slope_NCHW.to(y_NCHW.dtype))
     found = [y_NCHW.detach(), x_NCHW.grad, *(parameter.grad for parameter in module.parameters())]
-    # What a kernel wrote beyond its memory is noticed when memory is next asked for.
+    # If a kernel wrote beyond its memory, the next allocations crash.
     poison()
     errors = [
-        # A kernel's gradient sums over the images; output and input have them side by side.
+        # The gradients by kernel and bias are sums over the images; output and input gradient are per image.
         _error(one, other, 1 if place < 2 else images)
         for place, (one, other) in enumerate(zip(found, truth, strict=True))
     ]
@@ -87,19 +90,19 @@ def measure(layer: Layer, apply: Apply = apply) -> dict[str, float | None]:
 
 
 def poison(*tensors: Tensor) -> None:
-    """Free memory full of NaN: what tensors are made of next, so that what nobody writes is seen.
+    """Fills free memory with NaN, so that numbers which a kernel should write and doesn't show up in its result.
 
-    tensors: of the sizes that are asked for next; and twice the whole of them in one piece, for the large ones.
+    The blocks have the sizes of `tensors`, which are allocated next, and one is twice as large as all of them together.
     """
     numbers = [tensor.numel() for tensor in tensors]
     exact = [number // part for number in numbers for part in (1, 2) if number <= _SMALL[-1]]
-    spoilt = [torch.full((number,), math.nan) for number in (*_SMALL, *exact) for _ in range(4)]
-    spoilt.append(torch.full((2 * sum(numbers),), math.nan))
-    del spoilt
+    blocks = [torch.full((number,), math.nan) for number in (*_SMALL, *exact) for _ in range(4)]
+    blocks.append(torch.full((2 * sum(numbers),), math.nan))
+    del blocks
 
 
 def _drawn(*shape: int) -> Tensor:
-    """Of -1 to 1, in float32, with the digits that bfloat16 keeps."""
+    """Random float32 numbers from -1 to 1 that bfloat16 represents exactly."""
     return torch.empty(shape).uniform_(-1, 1).bfloat16().float()
 
 
@@ -108,7 +111,7 @@ def _error(found: Tensor | None, truth: Tensor | None, times: int) -> float:
         return math.nan
     largest = float(truth.abs().max()) * times
     difference = found.float()
-    # The largest of tensors that hold NaN is NaN.
+    # If a tensor holds NaN, its maximum is NaN.
     return float(difference.sub_(truth, alpha=times).abs_().max()) / (largest or 1.0)
 
 
@@ -117,7 +120,7 @@ def _finite(error: float) -> float | None:
 
 
 def main(layers: Path, results: Path, apply: Apply = apply) -> None:
-    """Tries every layer. apply: what is done with a layer; tests give one that is faulty."""
+    """Measures every layer and writes RESULTS.json. apply: applies a layer; tests pass a faulty one."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     found = [_in_a_child(layer, apply, results) for layer in json.loads(layers.read_text("utf-8"))]
     results.write_text(json.dumps(found), "utf-8")
@@ -127,7 +130,7 @@ def _in_a_child(layer: Layer, apply: Apply, results: Path) -> dict[str, Any]:
     found, said = results.with_suffix(".found"), results.with_suffix(".said")
     child = os.fork()
     if child == 0:
-        # Whoever stops waiting for this process leaves nothing behind for long, and a crash may leave a lock taken.
+        # An alarm ends this child if its parent is gone, or if a crash left a lock that it waits for.
         signal.alarm(MOST_SECONDS)
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         status = 1

@@ -113,23 +113,23 @@ def _description(weights: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _settings(weights: Path) -> tuple[Path, dict[str, Any]] | None:
-    """What was said of the network that a file of weights is of."""
+def _config_fields(weights: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The export.json or config.json beside a file of weights, and the config fields that it gives of the network."""
     described = _description(weights)
     if described is None:
         return None
     path, found = described
-    # An export says it of its network, a checkpoint in its config.
+    # An export has the network's fields under "network", a checkpoint under "config".
     return path, {**found.get("config", {}), **found.get("network", {})}
 
 
 def _check_standardise(config: Config) -> None:
-    """Raises InputError where an earlier run's weights are used to other images than config.standardise gives."""
-    described = _settings(weights_file(config.weights))
+    """Raises InputError if an earlier run trained the weights with another standardise than the config's."""
+    described = _config_fields(weights_file(config.weights))
     if described is None:
         return
-    path, settings = described
-    was = settings.get("standardise", config.standardise)
+    path, fields = described
+    was = fields.get("standardise", config.standardise)
     if was != config.standardise:
         raise InputError(
             f"standardise: {path} says that the weights were trained with {was!r}, got {config.standardise!r}: "
@@ -270,6 +270,6 @@ def _other_shape(path: Path, name: str, wanted: Tensor, found: dict[str, Tensor]
     widths = {"width": round(first[0] / 64, 6)}
     if "fc6.weight" in found:
         widths["fc_width"] = found["fc6.weight"].shape[0]
-    if described := _settings(path):  # to the last digit, which channels don't tell
+    if described := _config_fields(path):  # exact, where the channels were rounded
         widths |= {key: described[1][key] for key in widths if key in described[1]}
     return f"{place}: set {' and '.join(f'{key} = {value}' for key, value in widths.items())}, those of the weights"

@@ -1,9 +1,9 @@
-"""The course of a run as one PNG, as the source write-ups show it."""
+"""The learning curves of a run as one PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-# The object interface: pyplot would keep figures and settings for the whole process.
+# matplotlib's object interface, since pyplot keeps figures and options for the whole process.
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -38,7 +38,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def _panels(history: Sequence[dict[str, float]]) -> list[tuple[str, dict[str, str]]]:
-    """Title of each panel; label and measure of each line in it."""
+    """Title of each panel, and the label and metric of each line in it."""
     known = sorted({name for metrics in history for name in metrics})
     ious = {name.removeprefix("val/iou_"): name for name in known if name.startswith("val/iou_")}
     validation = {

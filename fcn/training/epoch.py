@@ -1,6 +1,6 @@
 """One pass over the training split.
 
-Legend of tensor names: N images of this rank's share, C channels, H W pixels.
+Tensor names: N images of this rank's shard of a batch, C channels, H W pixels.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from fcn.training.optimizer import bytes_to_allocate, learning_rate, set_learnin
 from fcn.training.state import RunState
 from fcn.training.step import BatchGradient
 
-# An epoch, and the loss of each of its batches so far, over all ranks; called once an epoch, of a failed one too.
+# Called once an epoch, a failed one included, with the epoch and the loss of each of its batches over all ranks.
 BatchLosses = Callable[[int, list[float]], None]
 
 
 class EpochTrainer:
-    """Takes a run's state from one epoch to the next."""
+    """Trains a run's state, one epoch at a time."""
 
     def __init__(
         self,
@@ -55,35 +55,35 @@ class EpochTrainer:
         if config.compile:
             self._compile_seconds = self._warm_up()
         else:
-            # A compiled network would be compiled for the two passes as well.
+            # Not for a compiled network, which would be compiled for the batch sizes of fit()'s two passes as well.
             self._gradient.fit(*config.image_size, to_allocate=bytes_to_allocate(state.optimizer))
 
     def _warm_up(self) -> float:
-        """Have the network compiled for each size of batch that an epoch has. Returns the seconds that it took."""
+        """Compiles the network for each size of this rank's shard in an epoch. Returns the seconds that it took."""
         started = time.perf_counter()
         size, last = self._config.batch_size, self._frame_count % self._config.batch_size
-        shares = {len(range(rank(), count, world_size())) for count in {min(size, self._frame_count), last}}
-        for share in sorted(shares - {0}):
-            self._gradient.warm_up(share, *self._config.image_size)
+        shards = {len(range(rank(), count, world_size())) for count in {min(size, self._frame_count), last}}
+        for shard in sorted(shards - {0}):
+            self._gradient.warm_up(shard, *self._config.image_size)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - started
 
     def run(self) -> dict[str, float]:
-        """The next epoch. Returns its metrics. Raises TrainingError where the run cannot continue."""
+        """Trains the next epoch and returns its metrics. Raises TrainingError if the run cannot continue."""
         state = self._state
         epoch = state.epoch + 1
-        # Read once an epoch: reading it at each step would wait for a GPU.
+        # On the device until the epoch's end: reading a loss at each step would wait for the GPU.
         losses = torch.zeros(len(self._batches), dtype=torch.float64, device=self._device)
         data_seconds, started = 0.0, time.perf_counter()
         batches = self._batches.epoch(epoch, train=True)
         for step in range(len(self._batches)):
             asked = time.perf_counter()
-            images_NCHW, target_NHW = self._share(batches)
+            images_NCHW, target_NHW = self._next_shard(batches)
             data_seconds += time.perf_counter() - asked
             losses[step] = self._step(epoch, step, images_NCHW, target_NHW)
             if self._device.type == "cpu" and world_size() == 1 and not math.isfinite(losses[step]):
-                # Looking costs nothing here, and the rest of the epoch is spared.
+                # On a CPU reading the loss costs nothing, and the rest of a failed epoch needn't be computed.
                 losses = losses[: step + 1]
                 break
         sum_over_ranks(losses)
@@ -107,8 +107,8 @@ class EpochTrainer:
             **({"time/compile_seconds": compiling} if self._config.compile else {}),
         }
 
-    def _share(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """This rank's part of the next batch: no images on a rank that failed."""
+    def _next_shard(self, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """This rank's shard of the next batch; without images if this rank failed."""
         local_failure = self._gradient.local_failure
         if local_failure.error is None:
             with local_failure.catch():
@@ -120,7 +120,7 @@ class EpochTrainer:
         )
 
     def _step(self, epoch: int, step: int, images_NCHW: Tensor, target_NHW: Tensor) -> Tensor:
-        """One update. Returns this rank's part of the loss before it, on the device."""
+        """Updates the weights once. Returns this rank's part of the loss before the update, on the device."""
         local_failure = self._gradient.local_failure
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ class EpochTrainer:
             if local_failure.error is None:
                 with local_failure.catch():
                     self._update(epoch, step)
-            # In each step a GPU would be waited for.
+            # On a GPU only in the first and the last step, since it waits until the GPU is done.
             if self._device.type == "cpu" or step in (0, len(self._batches) - 1):
                 raise_on_all_ranks(local_failure.error)
         except TrainingError as error:
@@ -147,7 +147,7 @@ class EpochTrainer:
         return learning_rate(self._config, (epoch - 1) * steps + step, steps)
 
     def _seeds(self, epoch: int, step: int, count: int) -> list[int]:
-        """One an image, from its position in the epoch: no matter on which rank, or what ran before."""
+        """A dropout seed for each image, from its position in the epoch: the same on any number of ranks."""
         first = step * self._config.batch_size + rank()
         return [image_seed(self._config.seed, epoch, first + place * world_size()) for place in range(count)]
 
@@ -160,28 +160,29 @@ class EpochTrainer:
 
 
 def image_seed(seed: int, epoch: int, position: int) -> int:
-    """63 bits, unrelated for neighbouring arguments."""
+    """A seed of 63 bits; those of neighbouring positions, epochs and seeds are unrelated."""
     digest = hashlib.blake2b(f"dropout {seed} {epoch} {position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 
 def balanced_weights(cache: Cache) -> Tensor:
-    """float32 (C,): the inverse of each class's share of the training split's valid pixels, over C.
+    """Class weights, float32 (C,): 1 / (classes present * the class's fraction of the training split's valid pixels).
 
-    The mean weight of a pixel is 1. A class without a pixel there gets 0: it is in no loss.
+    The mean weight of a valid pixel is 1. A class without a pixel in the training split gets the weight 0.
     """
     count = len(cache.dataset.classes)
     pixels = np.zeros(VOID + 1, np.int64)
     for index in cache.dataset.splits["train"]:
         pixels += np.bincount(cache.labels[index].ravel(), minlength=VOID + 1)
-    shares = torch.from_numpy(pixels[:count]).double()
-    present = shares > 0
-    weights = torch.where(present, shares.sum() / (present.sum() * shares.clamp_min(1)), 0.0)
+    per_class = torch.from_numpy(pixels[:count]).double()
+    present = per_class > 0
+    weights = torch.where(present, per_class.sum() / (present.sum() * per_class.clamp_min(1)), 0.0)
     return weights.float()
 
 
 def _compiled(model: nn.Module) -> nn.Module:
-    # What an earlier run in this process compiled counts against a limit, and would end in the plain network.
+    # torch limits how often a process may recompile, and past the limit runs the network uncompiled: forget what
+    # earlier runs in this process compiled.
     torch.compiler.reset()
     compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]
     return compiled

@@ -1,4 +1,4 @@
-"""Update rule and learning rate of a run."""
+"""The optimizer of a run and its learning rate."""
 
 import math
 from typing import Any
@@ -13,9 +13,10 @@ from fcn.model.fcn8s import FCN8s
 
 
 def build_optimizer(model: FCN8s, config: Config) -> Optimizer:
-    """Kernels that config.l2_on names decay by config.l2; other kernels and all biases don't.
+    """The optimizer of config.optimizer, with weight decay config.l2 on the kernels that config.l2_on names.
 
-    Adam and SGD add l2 * w, the gradient of l2 * sum(w^2) / 2; AdamW takes its share off the weights.
+    Biases and all other kernels don't decay. Adam and SGD add l2 * w, the gradient of l2 * sum(w^2) / 2, to the
+    gradient; AdamW instead subtracts learning_rate * l2 * w from the weights.
     """
     decoder = {id(layer.weight) for layer in model.decoder()}
     decayed: list[nn.Parameter] = []
@@ -35,7 +36,7 @@ def build_optimizer(model: FCN8s, config: Config) -> Optimizer:
 
 
 def bytes_to_allocate(optimizer: Optimizer) -> int:
-    """What the optimizer's state will take when its first step has been made; 0 after it."""
+    """Bytes that the optimizer's state will take from its first step on; 0 if it has been allocated."""
     if optimizer.state:
         return 0
     tensors = 1 if isinstance(optimizer, torch.optim.SGD) else 2
@@ -44,7 +45,7 @@ def bytes_to_allocate(optimizer: Optimizer) -> int:
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """For a step counted from 0 over the whole run: a linear rise, then config.schedule."""
+    """The learning rate at a step, counted from 0 over the whole run: linear warm-up, then config.schedule."""
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -63,12 +64,12 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
 
 
 def optimizer_state(optimizer: Optimizer, model: FCN8s) -> dict[str, dict[str, Any]]:
-    """By parameter name, so that a run may resume with another config."""
+    """The optimizer's state by parameter name, so that a run may resume with another config."""
     return {name: dict(optimizer.state[p]) for name, p in model.named_parameters() if p in optimizer.state}
 
 
 def restore_optimizer(optimizer: Optimizer, model: FCN8s, state: dict[str, dict[str, Any]]) -> None:
-    """Raises InputError where the state is of another rule or another network."""
+    """Puts the result of optimizer_state() back. Raises InputError if a shape doesn't fit the network."""
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or name not in state:
             continue

@@ -1,6 +1,6 @@
 """Training: one run from its config to its last epoch, on one device or on all ranks of torch.distributed.
 
-`python -m fcn train` is train.py; a tuner calls prepare() and train() here.
+`python -m fcn train` (cli/train.py) and a tuner both call prepare() and train().
 """
 
 import math
@@ -25,31 +25,32 @@ from fcn.training.epoch import BatchLosses, EpochTrainer
 from fcn.training.snapshot import Snapshot
 from fcn.training.state import RunState
 
-# Metrics of an epoch by name, and on rank 0 what its checkpoint can be written from. Called by every rank.
-# It may raise SystemExit to end the run.
+# Called on every rank after each epoch, with the epoch's metrics by name and, on rank 0 only, the snapshot that its
+# checkpoint can be written from. It may raise SystemExit to end the run.
 Report = Callable[[dict[str, float], Snapshot | None], None]
 
 _EPOCH_METRICS = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
-# Of these, checkpoint_seconds is what training waited for the report of the epoch before: above all its checkpoint.
-# epoch_seconds: of the wall clock, since the metrics of the epoch before were there, or since train() began.
+# checkpoint_seconds: how long the previous epoch's report() took, most of it for writing the checkpoint.
+# epoch_seconds: wall-clock time since the previous epoch's metrics, or since train() was called.
 _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
 
 
 @dataclass(frozen=True)
 class Prepared:
     summary: str  # one line: frames, size, classes, split
-    metrics: tuple[str, ...]  # what train will report
-    warnings: tuple[str, ...] = ()  # what a person should know of data, weights and this machine's arithmetic
-    data: Mapping[str, str] = field(default_factory=dict)  # what tells these pixels and this split from others
+    metrics: tuple[str, ...]  # names of the metrics that train() will report
+    warnings: tuple[str, ...] = ()  # sentences for a person: on the data, the weights, this machine's precision
+    data: Mapping[str, str] = field(default_factory=dict)  # identifies the pixels and the split: fingerprint, counts
 
 
 def prepare(
     config: Config, progress: Callable[[int, int], None] | None = None, *, device: torch.device | None = None
 ) -> Prepared:
-    """Everything that can go wrong before training goes wrong here: reads every file, fetches the weights.
+    """Reads every frame and fetches the weights, so that mistakes in them are found before training starts.
 
-    progress: called with (frames done, frames in all) while pixels are decoded. device: what train() will get; on a CPU
-    that computes in bfloat16 the layers are tried in it, so that trials find the result. Raises InputError.
+    progress: called with (frames done, frames in all) while frames are decoded. device: the one that train() will get.
+    On a CPU with bfloat16, the network's layers are tested in it, and runs that follow find the result. Raises
+    InputError.
     """
     fetch_weights(config)
     cache = open_cache(config, progress)
@@ -81,12 +82,12 @@ def train(
     device: torch.device | None = None,
     batch_losses: BatchLosses | None = None,
 ) -> None:
-    """Trains to config.epochs, or until early_stop_epochs bring no better val/mean_iou, or report ends it.
+    """Trains until config.epochs, or config.early_stop_epochs epochs without a better val/mean_iou, or report ends it.
 
-    resume_from: a checkpoint with resume/; the run ends with the weights of an unbroken one.
-    batch_losses: called before report with the epoch and the loss of each of its batches.
-    Leaves nothing behind in the process: no random state, no changed option of torch.
-    Raises InputError before the first step; then TrainingError: loss not finite, out of memory.
+    resume_from: a checkpoint with resume/; the resumed run ends with the same weights as one without a break.
+    batch_losses: called before report, with the epoch and the loss of each of its batches.
+    Changes no random state and no option of torch in the process.
+    Raises InputError before the first step; after it TrainingError, if the loss isn't finite or memory runs out.
     """
     epoch_started = time.perf_counter()
     device = device or default_device()
@@ -121,7 +122,7 @@ def train(
 def _validate(
     state: RunState, cache: Cache, config: Config, device: torch.device
 ) -> tuple[dict[str, float], dict[int, Tensor]]:
-    """Metrics of the validation split; and what is predicted for its fixed frames, by their index."""
+    """Metrics of the validation split, and the classes predicted for the frames that are shown, by their index."""
     started = time.perf_counter()
     frames, shown = cache.dataset.splits["val"], shown_positions(cache, config)
     masks: dict[int, Tensor] = {}
@@ -140,13 +141,13 @@ def _validate(
         raise TrainingError(f"epoch {state.epoch}: {error}") from None
     finally:
         state.model.train()
-    # Best so far, not last: road IoU dips for an epoch and recovers.
+    # Early stopping compares with the best score so far, not the last: road IoU can dip for an epoch and recover.
     state.record_score(metrics.get("val/mean_iou", -math.inf))
     return metrics | {"time/evaluation_seconds": time.perf_counter() - started}, masks
 
 
 def shown_positions(cache: Cache, config: Config) -> set[int]:
-    """Positions in the validation split that are shown with each checkpoint: spread evenly, and of rank 0's share."""
+    """Positions in the validation split whose predictions go into each checkpoint: spread evenly, all on rank 0."""
     count = len(cache.dataset.splits["val"])
     masks = min(config.masks, count)
     middles = [(2 * place + 1) * count // (2 * masks) for place in range(masks)]

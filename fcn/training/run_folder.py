@@ -1,10 +1,12 @@
-"""The folder of one run of `fcn train`: its checkpoints, its metrics, its curves.
+"""The output folder of one run of `fcn train`: its checkpoints, metrics and curves.
 
-What lies there is whole after a kill at any moment, and of the run that continues there, not of one before it:
+After a kill at any moment every file in it is complete, and belongs to the run that can be resumed there:
 
-- best/ never stands without last/. The first last/ is written before the first best/, which is then a copy of it.
-- After that best/ is written first: its epoch may be one that last/ lacks, and is then trained again.
-- A run without validation has no best/: nothing tells which epoch it is.
+- There is no best/ without last/. The first last/ is written before the first best/; if a kill comes between the two,
+  resuming copies last/ to best/.
+- From then on best/ is written before last/. After a kill best/ may be of a later epoch than last/, and resuming trains
+  that epoch again.
+- A run without validation has no best/, for it has no score to choose it by.
 """
 
 import json
@@ -24,12 +26,12 @@ from fcn.training.curves import draw_curves
 from fcn.training.samples import drop_samples_after
 from fcn.training.snapshot import Snapshot, SnapshotCopy
 
-BEST_METRIC = "val/mean_iou"  # the metric that best/ is the best of
-_WRITE_INTERVAL_FACTOR = 50  # times as long as it took to write a checkpoint, until the next is written
+BEST_METRIC = "val/mean_iou"  # best/ is the epoch where it is highest
+_WRITE_INTERVAL_FACTOR = 50  # the pause after writing a checkpoint, in multiples of the time that writing took
 
 
 class RunFolder:
-    """What a run leaves behind. Only rank 0 writes."""
+    """Reads and writes the folder. Used on rank 0 only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +45,7 @@ class RunFolder:
         self._next_write = 0.0
 
     def tidy(self) -> None:
-        """Ends or removes what a killed run was writing. Raises InputError."""
+        """Completes or removes what a killed run was writing. Raises InputError if the folder can't be written."""
         try:
             checkpoint.recover(self.last)
             checkpoint.recover(self.best)
@@ -53,7 +55,7 @@ class RunFolder:
             raise self._cannot_write(error) from error
 
     def start(self, *, resume: bool) -> Checkpoint | None:
-        """The checkpoint to resume from; None: a new run. Raises InputError where the folder is another run's."""
+        """The checkpoint to resume from, or None for a new run. Raises InputError if another run is in the folder."""
         if self.last.exists():
             if not resume:
                 raise InputError(f"{self.path} holds a run already: add --resume to continue it, or choose another")
@@ -66,9 +68,9 @@ class RunFolder:
         return None
 
     def open(self, start: Checkpoint | None, config: Config) -> None:
-        """Makes the folder of a run that resumes after `start`, and takes out what is of later epochs or other runs.
+        """Makes the folder, and removes from its files what is of epochs after `start` or of an earlier run.
 
-        Raises InputError where it can't be written.
+        Raises InputError if it can't be written.
         """
         self._validates = config.val_fraction > 0
         try:
@@ -88,7 +90,7 @@ class RunFolder:
 
     def _open_best(self, start: Checkpoint, config: Config) -> None:
         best = checkpoint.load(self.best) if self.best.exists() else None
-        # With another config an epoch that last/ lacks will not be trained again as it was.
+        # If best/ is of a later epoch than last/, another config will not train that epoch to the same weights.
         if best is None or (best.epoch > start.epoch and best.config != config):
             self._copy_last_to_best()
             best = checkpoint.load(self.best)
@@ -100,7 +102,7 @@ class RunFolder:
         checkpoint.replace(partial, self.best)
 
     def keep(self, metrics: dict[str, float], snapshot: Snapshot) -> None:
-        """Takes an epoch in; writes its checkpoint if it is time to."""
+        """Appends the epoch's metrics, and writes its checkpoint unless the last one was written a short time ago."""
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
         self._unwritten = snapshot
@@ -111,17 +113,20 @@ class RunFolder:
             self.write_last()
 
     def keep_batch_losses(self, epoch: int, losses: Sequence[float]) -> None:
-        """Takes in the loss of each batch of an epoch, a line a batch; one that isn't finite is null."""
+        """Appends a line for each batch of an epoch with its loss; null if the loss isn't finite."""
         with self.batch_losses.open("a", encoding="utf-8") as file:
             for step, loss in enumerate(losses, start=1):
                 file.write(json.dumps({"epoch": epoch, "step": step, "loss": loss if isfinite(loss) else None}) + "\n")
 
     def write_last(self) -> None:
-        """The newest epoch's checkpoint, if training has not continued since; with it, the best's."""
+        """Writes last/, the newest epoch's checkpoint, and best/, each unless it is written already.
+
+        May only be called between two epochs, while the snapshot that keep() got is valid.
+        """
         if self._unwritten is None:
             return
         started = time.monotonic()
-        # In this order: whatever a kill leaves undone, the epoch is run again and done again.
+        # best/ first: if a kill comes before last/ is written, resuming trains this epoch again and writes both.
         self.write_best()
         self._write(self._unwritten.copy(resume=True), self.last)
         self._unwritten = None
@@ -129,7 +134,7 @@ class RunFolder:
         self._next_write = time.monotonic() + _WRITE_INTERVAL_FACTOR * (time.monotonic() - started)
 
     def write_best(self) -> None:
-        """The best epoch's checkpoint, if it isn't written yet and there is a last/ beside it."""
+        """Writes best/, the best epoch's checkpoint, unless it is written already or there is no last/ yet."""
         if self._unwritten_best is not None and self.last.exists():
             self._write(self._unwritten_best, self.best)
             self._unwritten_best = None
@@ -140,15 +145,15 @@ class RunFolder:
         checkpoint.replace(partial, target)
 
     def _partial(self, target: Path) -> Path:
-        """Where a checkpoint is made before it takes the place of another: tidy() removes it after a kill."""
+        """Where a checkpoint is written before it replaces the old one. tidy() removes it after a kill."""
         return self.path / f"{files.PARTIAL_PREFIX}{target.name}"
 
     def metrics(self) -> list[dict[str, float]]:
-        """Those of each epoch so far."""
+        """The metrics of each epoch so far."""
         return _lines(self.history)
 
     def draw(self) -> None:
-        """The curves of all epochs so far, if there are any."""
+        """Draws the curves of all epochs so far, if there are any."""
         if metrics := self.metrics():
             with files.atomic_write(self.curves, durable=False) as partial:
                 draw_curves(metrics, partial)
@@ -165,13 +170,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except ValueError:
-            # The line that a kill cut off.
+            # The last line, cut off by a kill.
             break
     return found
 
 
 def _drop_lines_after(epoch: int, path: Path) -> None:
-    """Of a file with a JSON object a line, each with its epoch; makes the file."""
+    """Removes the lines of later epochs from a file of JSON lines, each with "epoch". Makes a missing file."""
     kept = [json.dumps(line) + "\n" for line in _lines(path) if line["epoch"] <= epoch]
     with files.atomic_write(path, durable=True) as partial:
         partial.write_text("".join(kept), "utf-8")

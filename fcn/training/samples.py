@@ -1,4 +1,4 @@
-"""What a run makes of the same images as it learns: overlays of them after chosen epochs.
+"""Overlays of the same images after chosen epochs, which show how a run learns.
 
 FOLDER/epoch-0010/NAME.png    after epoch 10, at the images' native resolution
 """
@@ -19,14 +19,14 @@ _IMAGES_AT_ONCE = 8
 
 
 class Samples:
-    """Of one run. They never change or end it: an image that can't be read or written is reported and left out."""
+    """The sample images of one run. One that can't be read or written is reported and left out; the run goes on."""
 
     def __init__(
         self, paths: Sequence[Path], epochs: frozenset[int] | None, folder: Path, warn: Callable[[str], None]
     ) -> None:
-        """paths: images, and folders of them at any depth. epochs: None is the last one, whichever that will be.
+        """paths: images, and folders with images at any depth. epochs: those to write overlays after; None: the last.
 
-        warn: gets a sentence for what is left out. Raises InputError for a path that has no images.
+        warn: called with a sentence for each image that is left out. Raises InputError for a path without images.
         """
         self._folder, self._epochs, self._warn = folder, epochs, warn
         self._jobs, problems, left_out = plan(paths, folder, frames_as_images=True)
@@ -37,12 +37,12 @@ class Samples:
             warn(note)
 
     def after(self, snapshot: Snapshot) -> None:
-        """Writes those of the epoch that has just ended, if it is one of the chosen."""
+        """Writes the overlays of the epoch that has just ended, if it is one of the chosen epochs."""
         if self._epochs is not None and snapshot.epoch in self._epochs:
             self._take(snapshot)
 
     def at_the_end(self, snapshot: Snapshot) -> None:
-        """Writes those of the run's last epoch, if no epochs were chosen."""
+        """Writes the overlays of the run's last epoch, if no epochs were chosen."""
         if self._epochs is None:
             self._take(snapshot)
 
@@ -68,7 +68,7 @@ def drop_samples_after(epoch: int, folder: Path) -> None:
 
 
 def chosen_epochs(text: str, last: int) -> frozenset[int]:
-    """ "1,10,50" as numbers. Raises InputError for what is no epoch of a run that has so many."""
+    """Epochs as in "1,10,50". Raises InputError for one that isn't from 1 to `last`, the run's last epoch."""
     epochs = [part.strip() for part in text.split(",")]
     for part in epochs:
         if not part.isdecimal() or not 1 <= int(part) <= last:

@@ -1,6 +1,6 @@
-"""What a checkpoint is written from: a run at the end of an epoch, and a copy of it that outlives the next epoch.
+"""What a checkpoint is written from: a run's state after an epoch, and a copy of it that stays as training continues.
 
-Copying takes a moment, writing takes seconds: so a checkpoint can be written beside training, or not at all.
+Copying is fast and writing takes seconds: a copy can be written while the next epoch trains, or be dropped.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ from fcn.training.state import RunState
 
 
 class Snapshot:
-    """Of a run between two epochs: valid until training continues."""
+    """A run's state between two epochs. Valid until training continues."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Snapshot:
         config: Config,
         device: torch.device,
     ) -> None:
-        """masks: uint8 (H, W), the classes predicted for the frames to show, by the frames' index."""
+        """masks: for each frame to be shown, by its index, the predicted classes, uint8 (H, W)."""
         self._state, self._metrics, self._masks = state, dict(metrics), dict(masks)
         self._cache, self._config, self._device = cache, config, device
 
@@ -55,7 +55,7 @@ class Snapshot:
 
     @contextmanager
     def predictor(self) -> Iterator[Predictor]:
-        """Overlays of any frames by the network as it is now, in the precision of the run; it is not changed."""
+        """Predicts overlays of any images with the present network, in the run's precision. Changes nothing."""
         state, config, dataset = self._state, self._config, self._cache.dataset
         mean, std = normalisation(config).mean, normalisation(config).std
         model = FromPixels(state.model, mean, std).to(self._device)
@@ -85,7 +85,10 @@ class Snapshot:
             state.model.train()
 
     def copy(self, *, resume: bool) -> "SnapshotCopy":
-        """What training is about to change, copied. resume: with what resuming needs, three times as much memory."""
+        """A copy of what the next epoch changes. resume: with the optimizer's state, which resuming needs.
+
+        With the optimizer's state a copy takes up to three times as much memory.
+        """
         state = self._state
         weights = dict(state.model.state_dict())
         trainer_state = state.trainer_state(self._config) if resume else None
@@ -105,20 +108,20 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class SnapshotCopy:
-    """Can be written at any time, in any thread, while training continues."""
+    """A copied snapshot, which can be written at any time and from any thread while training continues."""
 
     epoch: int
     metrics: dict[str, float]
-    masks: dict[int, Tensor]  # made anew in each epoch, so not copied
+    masks: dict[int, Tensor]  # not copied: each epoch makes new ones
     weights: dict[str, Tensor]
     trainer_state: dict[str, Any] | None
-    copied: Any  # on a GPU, the event after which the tensors are whole
+    copied: Any  # on a GPU, the event after which the tensors hold the copy; None on a CPU
     cache: Cache
     config: Config
     device: torch.device
 
     def write(self, directory: Path) -> None:
-        """Makes a whole checkpoint directory. Raises TrainingError where the disk is full."""
+        """Writes a complete checkpoint directory. Raises TrainingError if the disk is full."""
         dataset = self.cache.dataset
         checkpoint.save(
             directory,
@@ -138,12 +141,12 @@ class SnapshotCopy:
         )
 
     def write_images(self, directory: Path) -> None:
-        """Only the images: directory/NAME.png."""
+        """Writes the images only, as directory/NAME.png."""
         for name, image in self._images().items():
             image.save(directory / f"{name}.png")
 
     def _images(self) -> dict[str, Image.Image]:
-        """What the network makes of the same validation frames, by name."""
+        """Images of the predictions for the frames to be shown, by the frame's name."""
         dataset, images, labels = self.cache.dataset, self.cache.images, self.cache.labels
         return {
             dataset.frames[index].name.replace("/", "_"): side_by_side(
@@ -155,7 +158,7 @@ class SnapshotCopy:
     def _on_host(self, value: Any) -> Any:
         if self.copied is None:
             return value
-        # Beside the kernels of training, which run on the default stream.
+        # On a stream of its own, so that the copy doesn't wait for training, which uses the default stream.
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_event(self.copied)
         with torch.cuda.stream(stream):
@@ -163,7 +166,7 @@ class SnapshotCopy:
 
 
 def _event(device: torch.device) -> Any:
-    """All work queued on the GPU so far is done when it comes; None on a CPU."""
+    """An event that is reached when all work queued on the GPU so far is done; None on a CPU."""
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -172,14 +175,17 @@ def _event(device: torch.device) -> Any:
 
 
 def _copier(device: torch.device, needed: int) -> Callable[[Tensor], Tensor]:
-    """On a GPU a copy stays there, which takes a millisecond, if there is room enough for that and for training."""
-    if device.type == "cuda" and memory.gpu_memory(device).spare < 2 * needed:
+    """How to copy a tensor: on its device, which takes a millisecond, or to the host if the GPU has too little memory.
+
+    needed: bytes of all tensors. Twice as many must be free, so that training still fits beside the copy.
+    """
+    if device.type == "cuda" and memory.gpu_memory(device).headroom < 2 * needed:
         return lambda tensor: tensor.detach().cpu()
     return lambda tensor: tensor.detach().clone()
 
 
 def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A nested dictionary with each tensor changed."""
+    """The value, a tensor or nested dictionaries of them, with `change` applied to each tensor."""
     if isinstance(value, Tensor):
         return change(value)
     return {key: _each_tensor(part, change) for key, part in value.items()} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""All that a run carries from one epoch to the next, and how it goes into a checkpoint and out of it."""
+"""The state that a run carries from one epoch to the next, and how a checkpoint stores and restores it."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from fcn.training.optimizer import build_optimizer, optimizer_state, restore_opt
 
 @dataclass
 class RunState:
-    """Nothing random is kept: order, augmentation and dropout follow from (seed, epoch, position)."""
+    """Holds no random state: order, augmentation and dropout follow from (seed, epoch, position)."""
 
     model: FCN8s
     optimizer: Optimizer
@@ -29,7 +29,7 @@ class RunState:
 
     @classmethod
     def start(cls, config: Config, classes: tuple[str, ...], device: torch.device) -> Self:
-        """Raises InputError where the first weights can't be had or don't fit."""
+        """A new run. Raises InputError if the initial weights can't be loaded or don't fit the network."""
         model = _on_device(build_model(config, len(classes)), config, device)
         return cls(
             model=model,
@@ -42,9 +42,9 @@ class RunState:
 
     @classmethod
     def resume(cls, config: Config, classes: tuple[str, ...], device: torch.device, directory: Path) -> Self:
-        """The config may differ from the checkpoint's, but not the network and not the optimizer.
+        """The run of a checkpoint. The config may differ from the checkpoint's, except in network and optimizer.
 
-        Raises InputError where they do, or where the checkpoint has lost what resuming needs.
+        Raises InputError if these differ, or if the checkpoint lacks what resuming needs.
         """
         loaded = checkpoint.load(directory)
         _check_same_network(loaded, config, classes)

@@ -1,6 +1,6 @@
-"""The gradient of a whole batch, whatever part of it fits into memory at once.
+"""The gradient of a whole batch, however few of its images fit into memory at once.
 
-Legend of tensor names: N images of this rank's share, C classes, H W pixels.
+Tensor names: N images of this rank's shard of the batch, C classes, H W pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from fcn.model.precision import autocast
 
 
 class BatchGradient:
-    """Leaves in each parameter's .grad the gradient of the mean loss over the valid pixels of a global batch.
+    """Computes the gradient of the mean loss over the valid pixels of a global batch, into each parameter's .grad.
 
     network: the model itself or a compiled form of it.
     class_weights: float32 (C,) on the device, or None.
     micro_batch: images at once; halved, and the batch repeated, when the device runs out of memory.
-    alone: keeps what fails on one of several ranks, which gives zeros from then on, so that the others' collectives
-    end; whoever calls take() has the ranks agree() on it.
+    local_failure: keeps an exception of this rank if there are others. From then on this rank's gradients are zero, so
+    that the others' collectives end. The caller of take() passes local_failure.error to raise_on_all_ranks().
     """
 
     def __init__(
@@ -45,64 +45,64 @@ class BatchGradient:
         self.local_failure = LocalFailure()
 
     def fit(self, height: int, width: int, to_allocate: int) -> None:
-        """On a GPU, lower micro_batch to what two small passes say will fit, so that few steps are repeated.
+        """On a GPU, lowers micro_batch to what two small passes predict will fit, so that few steps are repeated.
 
-        to_allocate: bytes that the run will allocate later, its optimizer's state.
+        to_allocate: bytes that the run will allocate later, for the optimizer's state.
         """
         if self._device.type == "cuda" and self.micro_batch > 2:
-            room = memory.gpu_memory(self._device).room - to_allocate
-            at_most = memory.largest_batch(lambda count: self._peak(count, height, width), room)
+            available = memory.gpu_memory(self._device).available - to_allocate
+            at_most = memory.largest_batch(lambda count: self._peak(count, height, width), available)
             self.micro_batch = min(self.micro_batch, at_most)
 
     def warm_up(self, count: int, height: int, width: int) -> None:
-        """A pass over so many black images, of which nothing stays."""
+        """A forward and backward pass over `count` black images, whose gradients are dropped."""
         images_NCHW = torch.zeros(count, 3, height, width, device=self._device)
         if self._device.type == "cuda":
             images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         target_NHW = torch.zeros(count, height, width, dtype=torch.int64, device=self._device)
-        # Of no whole batch: ranks warm up on different numbers, so nothing may be summed over them.
+        # _try() and not take(): ranks warm up on different counts, so nothing may be summed over them.
         self._try(images_NCHW, target_NHW, [0] * count, torch.ones((), device=self._device))
         for parameter in self._parameters:
             parameter.grad = None
 
     def _peak(self, count: int, height: int, width: int) -> int:
-        """Bytes allocated at most in a pass of so many images."""
+        """Peak of the allocated bytes in a pass of `count` images."""
         torch.cuda.reset_peak_memory_stats(self._device)
         self.warm_up(count, height, width)
         return torch.cuda.max_memory_allocated(self._device)
 
     def take(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int]) -> Tensor:
-        """seeds: of each image's dropout. Returns this rank's part of the loss, a scalar on the device.
+        """Computes the gradient of one batch. Returns this rank's part of the loss, a scalar on the device.
 
-        The sum of the parts over all ranks is the loss. Raises TrainingError where one image doesn't fit, unless there
-        are other ranks: see alone.
+        seeds: one an image, for its dropout. The loss is the sum of the parts over all ranks. Raises TrainingError if
+        not even one image fits into memory; with several ranks the error is kept in local_failure instead.
         """
         weight_sum = self._weight_sum(target_NHW)
         loss = torch.zeros((), device=self._device)
         if self.local_failure.error is None:
             with self.local_failure.catch():
-                loss = self._share(images_NCHW, target_NHW, seeds, weight_sum)
+                loss = self._of_shard(images_NCHW, target_NHW, seeds, weight_sum)
         gradients = []
         for parameter in self._parameters:
             if parameter.grad is None or self.local_failure.error is not None:
-                # An empty share of a short batch, or a rank that failed.
+                # This rank's shard of a short batch is empty, or this rank failed.
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
-        # After the backward pass, not during it: a rank that repeats its share must not leave others waiting.
+        # After the backward pass, not during it: a rank that repeats its shard must not repeat the collective.
         sum_over_ranks(*gradients)
         return loss
 
-    def _share(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int], weight_sum: Tensor) -> Tensor:
-        """This rank's part of the loss and of the gradient, in as many passes as its memory wants. No collectives."""
+    def _of_shard(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int], weight_sum: Tensor) -> Tensor:
+        """This rank's part of the loss and the gradient, in as many passes as its memory needs. No collectives."""
         while True:
             loss = self._try(images_NCHW, target_NHW, seeds, weight_sum)
             if loss is not None:
                 return loss
-            # Out here the failed attempt's activations are gone.
+            # Not in _try(), where the failed attempt's activations still take memory.
             self._halve(images_NCHW)
 
     def _try(self, images_NCHW: Tensor, target_NHW: Tensor, seeds: Sequence[int], weight_sum: Tensor) -> Tensor | None:
-        """None: out of memory."""
+        """This rank's part of the loss; None if memory ran out."""
         for parameter in self._parameters:
             parameter.grad = None
         loss = torch.zeros((), device=self._device)
@@ -130,14 +130,17 @@ class BatchGradient:
         )
 
     def _weight_sum(self, target_NHW: Tensor) -> Tensor:
-        """The whole batch's, over all ranks: means of parts would weigh images with much void too heavily."""
+        """The summed weight of the valid pixels of the batch, over all ranks.
+
+        The loss is divided by it once: a mean of the parts' means would weigh images with many void pixels too much.
+        """
         valid = target_NHW != VOID
         if self._class_weights is None:
             weight_sum = valid.sum().float()
         else:
             weight_sum = (self._class_weights[torch.where(valid, target_NHW, 0)] * valid).sum()
         sum_over_ranks(weight_sum)
-        # A batch of void alone has the loss 0 and the gradient 0.
+        # A batch of void pixels only has the loss 0 and the gradient 0.
         return torch.where(weight_sum > 0, weight_sum, 1)
 
     def _halve(self, images_NCHW: Tensor) -> None:

@@ -295,7 +295,7 @@ def test_a_trial_with_a_small_share_of_a_gpu_streams_what_a_whole_gpu_keeps() ->
     device = torch.device("cuda", torch.cuda.current_device())
     size = (1024, 2048)
     cache = make_cache(8, size)
-    fraction = 4 * cache.nbytes / memory.gpu_memory(device).spare
+    fraction = 4 * cache.nbytes / memory.gpu_memory(device).headroom
     config = configure(image_size=size, batch_size=4, gpu_cache_fraction=fraction)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.set_per_process_memory_fraction(0.1, device)
