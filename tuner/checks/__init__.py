@@ -1,4 +1,4 @@
-"""What is checked of a Ray and of its nodes, before a study uses them.
+"""Checks of a Ray and of its nodes, before a study uses them.
 
 Nothing here imports the driver.
 """

@@ -1,7 +1,7 @@
-"""Whether a node can run a study's trials: this file's functions run there, before the node's first trial.
+"""Checks on a node whether it can run a study's trials; runs there before the node's first trial.
 
-Ray gets them by value (nodes.py), since the node may lack this package: nothing but the standard library is imported
-before it is known that the node has the same packages as the driver.
+The functions are sent by value (nodes.py), since the node may lack this package. So only the standard library is
+imported until it is known that the node has the driver's packages.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 
 MARKER = "shared.txt"
-"""In the study's storage: a random token, which a node must be able to read there."""
+"""A file in the study's storage with a random token: a node that reads the token has the same storage."""
 LIBRARIES = ("ray", "torch")
 _SHARING_SECONDS = 10.0  # a network file system may show a new file late
 
 
 def software(workload: str) -> dict[str, str]:
-    """What must be the same on all nodes: versions, and of this package and the workload, the code itself."""
+    """What must be equal on all nodes: versions, and hashes of the code of this package and of the workload."""
     found = {"Python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -32,19 +32,19 @@ def software(workload: str) -> dict[str, str]:
 
 
 def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None:
-    """Why this node can't run trials, in one sentence; None if it can. Builds the node's cache of the data.
+    """Why this node can't run trials, in one sentence; None if it can. Also builds the node's cache of the data.
 
-    expected: the driver's `software`. study: pickled, the study's checked file, its storage, and the marker's token.
+    expected: the driver's `software`. study: pickled, the StudySpec, its Storage, and the token in MARKER.
     """
     found = software(workload)
     for what, version in expected.items():
         if found[what] == version:
             continue
         if found[what] == "none":
-            return f"{what} can't be imported there: install there what the driver's machine has"
+            return f"{what} isn't installed there: install the same packages as on the driver's machine"
         if what in ("tuner", workload):
-            return f"its code of {what} isn't the driver's: copy the same project there"
-        return f"{what} must be {version}, as the driver's, got {found[what]}: install that version there"
+            return f"the code of {what} there differs from the driver's: copy the driver's project there"
+        return f"{what} must be {version} as on the driver's machine, got {found[what]}: install that version there"
 
     from tuner.errors import StudyError
     from tuner.spec import workload as workloads
@@ -56,7 +56,7 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
         while storage.read_text(MARKER) != token:
             if time.monotonic() > until:
                 return (
-                    f"--storage {storage.uri} there isn't the driver's: "
+                    f"--storage {storage.uri} there isn't the folder that the driver uses: "
                     "mount the same folder on all nodes, or give a bucket"
                 )
             time.sleep(0.5)
@@ -67,7 +67,7 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
 
 
 def _code(package: str) -> str:
-    """A hash of a package's source files, "none" if there is no such package."""
+    """A hash of a package's source files; "none" if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""The nodes that a study runs on: each is checked before its first trial, and one that fails gets none."""
+"""The nodes that a study runs on. Each is checked before its first trial; a node that fails gets no trials."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _POLL_SECONDS = 2.0
 
 
 class Placement(NamedTuple):
-    """The answer to an attempt that wants to begin."""
+    """Whether an attempt of a trial may begin on the nodes that Ray gave it."""
 
     action: Action
     nodes: tuple[str, ...]
-    """The names of its nodes."""
+    """The nodes' names."""
 
 
 @dataclass
@@ -36,54 +36,54 @@ class _Node:
     id: str
     name: str
     check: Any
-    """Ray's reference of the check's result; None when that is known."""
+    """Ray's reference to the check's result; None if there is no check to wait for."""
     problem: str | None = None
     gone: bool = False
 
 
 class Nodes:
-    """A cluster's nodes, as a run of a study knows them. All methods but `placement` belong to one thread."""
+    """The nodes of a cluster and their checks. All methods but `placement` must be called in one thread."""
 
     def __init__(self, spec: StudySpec, study: Storage):
         self._spec = spec
         self._nodes: dict[str, _Node] = {}
         self._polled_at = -_POLL_SECONDS
-        # What a check would look at there has been looked at by this process.
-        self._here: str = ray.get_runtime_context().get_node_id()
+        # The driver's own node, which needs no check.
+        self._own_node: str = ray.get_runtime_context().get_node_id()
         token = secrets.token_hex(16)
         study.write_text(node_check.MARKER, token)
         self._expected = node_check.software(spec.workload)
         self._study = pickle.dumps((spec, study, token))
-        # By value: a node without this package must be able to run it.
+        # Sent by value, so that a node without this package can run it.
         cloudpickle.register_pickle_by_value(node_check)  # type: ignore[no-untyped-call]
-        # One call a process: what prepare has loaded isn't kept.
+        # One call for each process: the memory of the data that prepare loads is freed.
         self._task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(node_check.problem)
 
     def poll(self) -> list[Event]:
-        """What is new: nodes that were left out, or lost. Starts the check of nodes that have come."""
-        news: list[Event] = []
+        """Events of nodes that were left out or lost since the last call. Starts the checks of new nodes."""
+        events: list[Event] = []
         if time.monotonic() - self._polled_at > _POLL_SECONDS:
             self._polled_at = time.monotonic()
-            news += self._compare({node["NodeID"]: node for node in alive_nodes()})
+            events += self._compare({node["NodeID"]: node for node in alive_nodes()})
         for node in self._nodes.values():
             if node.check is not None and not node.gone and ray.wait([node.check], timeout=0)[0]:
                 node.problem, node.check = _result(node.check), None
                 if node.problem is not None:
-                    news.append(NodeLeftOut(time.time(), node.name, node.problem))
-        return news
+                    events.append(NodeLeftOut(time.time(), node.name, node.problem))
+        return events
 
     def _compare(self, alive: dict[str, dict[str, Any]]) -> list[Event]:
-        news: list[Event] = []
+        events: list[Event] = []
         for node in self._nodes.values():
             if not node.gone and node.id not in alive:
                 node.gone = True
-                news.append(NodeLost(time.time(), node.name))
+                events.append(NodeLost(time.time(), node.name))
         for id, found in alive.items():
-            # A head that takes no trials need not have the data.
+            # A head without CPUs and GPUs gets no trials, so it needs no data.
             if id not in self._nodes and (found["Resources"].get("CPU") or found["Resources"].get("GPU")):
-                check = None if id == self._here else self._check(id)
+                check = None if id == self._own_node else self._check(id)
                 self._nodes[id] = _Node(id, f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})", check)
-        return news
+        return events
 
     def _check(self, node: str) -> Any:
         there = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -91,7 +91,7 @@ class Nodes:
         return task.remote(self._expected, self._spec.workload, self._study)
 
     def placement(self, nodes: tuple[str, ...]) -> Placement:
-        """Whether an attempt may begin on these nodes, by their ids. Called in any thread."""
+        """Whether an attempt may begin on these nodes, given by their ids. May be called in any thread."""
         known = [self._nodes.get(id) for id in nodes]
         names = tuple(node.name if node else id for id, node in zip(nodes, known, strict=True))
         if any(node and node.problem for node in known):
@@ -111,22 +111,22 @@ class Nodes:
 
     @property
     def some_passed(self) -> bool:
-        """Whether a node can run trials, or could while it was there."""
+        """Whether at least one node has passed its check."""
         return any(node.check is None and node.problem is None for node in self._nodes.values())
 
     @property
     def none_left(self) -> bool:
-        """Whether there have been nodes, and each was left out."""
+        """Whether all nodes so far were left out; False if there were none."""
         return bool(self._nodes) and len(self.problems) == len(self._nodes)
 
     @property
     def problems(self) -> list[str]:
-        """Of each node that was left out: its name, and why."""
+        """Name and reason of each node that was left out."""
         return [f"{node.name}: {node.problem}" for node in self._nodes.values() if node.problem is not None]
 
 
 def this_machine(nodes: tuple[str, ...]) -> Placement:
-    """The answer in a study whose Ray is its own: all is on this machine, where `prepare` has run."""
+    """The placement where the study started its own Ray: on this machine, which needs no check."""
     return Placement(Action.CONTINUE, (socket.gethostname(),) * len(nodes))
 
 
@@ -141,6 +141,6 @@ def _result(check: Any) -> str | None:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """Ray's table of nodes, without those that have died."""
+    """Ray's records of the nodes that are alive."""
     table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in table if node["Alive"]]

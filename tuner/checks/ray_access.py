@@ -1,8 +1,7 @@
-"""How this process gets at a Ray: the token that it needs or doesn't, and what stands in the way, said in a sentence.
+"""Connecting to a Ray: whether it is reachable, and whether it requires a token. Raises one sentence where it fails.
 
-Ray decides about tokens by what it finds in the environment and in ~/.ray, which need not be so on the cluster: a
-driver that sends tokens to a cluster without them ends in a traceback, and so does the other way round. So the cluster
-is asked.
+Ray sends a token if it finds one in the environment or in ~/.ray, whether or not the cluster requires one. A mismatch
+ends in a traceback. So the cluster is asked first.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ig
 from tuner.errors import StudyError
 
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-_SECONDS = 10.0
-_ALIVE = 0  # of Ray's states of a node
-_OTHERWISE = (
+_TIMEOUT_SECONDS = 10.0
+_ALIVE = 0  # a node's state in Ray's protocol
+_ALTERNATIVE = (
     "run this command on a node of that Ray, or have it run there: "
     "python -m tuner submit STUDY_FILE --address http://HEAD:8265 --storage …"
 )
 
 
 @contextlib.contextmanager
-def own_token() -> Iterator[None]:
-    """A block in which a Ray that this process starts has a token of its own, which nobody finds on the disk.
+def private_token() -> Iterator[None]:
+    """A block in which a Ray that this process starts has a token of its own, which is never written to disk.
 
-    Ray would write one to ~/.ray/auth_token, and every Ray and driver of this user would take it from there.
+    Ray itself would write one to ~/.ray/auth_token, from where every Ray and driver of this user would read it.
     """
     if (os.environ.get(_MODE) or "token").lower() != "token":
         yield
@@ -46,64 +45,64 @@ def own_token() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reached(address: str) -> Iterator[str]:
-    """A block in which the Ray at this address can be connected to. Yields its address as HOST:PORT.
+def reachable(address: str) -> Iterator[str]:
+    """A block in which this process can connect to the Ray at an address. Yields the address as HOST:PORT.
 
-    Raises StudyError, in seconds, where that can't be.
+    Raises StudyError, within seconds, if it can't.
     """
     at = f"--address {address}"
     if "://" in address:
-        what = "the address of a Ray client" if address.startswith("ray://") else "no address that a node of it has"
-        raise StudyError(f"{at}: this is {what}, and HOST:PORT or auto is needed: {_OTHERWISE}")
+        what = "the address of a Ray client" if address.startswith("ray://") else "not the address of a node"
+        raise StudyError(f"{at}: this is {what}, and HOST:PORT or auto is needed: {_ALTERNATIVE}")
     try:
         found: str = services.canonicalize_bootstrap_address_or_die(address)
         host, _, port = found.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise StudyError(
             f"{at}: a running Ray is needed there, got: {str(error).splitlines()[0]}; start one with "
             "`ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
-    with _as_it_wants(at, found) as nodes:
-        _check_here(at, nodes)
+    with _matching_token_mode(at, found) as nodes:
+        _check_this_machine(at, nodes)
         yield found
 
 
 @contextlib.contextmanager
-def _as_it_wants(at: str, address: str) -> Iterator[list[str]]:
-    """A block in which this process sends a token if the cluster wants one, else none. Yields its nodes' addresses."""
+def _matching_token_mode(at: str, address: str) -> Iterator[list[str]]:
+    """A block in which this process sends a token only if the cluster requires one. Yields its nodes' addresses."""
     mode = (os.environ.get(_MODE) or "").lower()
     with _environment({_MODE: "disabled"}):
         nodes = _nodes(at, address)
         if nodes is not None:
             if mode == "token":
                 raise StudyError(
-                    f"{at}: {_MODE}=token asks for a Ray that wants a token, and this one doesn't: unset {_MODE}, or "
+                    f"{at}: {_MODE}=token is set, and that Ray has no tokens: unset {_MODE}, or "
                     "start that Ray with a token (`ray get-auth-token --generate` before `ray start`)"
                 )
             yield nodes
             return
     give = f"give its head's ~/.ray/auth_token: set {_TOKEN_FILE} to a copy of that file, or {_TOKEN}"
     if mode not in ("", "token"):
-        raise StudyError(f"{at}: that Ray wants a token, and {_MODE} is {mode}: unset {_MODE}, and {give}")
+        raise StudyError(f"{at}: that Ray requires a token, and {_MODE} is {mode}: unset {_MODE}, and {give}")
     with _environment({_MODE: "token"}):
         if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-            raise StudyError(f"{at}: that Ray wants a token, and there is none here: {give}")
+            raise StudyError(f"{at}: that Ray requires a token, and none is set here: {give}")
         nodes = _nodes(at, address)
         if nodes is None:
-            raise StudyError(f"{at}: that Ray wants another token than the one that is here: {give}")
+            raise StudyError(f"{at}: that Ray rejects the token that is set here: {give}")
         yield nodes
 
 
 def _nodes(at: str, address: str) -> list[str] | None:
-    """The addresses of a cluster's nodes that are alive; None if it wants a token, or another one."""
+    """The addresses of a cluster's live nodes; None if it rejects this process's token or requires one."""
     try:
-        # Ray's library would ask for most of a minute.
+        # Ray's own client would retry for most of a minute.
         with init_grpc_channel(address) as channel:
-            grpc.channel_ready_future(channel).result(timeout=_SECONDS)
-        # And it writes to the standard error itself when it isn't let in.
+            grpc.channel_ready_future(channel).result(timeout=_TIMEOUT_SECONDS)
+        # Ray's C++ code writes to standard error if the token is rejected.
         with _silent_stderr():
-            found: dict[Any, Any] = GcsClient(address=address).get_all_node_info(timeout=_SECONDS)
+            found: dict[Any, Any] = GcsClient(address=address).get_all_node_info(timeout=_TIMEOUT_SECONDS)
     except ray.exceptions.AuthenticationError:
         return None
     except (grpc.FutureTimeoutError, ray.exceptions.RpcError, RuntimeError, OSError, TimeoutError):
@@ -114,15 +113,15 @@ def _nodes(at: str, address: str) -> list[str] | None:
     return [node.node_manager_address for node in found.values() if node.state == _ALIVE]
 
 
-def _check_here(at: str, nodes: list[str]) -> None:
-    """Raises StudyError if this machine is none of these nodes: Ray looks for a node here for more than a minute."""
+def _check_this_machine(at: str, nodes: list[str]) -> None:
+    """Raises StudyError if this machine isn't one of the nodes. Ray would search for a node here for over a minute."""
     here = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
     if here.isdisjoint(nodes) and not _raylet_of(nodes):
-        raise StudyError(f"{at}: this machine must be a node of that Ray (it has {', '.join(nodes)}): {_OTHERWISE}")
+        raise StudyError(f"{at}: this machine must be a node of that Ray (it has {', '.join(nodes)}): {_ALTERNATIVE}")
 
 
 def _raylet_of(nodes: list[str]) -> bool:
-    """Whether one of these nodes runs here under an address that no interface of this machine has."""
+    """Whether one of these nodes runs on this machine, under an address that none of its interfaces has."""
     wanted = {f"--node_ip_address={node}" for node in nodes}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -133,10 +132,10 @@ def _raylet_of(nodes: list[str]) -> bool:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """A block with other variables in the environment, which Ray's library has read already and must read again."""
+    """A block with these environment variables set. Has Ray reload them, since it read them when it was imported."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    _reread()
+    _reload_settings()
     try:
         yield
     finally:
@@ -144,10 +143,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        _reread()
+        _reload_settings()
 
 
-def _reread() -> None:
+def _reload_settings() -> None:
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 

@@ -21,7 +21,7 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.checks.nodes import alive_nodes
-from tuner.checks.ray_access import own_token, reached
+from tuner.checks.ray_access import private_token, reachable
 from tuner.driver import autoscaler, ray_cleanup
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
@@ -206,11 +206,11 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
     with contextlib.ExitStack() as stack:
         try:
             if address is None:
-                stack.enter_context(own_token())
+                stack.enter_context(private_token())
                 cpus, gpus = machine_capacity()
                 ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
             else:
-                found = stack.enter_context(reached(address))
+                found = stack.enter_context(reachable(address))
                 ray.init(address=found, runtime_env={"env_vars": _ENVIRONMENT}, **options)
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             what = f"--address {address}: that Ray can't be used" if address else "Ray does not start on this machine"

@@ -1,4 +1,4 @@
-"""Where a study's results come from: command, code, machine and data, written with the first event of each run."""
+"""The provenance of a study's results: command, code, machine and data, in the first event of each run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tuner import __version__
 from tuner.events.event import RunBegan
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets, without_secrets_in
 
-_PATIENCE_SECONDS = 10.0  # git in a folder of very many files; a driver of GPUs that hangs
+_TIMEOUT_SECONDS = 10.0  # git may be slow in a large folder, and nvidia-smi may hang
 _ASSIGNMENT = re.compile(r"(?:.*\.)?([^.=]+)=.*", re.DOTALL)
 
 
 def run_began(
     number: int, overrides: Sequence[str], tracking_uri: str, data: Mapping[str, str] | None = None
 ) -> RunBegan:
-    """The first event of a run. number: from 1. data: what `prepare` found, None if it wasn't asked."""
+    """The first event of a run. number: from 1. data: what the workload's `prepare` returned; None if it didn't run."""
     return RunBegan(
         time.time(),
         number=number,
@@ -43,10 +43,10 @@ def run_began(
 
 
 def git_state(folder: Path) -> dict[str, str] | None:
-    """Of the repository that a folder is in: commit, branch, tree, and repository, the address of `origin`, if it has
-    one; None where there is none.
+    """Commit, branch, tree and repository of the git repository that holds a folder; None if there is none.
 
-    tree: "clean", or how many files aren't as in the commit.
+    tree is "clean", or how many files differ from the commit. repository is the address of `origin`, left out if there
+    is no such remote.
     """
     status = _output("git", "-C", str(folder), "status", "--porcelain=v2", "--branch")
     if status is None:
@@ -67,7 +67,7 @@ def git_state(folder: Path) -> dict[str, str] | None:
 
 
 def hardware() -> dict[str, str]:
-    """Of this host: cpu (the model), cores (that this process may use), memory and gpus."""
+    """This host's cpu (its model), cores (that this process may use), memory and gpus."""
     found = {"cpu": _cpu_model(), "cores": str(_cores())}
     with contextlib.suppress(ValueError, OSError):
         found["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
@@ -89,7 +89,7 @@ def _cores() -> int:
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and each package that is installed, this one under its module's name too."""
+    """The versions of Python and of each installed package, and of this one also as `tuner`, its module's name."""
     packages = {
         package.name: package.version for package in importlib.metadata.distributions() if package.name is not None
     }
@@ -97,7 +97,7 @@ def _versions() -> dict[str, str]:
 
 
 def _without_secrets(word: str) -> str:
-    """A word of a command line."""
+    """A word of a command line, with secrets replaced."""
     assignment = _ASSIGNMENT.fullmatch(word)
     if assignment and is_secret_name(assignment[1]):
         return f"{word.partition('=')[0]}={HIDDEN}"
@@ -105,14 +105,14 @@ def _without_secrets(word: str) -> str:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints; None if it isn't there, fails, or takes too long."""
+    """The standard output of a program; None if it isn't installed, fails, or takes too long."""
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=_PATIENCE_SECONDS,
-            # git status else writes into the repository, beside whoever works there.
+            timeout=_TIMEOUT_SECONDS,
+            # Without this, git status takes the repository's lock, and a git command of the user may fail.
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
             check=True,
         )

@@ -1,4 +1,4 @@
-"""Starting a study and resuming one: everything that can be checked is checked before anything is written."""
+"""Starts and resumes studies. All that can be checked is checked before anything is written."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from tuner.storage.storage import Storage
 from tuner.tracking.address import check_tracking_uri, default_tracking_uri, unreachable
 from tuner.tracking.process import TrackingProcess
 
-_TRACKING_PATIENCE_SECONDS = 60.0
+_TRACKING_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where a study lies and runs: what the command line says beside the study file."""
+    """Where a study is stored, tracked and run: the command-line options beside the study file."""
 
     storage: Storage
     tracking_uri: str | None = None
     address: str | None = None
 
 
-def _say(console: Console, sentence: str) -> None:
+def _print_line(console: Console, sentence: str) -> None:
     console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def prepare(spec: StudySpec) -> workloads.Prepared:
-    """Check what all trials share. Raises StudyError with the workload's own sentence."""
+    """Check what all trials share, data for example. Raises StudyError with the workload's message."""
     try:
         prepared = workloads.load(spec.workload).prepare(first_config(spec))
     except (ValueError, OSError) as error:
@@ -57,7 +57,7 @@ def prepare(spec: StudySpec) -> workloads.Prepared:
         raise StudyError(
             f"objective.metric: must be one that {spec.workload} reports ({', '.join(prepared.metrics)}), "
             f"got {metric!r}{nearest(metric, prepared.metrics)}"
-            # Where it isn't mistyped this is often why: no validation split, no val/ metrics.
+            # If the metric isn't mistyped, the data is often the cause: without a validation split no val/ metrics.
             f"; the data: {prepared.summary}"
         )
     return prepared
@@ -92,17 +92,17 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
         spec = override_study(spec, overrides)
         for key in ("id", "name", "workload", "objective"):
             if getattr(spec, key) != getattr(record.spec, key):
-                raise StudyError(f"{key}: stays what it was when the study began; start another study with --name")
+                raise StudyError(f"{key}: can't be changed when a study is resumed; start another study with --name")
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if HIDDEN in tracking_uri:
         raise StudyError("--tracking-uri: the address's password isn't stored; give the whole address again")
     check_tracking_uri(tracking_uri)
-    # In a bucket, whether it is run is found out by watching, when the journal is opened.
+    # In a bucket, opening the journal finds out whether another process is running the study.
     if record.state == "running" and study.local:
         raise already_running(study)
     record.spec = spec
     if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
-        _finish(record, study, tracking_uri, overrides, console)
+        _end_completed(record, study, tracking_uri, overrides, console)
         return record
     return _start(record, spec, options, tracking_uri, overrides, console)
 
@@ -110,13 +110,15 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
 def _check_shared(options: Options) -> None:
     if options.address and options.storage.relative:
         raise StudyError(
-            f"--storage {options.storage.uri}: with --address a place that all nodes reach is needed, the absolute "
-            "path of a shared folder or a bucket (s3://BUCKET/studies), got a relative path"
+            f"--storage {options.storage.uri}: with --address a storage that all nodes reach is needed, the "
+            "absolute path of a shared folder or a bucket (s3://BUCKET/studies), got a relative path"
         )
 
 
-def _finish(record: StudyRecord, study: Storage, tracking_uri: str, overrides: list[str], console: Console) -> None:
-    """End a study whose trials have all ended: a kill or a Ctrl-C may have come before all was done that ends it."""
+def _end_completed(
+    record: StudyRecord, study: Storage, tracking_uri: str, overrides: list[str], console: Console
+) -> None:
+    """End a study whose trials have all ended. A kill or a Ctrl-C may have come before its last event was written."""
     spec = record.spec
     with Journal(study) as journal:
         _check_unchanged(record, study)
@@ -146,13 +148,13 @@ def _start(
     overrides: list[str],
     console: Console,
 ) -> StudyRecord:
-    """Check all that can be checked, then write and run."""
+    """Run the study, after the checks that need the data and Ray."""
     study = options.storage / spec.name
     if options.address is None:
         cluster.plan(spec.resources, *cluster.machine_capacity())
-    if trouble := unreachable(tracking_uri):
+    if problem := unreachable(tracking_uri):
         console.print(
-            f"warning: {trouble}: the study runs, and MLflow gets all of it when it answers, or by "
+            f"warning: {problem}: the study runs, and MLflow gets its events when it answers, or by "
             f"`python -m tuner sync {spec.name} --tracking-uri URI`",
             style="yellow",
             highlight=False,
@@ -168,7 +170,7 @@ def _start(
         with contextlib.ExitStack() as stack:
             with console.status("starting Ray …"):
                 capacity = stack.enter_context(cluster.connected(options.address))
-            plan = cluster.plan_with_nodes(spec.resources, capacity, lambda sentence: _say(console, sentence))
+            plan = cluster.plan_with_nodes(spec.resources, capacity, lambda sentence: _print_line(console, sentence))
             console.print(f"{spec.name}: {plan}", highlight=False, soft_wrap=True)
             journal = journals.enter_context(Journal(study))
             _check_unchanged(record, study)
@@ -177,27 +179,27 @@ def _start(
             began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None))
             nodes = Nodes(spec, study) if options.address else None
             StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
-        # After Ray has ended: neither a report nor a slow MLflow must hold devices.
+        # After Ray has ended, so that neither the report nor a slow MLflow holds devices.
         write_study_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
 
 
 def _check_unchanged(record: StudyRecord, study: Storage) -> None:
-    """Raises StudyError if another process ran the study between our look at it and our taking of its lock."""
+    """Raises StudyError if another process ran the study after it was loaded and before its lock was acquired."""
     runs = load_record(study).runs if study.read_text("study.json") is not None else 0
     if runs != record.runs:
         raise StudyError(
-            f"study {record.spec.name} was run by another process a moment ago; "
-            f"`python -m tuner show {record.spec.name}` says what became of it"
+            f"study {record.spec.name} was just run by another process; "
+            f"`python -m tuner show {record.spec.name}` shows its state"
         )
 
 
 def write_study_report(record: StudyRecord, study: Storage, console: Console) -> None:
-    """Of a study that has ended: one that was interrupted is to stop at once. Whatever goes wrong here only warns."""
+    """Write the report of a study that finished or failed; an interrupted one must stop at once. Errors only warn."""
     if record.state not in ("finished", "failed"):
         return
-    # Imported here: plotly and pandas take a second, which the first trials need not wait for.
+    # Imported here, since importing plotly and pandas would delay the first trials by a second.
     from tuner.report.report import store_report
 
     try:
@@ -214,13 +216,14 @@ def write_study_report(record: StudyRecord, study: Storage, console: Console) ->
 
 
 def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:
-    """Have MLflow take what is left, and say so if it takes nothing for a minute, or will never take something."""
+    """Send MLflow the remaining events. Warns if it accepts nothing for a minute, and of events that it rejects."""
     tracker.start()
-    with console.status("MLflow gets the last events …"):
-        left = tracker.finish(_TRACKING_PATIENCE_SECONDS)
+    with console.status("sending the last events to MLflow …"):
+        left = tracker.finish(_TRACKING_TIMEOUT_SECONDS)
     if left:
         console.print(
-            f"MLflow takes nothing ({tracker.error}): {left} events wait; `python -m tuner resume {name}` sends them",
+            f"warning: MLflow accepts nothing ({tracker.error}): {left} events are unsent; "
+            f"`python -m tuner resume {name}` sends them",
             style="yellow",
             highlight=False,
             markup=False,

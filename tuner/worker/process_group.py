@@ -1,6 +1,6 @@
-"""How torch's process group is set up for ranks on several hosts: over the addresses that Ray's nodes have.
+"""Sets up torch's process group so that ranks on several hosts connect over the addresses of Ray's nodes.
 
-By itself torch takes the address that a host's name resolves to, which on Debian is one that no other host reaches.
+By itself torch uses the address that the host's name resolves to. On Debian that is a loopback address.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INTERFACE_SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 class ProcessGroup(ray.train.torch.TorchConfig):
-    """Ray Train's, over the interfaces that the nodes' addresses belong to."""
+    """Ray Train's torch backend, on the network interfaces of the nodes' addresses."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -36,14 +36,14 @@ class _Backend(_TorchBackend):
 
 
 def not_connected(hosts: list[tuple[str, str]], error: Exception) -> str:
-    """A sentence on ranks that didn't find each other. hosts: of each rank, name and address."""
+    """The error message for ranks that couldn't connect. hosts: name and address of each rank's host."""
     ranks = ", ".join(f"rank {rank} on {name} ({address})" for rank, (name, address) in enumerate(hosts))
     cause = str(error).strip().rpartition("\n")[2]
     return f"its ranks can't be connected, {ranks}: {cause}; all ports must be open between these hosts"
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has an address; None if none has it."""
+    """The name of this machine's network interface with this address; None if there is none."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(found.address == address for found in addresses):
             return name
@@ -51,7 +51,7 @@ def interface_of(address: str) -> str | None:
 
 
 def use_interface() -> None:
-    """Have torch use the interface of this node's address, unless the environment names one."""
+    """Have gloo and NCCL use the interface of this node's address, unless the environment names another."""
     interface = interface_of(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
     if interface is not None:
         for setting in _INTERFACE_SETTINGS:

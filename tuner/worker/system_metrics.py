@@ -1,6 +1,6 @@
-"""What a trial and its host take, measured by the trial's own process at the end of an epoch, seconds apart.
+"""System metrics of a trial and its host: CPU, memory and GPU, sampled by the trial's process at the end of epochs.
 
-The names are those of MLflow's own system metrics where they mean the same. A sample takes less than a millisecond.
+Metrics that MLflow knows too have MLflow's names. A sample costs less than a millisecond.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from typing import Any
 
 import psutil
 
-APART_SECONDS = 5.0  # of two samples: those of shorter epochs would say nothing, and cost MLflow as much as metrics
+MIN_INTERVAL_SECONDS = 5.0  # between samples; more of them would say little, and cost MLflow as much as metrics
 
 
 def device_name(device: Any) -> str | None:
-    """Of a torch.device, as a person knows it; None for None, a trial without torch."""
+    """A torch.device's name for people, such as "NVIDIA H100, GPU 3"; None for None, a trial without torch."""
     if device is None or device.type != "cuda":
         return device and str(device.type)
     import torch
 
-    # torch counts only those that the process may use.
+    # torch numbers only the GPUs that the process may use.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     number = visible.split(",")[device.index or 0] if visible else device.index or 0
     return f"{torch.cuda.get_device_name(device)}, GPU {number}"
 
 
 class SystemMetrics:
-    """Of one trial."""
+    """Samples the system metrics of one trial."""
 
     def __init__(self, device: Any):
         """device: the torch.device that it trains on, or None."""
         self._device = device
         self._process = psutil.Process()
-        psutil.cpu_percent()  # counts from here
+        psutil.cpu_percent()  # starts the interval that the next call measures
         self._cpu_seconds, self._sampled_at = time.process_time(), time.monotonic()
         self._gpu_seen = time.time()
 
     def sample(self) -> dict[str, float]:
-        """By name; empty if the sample before this, or the trial's beginning, is only a moment ago."""
+        """Metrics by name; empty within MIN_INTERVAL_SECONDS of the previous sample or the trial's start."""
         now, cpu_seconds = time.monotonic(), time.process_time()
         passed = now - self._sampled_at
-        if passed < APART_SECONDS:
+        if passed < MIN_INTERVAL_SECONDS:
             return {}
         memory = psutil.virtual_memory()
         found = {
@@ -71,8 +71,8 @@ class SystemMetrics:
             found["gpu_0_memory_usage_megabytes"] = memory.used / 1e6
             found["gpu_0_memory_usage_percentage"] = 100 * memory.used / memory.total
             found["gpu_0_power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
-            # At the end of an epoch the GPU waits: what counts is what it did since the sample before this, of which
-            # the driver remembers the last 14 seconds.
+            # At the end of an epoch the GPU is idle, so its utilization is averaged since the previous sample. NVIDIA's
+            # driver keeps the last 14 seconds.
             _, samples = nvml.nvmlDeviceGetSamples(handle, nvml.NVML_GPU_UTILIZATION_SAMPLES, int(since * 1e6))
             if samples:
                 shares = [sample.sampleValue.uiVal for sample in samples]
@@ -84,7 +84,7 @@ class SystemMetrics:
 
 @functools.cache
 def _nvml_handle(index: int) -> Any:
-    """NVML's handle of the GPU that torch counts as this one; None if it can't be asked."""
+    """NVML's handle of the GPU with this index in torch; None if NVML isn't available."""
     nvml, torch = _nvml(), sys.modules["torch"]
     try:
         nvml.nvmlInit()
@@ -94,7 +94,7 @@ def _nvml_handle(index: int) -> Any:
 
 
 def _nvml() -> Any:
-    """NVIDIA's own bindings, as Ray brings them along."""
+    """NVIDIA's Python bindings, which Ray includes."""
     from ray._private.thirdparty import pynvml
 
     return pynvml

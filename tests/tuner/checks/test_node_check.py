@@ -38,11 +38,14 @@ def test_a_node_like_the_drivers_has_no_problem(study: Storage) -> None:
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("Python", f"Python must be other, as the driver's, got {SAME['Python']}: install that version there"),
-        ("ray", f"ray must be other, as the driver's, got {SAME['ray']}: install that version there"),
-        ("torch", f"torch must be other, as the driver's, got {SAME['torch']}: install that version there"),
-        ("tuner", "its code of tuner isn't the driver's: copy the same project there"),
-        (WORKLOAD, f"its code of {WORKLOAD} isn't the driver's: copy the same project there"),
+        (
+            "Python",
+            f"Python must be other as on the driver's machine, got {SAME['Python']}: install that version there",
+        ),
+        ("ray", f"ray must be other as on the driver's machine, got {SAME['ray']}: install that version there"),
+        ("torch", f"torch must be other as on the driver's machine, got {SAME['torch']}: install that version there"),
+        ("tuner", "the code of tuner there differs from the driver's: copy the driver's project there"),
+        (WORKLOAD, f"the code of {WORKLOAD} there differs from the driver's: copy the driver's project there"),
     ],
 )
 def test_what_differs_from_the_driver_is_named(study: Storage, what: str, sentence: str) -> None:
@@ -63,7 +66,8 @@ def test_a_storage_that_is_not_the_drivers_is_found(
     if token:
         study.write_text(MARKER, token)
     assert found(study) == (
-        f"--storage {study.uri} there isn't the driver's: mount the same folder on all nodes, or give a bucket"
+        f"--storage {study.uri} there isn't the folder that the driver uses: "
+        "mount the same folder on all nodes, or give a bucket"
     )
 
 
@@ -98,6 +102,6 @@ def test_the_check_runs_where_the_project_is_not_installed(tmp_path: Path, study
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == "tuner can't be imported there: install there what the driver's machine has", (
+    assert done.stdout.strip() == "tuner isn't installed there: install the same packages as on the driver's machine", (
         done.stderr
     )

@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.study_process import ROOT
 from tuner.checks import ray_access
-from tuner.checks.ray_access import own_token, reached
+from tuner.checks.ray_access import private_token, reachable
 from tuner.errors import StudyError
 
 HEAD = """
@@ -43,16 +43,16 @@ def without_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    ray_access._reread()
+    ray_access._reload_settings()
     yield
     monkeypatch.undo()
-    ray_access._reread()
+    ray_access._reload_settings()
 
 
-def refusal(address: str) -> str:
-    """What is said of an address, in seconds and in one sentence."""
+def error_message(address: str) -> str:
+    """The error for an address; checks that it comes within seconds and is one sentence."""
     began = time.monotonic()
-    with pytest.raises(StudyError) as caught, reached(address):
+    with pytest.raises(StudyError) as caught, reachable(address):
         pass
     assert time.monotonic() - began < 20
     assert "\n" not in str(caught.value)
@@ -61,28 +61,32 @@ def refusal(address: str) -> str:
 
 
 def test_an_address_where_nobody_listens_is_told() -> None:
-    assert "a running Ray is needed there" in refusal("127.0.0.1:1")
+    assert "a running Ray is needed there" in error_message("127.0.0.1:1")
 
 
 def test_the_address_of_a_ray_client_and_that_of_a_dashboard_are_told() -> None:
-    assert "this is the address of a Ray client, and HOST:PORT or auto is needed" in refusal("ray://127.0.0.1:10001")
-    assert "python -m tuner submit STUDY_FILE --address http://HEAD:8265" in refusal("http://127.0.0.1:8265")
+    assert "this is the address of a Ray client, and HOST:PORT or auto is needed" in error_message(
+        "ray://127.0.0.1:10001"
+    )
+    assert "python -m tuner submit STUDY_FILE --address http://HEAD:8265" in error_message("http://127.0.0.1:8265")
 
 
 def test_a_port_where_something_else_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_access, "_SECONDS", 1.0)
+    monkeypatch.setattr(ray_access, "_TIMEOUT_SECONDS", 1.0)
     with http.server.HTTPServer(("", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            assert "the head of a Ray is needed there, got something else" in refusal(f"127.0.0.1:{server.server_port}")
+            assert "the head of a Ray is needed there, got something else" in error_message(
+                f"127.0.0.1:{server.server_port}"
+            )
         finally:
             server.shutdown()
 
 
 def test_a_port_that_takes_connections_and_is_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_access, "_SECONDS", 1.0)
+    monkeypatch.setattr(ray_access, "_TIMEOUT_SECONDS", 1.0)
     with socket.create_server(("", 0)) as silent:
-        assert "the head of a Ray is needed there, got something else" in refusal(
+        assert "the head of a Ray is needed there, got something else" in error_message(
             f"127.0.0.1:{silent.getsockname()[1]}"
         )
 
@@ -90,17 +94,17 @@ def test_a_port_that_takes_connections_and_is_silent_is_told(monkeypatch: pytest
 def test_a_ray_of_our_own_has_a_token_that_is_in_no_file_and_gone_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with own_token():
+    with private_token():
         assert os.environ["RAY_AUTH_MODE"] == "token"
         first = os.environ["RAY_AUTH_TOKEN"]
     assert "RAY_AUTH_MODE" not in os.environ
     assert "RAY_AUTH_TOKEN" not in os.environ
     monkeypatch.setenv("RAY_AUTH_TOKEN", "that of a cluster")
-    with own_token():
+    with private_token():
         assert os.environ["RAY_AUTH_TOKEN"] not in ("that of a cluster", first)
     assert os.environ["RAY_AUTH_TOKEN"] == "that of a cluster"
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with own_token():
+    with private_token():
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
@@ -133,26 +137,26 @@ def head(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_a_ray_that_wants_a_token_gets_the_right_one_or_a_sentence(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "that Ray wants a token, and there is none here" in refusal(head)
+    assert "that Ray requires a token, and none is set here" in error_message(head)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert "that Ray wants a token, and there is none here" in refusal(head)
+    assert "that Ray requires a token, and none is set here" in error_message(head)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
-    said = refusal(head)
-    assert "that Ray wants another token" in said
+    said = error_message(head)
+    assert "that Ray rejects the token that is set here" in said
     assert "another'" not in said
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert "that Ray wants a token, and RAY_AUTH_MODE is disabled" in refusal(head)
+    assert "that Ray requires a token, and RAY_AUTH_MODE is disabled" in error_message(head)
     monkeypatch.delenv("RAY_AUTH_MODE")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("s3cret")
-    with reached(head) as address:
+    with reachable(head) as address:
         assert address == head
         assert os.environ["RAY_AUTH_MODE"] == "token"
     assert "RAY_AUTH_MODE" not in os.environ
     monkeypatch.setattr(psutil, "net_if_addrs", dict)
     monkeypatch.setattr(ray_access, "_raylet_of", lambda nodes: False)
-    assert f"this machine must be a node of that Ray (it has {head.partition(':')[0]})" in refusal(head)
+    assert f"this machine must be a node of that Ray (it has {head.partition(':')[0]})" in error_message(head)
 
 
 @pytest.mark.slow
@@ -163,7 +167,7 @@ def test_a_ray_without_tokens_is_sent_none_though_there_is_one(
 ) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("left by another Ray")
-    with reached(head):
+    with reachable(head):
         assert os.environ["RAY_AUTH_MODE"] == "disabled"
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert "RAY_AUTH_MODE=token asks for a Ray that wants a token, and this one doesn't" in refusal(head)
+    assert "RAY_AUTH_MODE=token is set, and that Ray has no tokens" in error_message(head)

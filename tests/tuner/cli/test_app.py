@@ -236,7 +236,7 @@ def test_a_relative_storage_is_refused_with_an_address(tuner: Command, file: Pat
     for command in (("run", file), ("run", file, "--storage", "here/studies"), ("resume", "roads")):
         code, _, err = tuner(*command, "--address", "auto")
         assert code == 2
-        assert "with --address a place that all nodes reach is needed" in err
+        assert "with --address a storage that all nodes reach is needed" in err
         assert err.count("\n") == 1
 
 

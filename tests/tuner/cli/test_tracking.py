@@ -67,7 +67,7 @@ def test_an_mlflow_that_does_not_answer_is_reported_before_the_study_starts_with
     # What is looked at next, the data, ends it: no Ray is started.
     assert "frames are needed" in str(done.exception)
     assert f"warning: nothing answers at http://me:***@127.0.0.1:{port}" in done.output
-    assert "the study runs, and MLflow gets all of it when it answers" in done.output
+    assert "the study runs, and MLflow gets its events when it answers" in done.output
     assert "s3cret" not in done.output
 
 

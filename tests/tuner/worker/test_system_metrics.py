@@ -16,7 +16,7 @@ from tuner.worker.system_metrics import SystemMetrics, device_name
 
 
 def test_a_sample_says_what_this_process_and_its_host_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system_metrics, "APART_SECONDS", 0.2)
+    monkeypatch.setattr(system_metrics, "MIN_INTERVAL_SECONDS", 0.2)
     metrics = SystemMetrics(torch.device("cpu"))
     assert metrics.sample() == {}, "a moment ago"
     block, began, cpu_before = bytearray(50_000_000), time.monotonic(), time.process_time()
@@ -38,7 +38,7 @@ def test_reports_of_short_epochs_cost_no_samples_and_others_have_one_each(
     short = TrialRunner(Storage(str(tmp_path)) / "short")
     short.run(epochs=3)
     assert [report.system for report in short.reports] == [{}, {}, {}]
-    monkeypatch.setattr(system_metrics, "APART_SECONDS", 0.0)
+    monkeypatch.setattr(system_metrics, "MIN_INTERVAL_SECONDS", 0.0)
     long = TrialRunner(Storage(str(tmp_path)) / "long")
     long.run(epochs=3)
     assert all(report.system["process_memory_megabytes"] > 0 for report in long.reports)
@@ -55,7 +55,7 @@ def test_a_device_has_a_name_that_a_person_knows() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_sample_of_a_gpu_says_what_it_did_since_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system_metrics, "APART_SECONDS", 1.0)
+    monkeypatch.setattr(system_metrics, "MIN_INTERVAL_SECONDS", 1.0)
     device = torch.device("cuda", 0)
     metrics, began = SystemMetrics(device), time.monotonic()
     matrix = torch.rand(8192, 8192, device=device)
