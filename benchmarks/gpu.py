@@ -23,6 +23,7 @@ import fcn
 from benchmarks.report import Report, arguments
 from benchmarks.throughput import UsualRecipe, drawn_frames
 from fcn.data.cache import open_cache
+from fcn.device import default_device
 from fcn.inputs.batches import Batches
 from fcn.model.fcn8s import Architecture, FCN8s
 
@@ -44,7 +45,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("gpu: skipped, there is no GPU here")
         return
-    device = torch.device("cuda")
+    device = default_device()
     report = Report("FCN-8s, 160x576, full width, on a GPU")
     with tempfile.TemporaryDirectory(prefix="gpu-") as scratch:
         folder = Path(scratch)

@@ -11,8 +11,15 @@ from fcn.errors import InputError
 def default_device() -> torch.device:
     """This process's GPU, or the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        return with_index(torch.device("cuda"))
     return torch.device("cpu")
+
+
+def with_index(device: torch.device) -> torch.device:
+    """The same device; of "cuda" alone, which some of torch's functions refuse, the current one: cuda:0, say."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def chosen_device(wanted: str | None) -> torch.device:
@@ -25,7 +32,10 @@ def chosen_device(wanted: str | None) -> torch.device:
         raise InputError(f"--device must be cpu, cuda or cuda:NUMBER, got {wanted}") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {wanted}: there is no GPU here; leave it out")
-    return chosen
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise InputError(f"--device {wanted}: must be one of cuda:0 to cuda:{count - 1}; nvidia-smi lists them")
+    return with_index(chosen)
 
 
 def described(device: torch.device) -> str:

@@ -25,7 +25,7 @@ from fcn.config import Config
 from fcn.data.cache import Cache, open_cache
 from fcn.data.dataset import VOID
 from fcn.data.overlays import side_by_side
-from fcn.device import default_device
+from fcn.device import default_device, with_index
 from fcn.errors import ExportError
 from fcn.files import check_free, fresh_directory
 from fcn.formats.model_card import model_card
@@ -87,7 +87,7 @@ def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | Non
     Raises InputError where output_dir is taken or can't be written, the disk is full, or checkpoint or data can't be
     read; ExportError where a format differs from the checkpoint by more than a rounding.
     """
-    device = device or default_device()
+    device = with_index(device or default_device())
     check_free(output_dir)
     checkpoint = checkpoints.load(checkpoint_dir)
     cache = open_cache(checkpoint.config)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fcn.config import Config
 from fcn.data.cache import Cache, open_cache
-from fcn.device import default_device
+from fcn.device import default_device, with_index
 from fcn.distributed import broadcast_from, fail_together, rank, world_size
 from fcn.errors import TrainingError
 from fcn.evaluation.scoring import evaluate, metric_names
@@ -90,7 +90,7 @@ def train(
     Raises InputError before the first step; after it TrainingError, if the loss isn't finite or memory runs out.
     """
     epoch_started = time.perf_counter()
-    device = device or default_device()
+    device = with_index(device or default_device())
     with fail_together():
         cache = open_cache(config)
         classes = cache.dataset.classes

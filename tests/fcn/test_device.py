@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from fcn.device import described
+from fcn.device import chosen_device, described
+from fcn.errors import InputError
 
 
 def test_a_cpu_is_described_with_its_cores_and_why_it_is_no_gpu() -> None:
@@ -27,3 +28,11 @@ def test_a_gpu_is_described_with_its_name_and_memory() -> None:
     text = described(torch.device("cuda:0"))
     assert text.startswith(f"cuda:0 ({torch.cuda.get_device_name(0)}, ")
     assert text.endswith(" GiB)")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_without_a_number_is_the_current_one_and_one_that_is_not_there_is_refused() -> None:
+    assert chosen_device("cuda") == torch.device("cuda", torch.cuda.current_device())
+    with pytest.raises(InputError, match="must be one of cuda:0 to"):
+        chosen_device("cuda:99")

@@ -168,7 +168,8 @@ def test_the_command_gives_the_score_that_training_logged(tiny_checkpoint: Path,
 
 def test_at_their_native_resolution_drawn_frames_score_the_same(tiny_export: Tiny) -> None:
     # They are drawn at the network's size: only the levels of probability are rounded.
-    there = json.loads(evaluate(tiny_export[0], "--split", "test", "--own-size", "--json").stdout)["metrics"]
+    options = ("--split", "test", "--own-size", "--device", "cpu", "--json")
+    there = json.loads(evaluate(tiny_export[0], *options).stdout)["metrics"]
 
     assert there["test/iou_road"] == pytest.approx(tiny_export[1].test_metrics["test/iou_road"], abs=1e-6)
     assert there["test/max_f1"] == pytest.approx(tiny_export[1].test_metrics["test/max_f1"], abs=5e-3)
