@@ -1,4 +1,4 @@
-"""Several studies of one objective: which found better, which faster, and at what cost."""
+"""The comparison of studies with the same objective: which found better values, which was faster, what each cost."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from tuner.display.live import format_metric
 from tuner.errors import StudyError
+from tuner.report.compared_trials import ComparedTrial, frames, masks_of, rows
 from tuner.report.figures.figure import duration, epochs
 from tuner.report.figures.progress import Progress, progress, progress_figures
 from tuner.report.html import render
-from tuner.report.standing import Standing, frames, masks_of, rows
-from tuner.report.study_page import took, trial_seconds
+from tuner.report.study_page import study_seconds, trial_seconds
 from tuner.results.study import Study
 
 
@@ -21,7 +21,7 @@ def comparison_page(studies: Sequence[Study]) -> str:
     figures = list(progress_figures(found))
     metric, direction = studies[0].spec.objective.metric, studies[0].spec.objective.direction
     winners = [
-        Standing(study.name, winner, masks_of(study, winner))
+        ComparedTrial(study.name, winner, masks_of(study, winner))
         for study in studies
         for winner in study.record.ranking()[:1]
     ]
@@ -40,7 +40,7 @@ def comparison_page(studies: Sequence[Study]) -> str:
         verdict=verdict(found),
         facts=_facts(found),
         progress=figures,
-        standings=winners,
+        compared_trials=winners,
         rows=rows(winners, metric),
         frames=frames(winners),
     )
@@ -49,7 +49,7 @@ def comparison_page(studies: Sequence[Study]) -> str:
 def _check_objectives(studies: Sequence[Study]) -> None:
     objectives = {study.name: f"{study.spec.objective.direction} {study.spec.objective.metric}" for study in studies}
     if len(objectives) < len(studies):
-        raise StudyError("report: studies that differ are needed to compare them, got one name twice; remove it")
+        raise StudyError("report: a comparison needs different studies, got one name twice; remove it")
     if len(set(objectives.values())) > 1:
         got = ", ".join(f"{name} ({objective})" for name, objective in objectives.items())
         raise StudyError(
@@ -58,7 +58,7 @@ def _check_objectives(studies: Sequence[Study]) -> None:
 
 
 def verdict(found: Sequence[Progress]) -> list[str]:
-    """Sentences: which found better, when it was as good as each other's best, what each cost."""
+    """Sentences: which study found the better value, when it reached each other study's best, what each cost."""
     objective = found[0].study.spec.objective
     won = [(one, winner.value) for one in found if (winner := one.study.best)]
     said = [f"{one.study.name} has no trial yet that can win." for one in found if one.study.best is None]
@@ -78,8 +78,8 @@ def verdict(found: Sequence[Progress]) -> list[str]:
 
 
 def _faster(first: Progress, other: Progress, value: float) -> str:
-    """How long each took to be as good as the other's best, which both have reached."""
-    one, two = first.reached(value), other.reached(value)
+    """Which of two studies reached a value first. value: the other's best, which both have reached."""
+    one, two = first.first_reached(value), other.first_reached(value)
     names = first.study.name, other.study.name
     if one is None or two is None:
         return f"When {names[0]} was as good as {names[1]}'s best is not known."
@@ -95,13 +95,13 @@ def _faster(first: Progress, other: Progress, value: float) -> str:
 
 def _cost(one: Progress) -> str:
     record, now = one.study.record, one.study.loaded_at
-    return f"{one.study.name} {epochs(one.epochs)}, {duration(trial_seconds(record, now))} of trials"
+    return f"{one.study.name} {epochs(one.epochs)}, {duration(trial_seconds(record, now))} of trial time"
 
 
 def _facts(found: Sequence[Progress]) -> list[tuple[str, list[str]]]:
     objective = found[0].study.spec.objective
     bests = [best.value for one in found if (best := one.study.best)]
-    # As good as all of them have become.
+    # The best value that all of them have reached.
     common = (min(bests) if objective.direction == "maximize" else max(bests)) if len(bests) == len(found) else None
     columns = [_column(one, common) for one in found]
     return [(name, [column[name] for column in columns]) for name in columns[0]]
@@ -114,17 +114,17 @@ def _column(one: Progress, common: float | None) -> dict[str, str]:
     column = {
         "state": one.study.state,
         f"best {metric}": format_metric(best.value) if best else "–",
-        "its trial": f"{best.trial}, epoch {best.epoch}" if best else "–",
-        "trials that ended": f"{len(record.ended):,} of {record.spec.budget.trials:,}, {failed} failed",
+        "best trial": f"{best.trial}, epoch {best.epoch}" if best else "–",
+        "trials ended": f"{len(record.ended):,} of {record.spec.budget.trials:,}, {failed} failed",
         "epochs spent": f"{one.epochs:,}",
-        "took": duration(took(record, now)),
-        "time of trials": duration(trial_seconds(record, now)),
+        "duration": duration(study_seconds(record, now)),
+        "trial time": duration(trial_seconds(record, now)),
         "sampler, scheduler": f"{record.spec.search.sampler}, {record.spec.scheduler.name}",
     }
-    reached = one.reached(best.value) if best else None
-    column["until its best"] = _when(reached)
+    reached = one.first_reached(best.value) if best else None
+    column["time to its best"] = _when(reached)
     if common is not None:
-        column[f"until {metric} {format_metric(common)}"] = _when(one.reached(common))
+        column[f"time to {metric} {format_metric(common)}"] = _when(one.first_reached(common))
     return column
 
 

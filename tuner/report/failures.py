@@ -1,4 +1,4 @@
-"""Failed trials by cause."""
+"""Groups failed trials by cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Cause:
-    """What made trials fail; reasons that differ in numbers alone are one cause."""
+    """A reason why trials failed. Reasons that differ only in numbers are one cause."""
 
     reason: str
     """The first trial's, on one line."""
@@ -27,7 +27,7 @@ class Cause:
 
 
 def causes(trials: Iterable[TrialRecord]) -> list[Cause]:
-    """Of those that failed, the most frequent cause first."""
+    """The causes of the failed trials, the most frequent first."""
     found: dict[str, Cause] = {}
     for trial in trials:
         if trial.state == "failed":

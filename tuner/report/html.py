@@ -1,4 +1,4 @@
-"""Templates filled in: everything escaped, without secrets, and with plotly.js in the page."""
+"""Renders a report's templates: everything is escaped, secrets are replaced, and plotly.js is in the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAGE = files("tuner.report") / "page"
 
 
 def render(template: str, figures: Sequence[Figure], parts: Sequence[tuple[str, str]], **context: Any) -> str:
-    """A whole page. parts: id and name of what the page's head links to. Context: what the template names."""
+    """A whole page. parts: id and name of each section, for the links at the top. context: the template's variables."""
     environment = Environment(
         loader=PackageLoader("tuner.report", "page"),
         autoescape=True,
@@ -33,7 +33,7 @@ def render(template: str, figures: Sequence[Figure], parts: Sequence[tuple[str, 
         style=Markup((_PAGE / "page.css").read_text(encoding="utf-8")),
         script=Markup((_PAGE / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(plotly.offline.get_plotlyjs()),
-        # In a script element nothing but its end is markup.
+        # Inside a script element only a closing tag is markup, so "<" is the only character to escape.
         figures_json=Markup(without_secrets_in(data).replace("<", "\\u003c")),
         parts=parts,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,4 +1,4 @@
-"""A report as a file: of one study or of several, anywhere or in the study's own folder."""
+"""Writes the report of one study, or the comparison of several, to a file or to the study's folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tuner.storage.storage import Storage
 def write_report(studies: Sequence[Study], file: Path) -> None:
     """One study's report, or the comparison of several. Replaces the file; raises StudyError if it can't be written."""
     page = study_page(studies[0]) if len(studies) == 1 else comparison_page(studies)
-    place = f"--output {file}: must be a file that can be written, got"
+    error_start = f"--output {file}: must be a file that can be written, got"
     if file.exists() and not file.is_file():
-        raise StudyError(f"{place} {'a folder' if file.is_dir() else 'none'}; give another")
+        raise StudyError(f"{error_start} {'a folder' if file.is_dir() else 'none'}; give another")
     try:
         write_atomically(file, page.encode())
     except OSError as error:
-        raise StudyError(f"{place}: {error.strerror or error}; give another") from None
+        raise StudyError(f"{error_start}: {error.strerror or error}; give another") from None
 
 
 def store_report(record: StudyRecord, folder: Storage) -> None:

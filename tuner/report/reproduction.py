@@ -1,4 +1,4 @@
-"""What it takes to train the winner once more: the study file, a command, and what the study ran on."""
+"""How to train the winner again: the study file, a command, and what the study ran on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tuner.spec.toml import study_toml, toml
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
 
 _LIBRARIES = ("python", "tuner", "ray", "torch", "optuna", "mlflow", "numpy")
-"""Whose versions are named; those of all packages are in MLflow."""
+"""Packages whose versions the report shows; MLflow has those of all installed packages."""
 
 
 def study_file(spec: StudySpec) -> str:
-    """The study as TOML, without the secrets of its addresses, and of fields whose name says that they are secret."""
+    """The study as TOML, with the secrets in its addresses, and in fields such as `token` or `password`, replaced."""
     return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed)})))
 
 
@@ -34,9 +34,9 @@ def _hidden(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def command(record: StudyRecord) -> str | None:
-    """Trains the winner's hyperparameters as a study of one trial, without early stopping.
+    """The command that trains the winner's hyperparameters as a study of one trial, without early stopping.
 
-    None if no trial can win, or the winner's hyperparameters are none of the space, which was changed since.
+    None if no trial can win, or if the winner's hyperparameters lie outside the space, which was changed since.
     """
     ranking = record.ranking()
     if not ranking:
@@ -51,7 +51,7 @@ def command(record: StudyRecord) -> str | None:
 
 
 def origin(study: Study) -> list[tuple[str, str]]:
-    """Name and text of what the study began with: command, code, data, machine, versions; what is known of it."""
+    """Name and text of what the first run used: command, code, data, machine, versions. Unknown ones are left out."""
     began = next((event for event in read_events(study.folder) if isinstance(event, RunBegan)), None)
     if began is None:
         return []

@@ -1,4 +1,4 @@
-"""The report of one study, from its tables to the page."""
+"""The report of one study as an HTML page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from tuner.display.live import format_metric
 from tuner.events.state import StudyRecord, TrialState
+from tuner.report.compared_trials import compared_trials, frames, rows
 from tuner.report.failures import causes
 from tuner.report.figures.curves import learning_curves
 from tuner.report.figures.figure import duration
@@ -15,7 +16,6 @@ from tuner.report.figures.progress import progress, progress_figures
 from tuner.report.figures.time_spent import time_figure
 from tuner.report.html import render
 from tuner.report.reproduction import command, origin, study_file
-from tuner.report.standing import frames, rows, standings
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
 from tuner.storage.address import HIDDEN
@@ -30,15 +30,15 @@ _STATES: dict[TrialState, str] = {
 
 
 def study_page(study: Study) -> str:
-    """The page as HTML; of a study that runs, or has no ended trial, as much as there is."""
+    """The page as HTML. A running study, or one without an ended trial, gets what can be shown so far."""
     record, metric = study.record, study.spec.objective.metric
-    of_progress = list(progress_figures([progress(study)]))
+    progress_plots = list(progress_figures([progress(study)]))
     curves, time = learning_curves(study), time_figure(study)
-    of_hyperparameters = list(hyperparameter_figures(record))
-    found = standings(study)
+    hyperparameter_plots = list(hyperparameter_figures(record))
+    found = compared_trials(study)
     parts = [
         ("winner", "Winner"),
-        *([("progress", "Progress")] if of_progress else []),
+        *([("progress", "Progress")] if progress_plots else []),
         *([("learning", "Learning")] if curves else []),
         ("hyperparameters", "Hyperparameters"),
         ("failures", "Failures"),
@@ -48,19 +48,19 @@ def study_page(study: Study) -> str:
     ]
     return render(
         "study.html",
-        [*of_progress, *([curves] if curves else []), *of_hyperparameters, *([time] if time else [])],
+        [*progress_plots, *([curves] if curves else []), *hyperparameter_plots, *([time] if time else [])],
         parts,
         title=f"{study.name}: report",
         study=study,
         metric=metric,
         lede=_lede(study),
         facts=_facts(record, study.loaded_at),
-        standings=found,
+        compared_trials=found,
         rows=rows(found, metric),
         frames=frames(found),
-        progress=of_progress,
+        progress=progress_plots,
         curves=curves,
-        hyperparameters=of_hyperparameters,
+        hyperparameters=hyperparameter_plots,
         least_trials=LEAST_TRIALS,
         causes=causes(record.trials[id] for id in sorted(record.trials)),
         time=time,
@@ -84,7 +84,7 @@ def _lede(study: Study) -> str:
 
 
 def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:
-    """What is known of the whole: name, text, more of it."""
+    """The key numbers at the top of the page: name, text, detail."""
     trials, ranking = list(record.trials.values()), record.ranking()
     counts = Counter(trial.state for trial in trials)
     states = ", ".join(f"{counts[state]} {name}" for state, name in _STATES.items() if counts[state])
@@ -94,12 +94,14 @@ def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:
         where = f"trial {best.id}, epoch {best.best_epoch}"
         facts.insert(0, (f"best {record.spec.objective.metric}", format_metric(best.value or 0.0), where))
     facts.append(("epochs", f"{sum(trial.epoch for trial in trials):,}", "spent by all trials"))
-    facts.append(("took", duration(took(record, now)), f"{duration(trial_seconds(record, now))} of trials"))
+    facts.append(
+        ("duration", duration(study_seconds(record, now)), f"{duration(trial_seconds(record, now))} summed over trials")
+    )
     return facts
 
 
-def took(record: StudyRecord, now: float) -> float:
-    """Seconds from the study's begin to the last that is known of it, breaks between runs included."""
+def study_seconds(record: StudyRecord, now: float) -> float:
+    """Seconds from the study's start to the last report or end of a trial, breaks included; to `now` if it is running."""
     if record.state == "running":
         return max(0.0, now - record.created)
     seen = [time for trial in record.trials.values() for time in (trial.last_seen, trial.ended or 0.0)]
@@ -107,5 +109,5 @@ def took(record: StudyRecord, now: float) -> float:
 
 
 def trial_seconds(record: StudyRecord, now: float) -> float:
-    """What all trials took, one after the other."""
+    """Seconds of all trials, summed."""
     return sum(trial.seconds(now) for trial in record.trials.values())

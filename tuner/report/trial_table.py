@@ -1,4 +1,4 @@
-"""All trials of a study as the report's table, best first."""
+"""The report's table of all trials, best first."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tuner.events.state import StudyRecord, TrialRecord
 from tuner.storage.address import without_secrets_in
 
 MAX_ROWS = 2000
-"""A browser lays out more only slowly."""
+"""A browser is slow with more rows."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: as shown. sort: a number to sort by, as text; left out, the text is sorted by."""
+    """text: as shown. sort: the number to sort by, as text; None to sort by the text."""
 
     text: str
     sort: str | None = None
@@ -26,14 +26,14 @@ class Cell:
 @dataclass(frozen=True)
 class TrialTable:
     heads: list[tuple[str, bool]]
-    """Title, and whether it holds numbers."""
+    """The columns: title, and whether it holds numbers."""
     rows: list[tuple[TrialRecord, list[Cell]]]
     left_out: int
     """How many trials have no row."""
 
 
 def trial_table(record: StudyRecord) -> TrialTable:
-    """Trials that can win, best first, then the others by their number."""
+    """The table, with the trials that can win first, best first, then the others by number."""
     ranking = record.ranking()
     ranked = {trial.id for trial in ranking}
     rest = [record.trials[id] for id in sorted(record.trials) if id not in ranked]

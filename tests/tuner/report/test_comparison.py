@@ -28,11 +28,11 @@ def test_the_better_and_the_faster_study_are_named_with_what_each_cost(tmp_path:
     assert verdict([progress(slow), progress(good)]) == [
         "Better: good, score 0.4000 against 0.3000 of slow.",
         "Faster to 0.3000: good after 2.0 seconds and 1 epoch; slow after 4.0 seconds and 3 epochs.",
-        "Cost: slow 3 epochs, 4.0 seconds of trials; good 2 epochs, 3.0 seconds of trials.",
+        "Cost: slow 3 epochs, 4.0 seconds of trial time; good 2 epochs, 3.0 seconds of trial time.",
     ]
     page = Page(comparison_page([slow, good]))
     assert list(page.figures) == ["progress-time", "progress-epochs"]
-    assert "until score 0.3000" in page.text
+    assert "time to score 0.3000" in page.text
 
 
 def test_the_lower_value_is_the_better_where_the_objective_is_minimized(tmp_path: Path) -> None:

@@ -224,8 +224,8 @@ def test_a_failed_trial_does_not_count_as_progress(tmp_path: Path) -> None:
     write_study(tmp_path, "roads", run(), *lines, end(2, value=0.6))
     found = progress(tuner.load("roads", tmp_path))
     assert found.steps[["trial", "value", "spent"]].to_numpy().tolist() == [[2, 0.5, 2], [2, 0.6, 3]]
-    assert found.reached(0.55) == (6.0, 3)
-    assert found.reached(0.7) is None
+    assert found.first_reached(0.55) == (6.0, 3)
+    assert found.first_reached(0.7) is None
 
 
 def test_each_trials_time_is_split_into_what_the_trainer_reports(tmp_path: Path) -> None:

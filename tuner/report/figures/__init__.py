@@ -1,1 +1,1 @@
-"""The figures of a report: plotly's where Optuna has none, each with what it shows in words."""
+"""The figures of a report, from Optuna or made with plotly. Each has a caption that says in words what it shows."""

@@ -1,4 +1,4 @@
-"""Learning curves: the objective of each trial by epoch, early stopping's rungs, and where each was stopped."""
+"""Learning curves: the objective of each trial by epoch, with early stopping's rungs and the end of each trial."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tuner.spec.study import StudySpec
 
 _FAINT = "rgba(128,138,150,0.35)"
 _COLORED = 5
-_MAX_POINTS = 20_000  # a browser draws more only slowly
+_MAX_POINTS = 20_000  # a browser is slow with more
 
 
 def learning_curves(study: Study) -> Figure | None:
-    """None as long as no trial has reported."""
+    """The figure; None if no trial has reported yet."""
     record, metric = study.record, study.spec.objective.metric
     trials = [trial for trial in record.trials.values() if trial.curve]
     if not trials:
@@ -31,7 +31,7 @@ def learning_curves(study: Study) -> Figure | None:
     longest = max(trial.curve[-1][0] for trial in trials)
     figure = go.Figure([*_faint(others), *_colored(top)])
     figure.update_layout(xaxis_title="epoch", yaxis_title=metric, legend=LEGEND_BELOW)
-    # The first epoch is at the left edge; a study of one epoch needs a width all the same.
+    # Half an epoch more on both sides: with one epoch the axis would have no width.
     figure.update_xaxes(range=[0.5, longest + 0.5], dtick=1 if longest <= 12 else None)
     reached = rungs(study.spec, longest)
     for rung in reached:
@@ -70,16 +70,16 @@ def _colored(top: list[TrialRecord]) -> list[Any]:
     return [
         go.Scatter(
             x=[epoch for epoch, _ in trial.curve], y=[value for _, value in trial.curve],
-            name=f"trial {trial.id}{' (winner)' if place == 0 else ''}",
-            mode="lines+markers", line={"color": color, "width": 3 if place == 0 else 2}, marker={"size": 5},
+            name=f"trial {trial.id}{' (winner)' if rank == 0 else ''}",
+            mode="lines+markers", line={"color": color, "width": 3 if rank == 0 else 2}, marker={"size": 5},
             hovertemplate="epoch %{x}: %{y:.5g}",
         )
-        for place, (color, trial) in enumerate(zip(COLORS, top, strict=False))
+        for rank, (color, trial) in enumerate(zip(COLORS, top, strict=False))
     ]  # fmt: skip
 
 
 def _thinned(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """As many of the trials, spread over their values, as have few enough points."""
+    """Every n-th trial by value, so that the curves have about _MAX_POINTS points together."""
     ordered = sorted(trials, key=lambda trial: (trial.value or 0.0, trial.id))
     points = sum(len(trial.curve) for trial in ordered)
     return ordered[:: max(1, math.ceil(points / _MAX_POINTS))]
@@ -99,14 +99,14 @@ def _caption(
     metric, scheduler = study.spec.objective.metric, study.spec.scheduler.name
     by = "" if scheduler == "none" else f" by {scheduler} or the time budget"
     stopped = sum(trial.state == "stopped" for trial in trials)
-    said = [f"Trials that reported {metric}: {len(trials):,}; stopped{by}: {stopped:,}."]
+    sentences = [f"Trials that reported {metric}: {len(trials):,}; stopped{by}: {stopped:,}."]
     if reached:
-        said.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
+        sentences.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
     if top:
-        said.append(f"In colour: {_listed([f'trial {trial.id}' for trial in top])}, best first.")
+        sentences.append(f"In colour: {_listed([f'trial {trial.id}' for trial in top])}, best first.")
     if len(others) + len(top) < len(trials):
-        said.append(f"Of the others {len(others):,} are drawn, spread over their values.")
-    return " ".join(said)
+        sentences.append(f"Of the others {len(others):,} are drawn, spread over their values.")
+    return " ".join(sentences)
 
 
 def _listed(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A figure of a report: a plotly figure, and what it shows in words for those who can't see it."""
+"""A figure of a report: a plotly figure, with a caption for people who can't see it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-# Okabe and Ito's, which colour-blind people tell apart, on light and dark paper.
+# Okabe and Ito's palette: colour-blind people can tell them apart, on a light and a dark page.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8a94a3"
 LEGEND_BELOW = {"orientation": "h", "y": -0.2, "x": 0, "traceorder": "normal"}
 
-# plotly takes these for markup wherever a text stands; what else looks like markup is from a name or value.
+# plotly interprets these tags in any text. Other text that looks like a tag comes from a name or value.
 _TAG = re.compile(r"<(?!/?(?:br|extra|b)>)")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plotly figure with what stands around it."""
+    """A plotly figure with its title and caption."""
 
     id: str
     title: str
     caption: str
-    """A sentence or more, in plain text."""
+    """One or more sentences of plain text."""
     plot: Any
-    """plotly.graph_objects.Figure; paper, grid and text get their colours from the page (page.js)."""
+    """A plotly.graph_objects.Figure. The page sets the colours of its background, grid and text (page.js)."""
     least_width: int = 0
-    """In pixels; a narrower screen scrolls the figure, and not the page."""
+    """In pixels; on a narrower screen the figure scrolls sideways, not the page."""
     half: bool = False
-    """Whether two of them stand side by side where there is room."""
+    """Whether it is shown beside another one, if there is room."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plotly.js takes it, with names and values shown letter by letter."""
+        """The figure for plotly.js, with names and values escaped so that none is read as markup."""
         found: dict[str, Any] = _literal(json.loads(self.plot.to_json()))
         for key in ("template", "title", "width", "height"):
             found["layout"].pop(key, None)
@@ -50,7 +50,7 @@ def _literal(part: Any) -> Any:
 
 
 def time_unit(seconds: float) -> tuple[float, str]:
-    """In what to count so that numbers stay small: seconds a unit, and its name."""
+    """A unit that keeps numbers small: its length in seconds, and its name."""
     if seconds < 180:
         return 1.0, "seconds"
     return (60.0, "minutes") if seconds < 3 * 3600 else (3600.0, "hours")

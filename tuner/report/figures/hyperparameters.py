@@ -1,4 +1,4 @@
-"""What the hyperparameters have to do with the objective: Optuna's own figures, in the report's colours."""
+"""How the hyperparameters relate to the objective: Optuna's figures, in the report's colours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tuner.search import optuna_figures
 from tuner.search.importance import RESAMPLES, Importance, importances
 
 LEAST_TRIALS = 6
-"""So many must have ended with a value: fewer say nothing about a hyperparameter."""
+"""The figures need this many trials that ended with a value; fewer say nothing about a hyperparameter."""
 _SLICES = 8
 _WORST, _BEST = "rgb(141,162,189)", "rgb(213,94,0)"
 _SCALE = ((0.0, _WORST), (1.0, _BEST))
 
 
 def hyperparameter_figures(record: StudyRecord) -> Iterator[Figure]:
-    """Parallel coordinates, importance, slices, and the contour of the two most important; none of a few trials."""
+    """Parallel coordinates, importance, contour of the two most important, slices. None below LEAST_TRIALS trials."""
     ranking = record.ranking()
     if len(ranking) < LEAST_TRIALS:
         return
@@ -44,7 +44,7 @@ def _parallel(record: StudyRecord) -> Figure:
     return Figure(
         "parallel",
         "Parallel coordinates",
-        f"A line a trial. The best {'trial has' if len(tenth) == 1 else f'{len(tenth)} trials have'} {ranges}."
+        f"Each line is a trial. The best {'trial has' if len(tenth) == 1 else f'{len(tenth)} trials have'} {ranges}."
         f"{few if len(ranking) > optuna_figures.MAX_TRIALS else ''}",
         _themed(optuna_figures.parallel_coordinates(record), record),
         least_width=140 * (1 + len(record.spec.space)),
@@ -52,7 +52,7 @@ def _parallel(record: StudyRecord) -> Figure:
 
 
 def _range(trials: list[Any], name: str) -> str:
-    """The values of one hyperparameter, as words; empty if none of the trials has it."""
+    """The values of one hyperparameter in words; empty if none of the trials has it."""
     values = [trial.params[name] for trial in trials if name in trial.params]
     if not values:
         return ""
@@ -71,16 +71,16 @@ def _importance(record: StudyRecord, found: list[Importance]) -> Figure:
         "importance",
         "Importance",
         f"{shares}. PED-ANOVA: how far the values of the best tenth of the trials differ from those of all. In "
-        f"brackets and as whiskers: the least and the greatest of {RESAMPLES} resamples; far apart, they "
-        "say that little is known.",
+        f"brackets and as whiskers: the lowest and the highest of {RESAMPLES} resamples; if they are far apart, the "
+        "importance is uncertain.",
         figure,
         half=True,
     )
 
 
 def _pair(record: StudyRecord, names: list[str]) -> tuple[str, str] | None:
-    """The two most important that can be drawn over each other."""
-    pairs = ((first, second) for place, first in enumerate(names) for second in names[place + 1 :])
+    """The two most important hyperparameters for which a contour can be drawn."""
+    pairs = ((first, second) for rank, first in enumerate(names) for second in names[rank + 1 :])
     return next((pair for pair in pairs if optuna_figures.has_values_of_both(record, *pair)), None)
 
 
@@ -112,26 +112,26 @@ def _slices(record: StudyRecord, names: list[str]) -> Figure:
 
 
 def _themed(figure: Any, record: StudyRecord) -> Any:
-    """Colours for light and dark paper: of points, and of lines by their value, the better the stronger."""
+    """Set colours that fit a light and a dark page. Lines of better trials are stronger."""
     minimize = record.spec.objective.direction == "minimize"
     for trace in figure.data:
         if trace.type == "contour":
             trace.update(colorscale="Viridis", reversescale=minimize)
         elif trace.type == "bar":
-            # The numbers would stand on the whiskers, and are in the caption.
+            # The numbers would overlap the whiskers; they are in the caption.
             trace.update(marker_color=COLORS[1], textposition="none")
             trace.error_x.update(color=GREY, thickness=2)
         elif trace.type == "parcoords":
             trace.line.update(colorscale=_SCALE)
         elif trace.mode == "lines" and trace.showlegend is False:
-            # A trial's line begins on the axis of the objective, at 0 to 1.
+            # A line starts on the objective's axis, scaled to 0..1.
             share = min(1.0, max(0.0, 1.0 - trace.y[0] if minimize else trace.y[0]))
             trace.update(line_color=find_intermediate_color(_WORST, _BEST, share, "rgb"), opacity=0.3 + 0.6 * share)
         elif trace.marker.colorscale:
             trace.marker.update(colorscale=_SCALE)
     figure.update_layout(plot_bgcolor=None)
     figure.update_annotations(font_color=None)
-    # On a narrow axis the digits between powers of ten stand on each other.
+    # On a narrow axis the labels between powers of ten overlap.
     figure.update_xaxes(dtick=1, exponentformat="power", selector={"type": "log"})
     figure.update_yaxes(exponentformat="power", selector={"type": "log"})
     return figure

@@ -17,18 +17,18 @@ from tuner.results.tables import metric_column
 
 @dataclass(frozen=True)
 class Progress:
-    """When a study became better. A failed trial can't win, so what it reported doesn't count as better."""
+    """When a study's best value improved. Reports of failed trials don't count, since a failed trial can't win."""
 
     study: Study
     steps: pd.DataFrame
     """A row for each time that the best value improved: trial, epoch, seconds since the study began, epochs spent by
     all trials until then, value."""
     seconds: float
-    """From the study's begin to its last report."""
+    """From the study's start to its last report."""
     epochs: int
-    """What all trials spent."""
+    """Of all trials, summed."""
 
-    def reached(self, value: float) -> tuple[float, int] | None:
+    def first_reached(self, value: float) -> tuple[float, int] | None:
         """Seconds and epochs until the study was at least as good as this value; None if it never was."""
         objective = self.study.spec.objective
         there = self.steps[[not objective.better(value, found) for found in self.steps["value"]]]
@@ -36,7 +36,7 @@ class Progress:
 
 
 def progress(study: Study) -> Progress:
-    """Of a study that may have reported nothing yet."""
+    """A study's progress so far; empty if no trial has reported."""
     objective = study.spec.objective
     reports = study.metrics.sort_values("seconds", kind="stable").reset_index(drop=True)
     column = metric_column(objective.metric)
@@ -53,7 +53,7 @@ def progress(study: Study) -> Progress:
 
 
 def progress_figures(found: Sequence[Progress]) -> Iterator[Figure]:
-    """Over time and over epochs; none of a study that has reported nothing."""
+    """The best value over time and over epochs. Studies without a report are left out."""
     found = [one for one in found if not one.steps.empty]
     if not found:
         return
@@ -62,7 +62,7 @@ def progress_figures(found: Sequence[Progress]) -> Iterator[Figure]:
     yield Figure(
         "progress-time",
         "Best value over time",
-        " ".join(_said(one, f"{duration(one.steps['seconds'].iloc[-1])} after the start") for one in found),
+        " ".join(_caption(one, f"{duration(one.steps['seconds'].iloc[-1])} after the start") for one in found),
         _plot(found, "seconds", unit, f"{name} since the start", metric),
         half=True,
     )
@@ -70,14 +70,14 @@ def progress_figures(found: Sequence[Progress]) -> Iterator[Figure]:
         "progress-epochs",
         "Best value over epochs spent",
         " ".join(
-            _said(one, f"when {one.steps['spent'].iloc[-1]:,} of {one.epochs:,} epochs were spent") for one in found
+            _caption(one, f"when {one.steps['spent'].iloc[-1]:,} of {one.epochs:,} epochs were spent") for one in found
         ),
         _plot(found, "spent", 1, "epochs spent by all trials", metric),
         half=True,
     )
 
 
-def _said(one: Progress, when: str) -> str:
+def _caption(one: Progress, when: str) -> str:
     first, last = one.steps.iloc[0], one.steps.iloc[-1]
     metric = one.study.spec.objective.metric
     if len(one.steps) == 1:

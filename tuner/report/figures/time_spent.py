@@ -1,4 +1,4 @@
-"""Where each trial's time went: start-up, data, compute, evaluation, checkpoints, as far as the trainer reports it."""
+"""Each trial's time by part: start-up, data, compute, evaluation, checkpoints, as far as the trainer reports them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ORDER = ("start-up", "data", "compute", "evaluation", "checkpoint")
 
 
 def time_figure(study: Study) -> Figure | None:
-    """A bar a trial; None as long as no trial has taken time."""
+    """A figure with one bar for each trial; None if no trial has used any time yet."""
     parts = time_parts(study)
     total = float(parts.to_numpy().sum())
     if not total:
         return None
     shown = parts
     if len(parts) > _MAX_BARS:
-        shown = parts.iloc[[round(place * (len(parts) - 1) / (_MAX_BARS - 1)) for place in range(_MAX_BARS)]]
+        shown = parts.iloc[[round(bar * (len(parts) - 1) / (_MAX_BARS - 1)) for bar in range(_MAX_BARS)]]
     unit, name = time_unit(float(shown.sum(axis=1).max()))
     figure = go.Figure()
     for part, color in zip(shown.columns, (*COLORS, *COLORS), strict=False):
@@ -36,16 +36,16 @@ def time_figure(study: Study) -> Figure | None:
     return Figure(
         "time",
         "Where the time went",
-        f"{len(parts):,} trials took {duration(total)}, counted one after the other: {shares}.{some}",
+        f"{len(parts):,} trials used {duration(total)} in total: {shares}.{some}",
         figure,
     )
 
 
 def time_parts(study: Study) -> pd.DataFrame:
-    """Seconds by trial and part.
+    """Seconds by trial (rows) and part (columns).
 
-    `other` is what no part accounts for: reports, attempts that were cut off. Of a trainer that reports no
-    `time/PART_seconds` it is called training.
+    `other` is the rest: reports, and epochs that were lost when an attempt ended. If the trainer reports no
+    `time/PART_seconds`, the rest is called `training`.
     """
     trials, metrics = study.trials, study.metrics
     reported = {name.removeprefix("time/").removesuffix("_seconds"): name for name in metrics.columns if _is_part(name)}
@@ -59,5 +59,5 @@ def time_parts(study: Study) -> pd.DataFrame:
 
 
 def _is_part(metric: str) -> bool:
-    # The epoch's own time holds the parts.
+    # time/epoch_seconds is the sum of the parts.
     return metric.startswith("time/") and metric.endswith("_seconds") and metric != "time/epoch_seconds"

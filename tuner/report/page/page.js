@@ -1,5 +1,5 @@
 "use strict";
-// Draws the figures, and makes the table sort and filter. Nothing here asks a network.
+// Draws the figures, and sorts and filters the table. Nothing here uses a network.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -24,15 +24,15 @@
 
   const plots = [...document.querySelectorAll(".plot")];
   const config = { displaylogo: false, responsive: true, scrollZoom: false };
-  const turn = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  const nextFrame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   // The page can be read and used before plotly.js has started, and between two figures.
   async function draw() {
-    await turn();
+    await nextFrame();
     const script = document.createElement("script");
     script.textContent = document.getElementById("plotly").textContent;
     document.head.append(script);
     for (const plot of plots) {
-      await turn();
+      await nextFrame();
       const { data, layout } = figures[plot.dataset.figure];
       await Plotly.newPlot(plot, data, { ...layout, template: template(), autosize: true }, config);
     }
@@ -71,13 +71,13 @@
       const head = heads[column], down = head.ariaSort === "ascending";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const keyed = rows.map(({ row }, place) => ({ row, place, key: key(row, column) }));
+      const keyed = rows.map(({ row }, index) => ({ row, index, key: key(row, column) }));
       keyed.sort((a, b) => {
-        // What isn't there is last, whichever way.
+        // Empty cells come last in both directions.
         if ((a.key === "") !== (b.key === "")) return a.key === "" ? 1 : -1;
         const order = typeof a.key === "number" && typeof b.key === "number"
           ? a.key - b.key : String(a.key).localeCompare(String(b.key), undefined, { numeric: true });
-        return (down ? -order : order) || a.place - b.place;
+        return (down ? -order : order) || a.index - b.index;
       });
       body.append(...keyed.map(({ row }) => row));
     };

@@ -1,4 +1,4 @@
-"""The winner beside the runner-up and the worst: values, hyperparameters, masks."""
+"""Compares the winner with the runner-up and the worst trial: values, hyperparameters, masks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tuner.events.state import TrialRecord
 from tuner.report.figures.figure import duration
 from tuner.results.study import Study
 
-_FRAMES = 4
-_WIDEST = 960  # pixels; three images of three frames in a row are shown at a third of that, and can be enlarged
+_MAX_FRAMES = 4
+_MAX_WIDTH = 960  # pixels; a page of three columns shows images smaller, and enlarges them on a click
 
 
 @dataclass(frozen=True)
 class Mask:
-    """An image of a trial's best epoch."""
+    """A stored image of a trial's best epoch."""
 
     trial: int
     epoch: int
     frame: str
     source: str
-    """A data: address."""
+    """The image as a data: URL."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One of those that are compared."""
+class ComparedTrial:
+    """A trial in a comparison: one column of the table."""
 
     title: str
     trial: TrialRecord
@@ -43,29 +43,29 @@ class Standing:
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared: a text for each standing, and which of them differ from the winner's."""
+    """A row of the comparison: a text for each trial, and whether it differs from the first trial's."""
 
     name: str
     texts: list[str]
     differs: list[bool]
 
 
-def standings(study: Study) -> list[Standing]:
-    """Winner, runner-up and worst, as far as there are so many; none as long as no trial can win."""
+def compared_trials(study: Study) -> list[ComparedTrial]:
+    """Winner, runner-up and worst; fewer if fewer trials have ended, none if no trial can win."""
     ranking = study.record.ranking()
-    places = [("winner", 0), ("runner-up", 1), ("worst", len(ranking) - 1)]
-    chosen = [(title, ranking[place]) for number, (title, place) in enumerate(places) if number <= place < len(ranking)]
-    return [Standing(title, trial, masks_of(study, trial)) for title, trial in chosen]
+    ranks = [("winner", 0), ("runner-up", 1), ("worst", len(ranking) - 1)]
+    chosen = [(title, ranking[rank]) for least, (title, rank) in enumerate(ranks) if least <= rank < len(ranking)]
+    return [ComparedTrial(title, trial, masks_of(study, trial)) for title, trial in chosen]
 
 
-def rows(found: list[Standing], metric: str) -> list[Row]:
-    """Objective, epochs and time, then every hyperparameter."""
-    trials = [standing.trial for standing in found]
+def rows(found: list[ComparedTrial], metric: str) -> list[Row]:
+    """Rows of objective, epochs and time, then of every hyperparameter."""
+    trials = [compared.trial for compared in found]
     plain = {
         metric: [format_metric(trial.value or 0.0) for trial in trials],
         "best epoch": [f"{trial.best_epoch} of {trial.epoch}" for trial in trials],
         "ended": ["stopped early" if trial.state == "stopped" else trial.state for trial in trials],
-        "took": [duration(trial.seconds(trial.last_seen)) for trial in trials],
+        "duration": [duration(trial.seconds(trial.last_seen)) for trial in trials],
     }
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     return [
@@ -89,13 +89,13 @@ def _differs(trials: list[TrialRecord], trial: TrialRecord, name: str) -> bool:
     return trial.params.get(name) != trials[0].params.get(name)
 
 
-def frames(found: list[Standing]) -> list[str]:
-    """Those that the masks show, each once."""
-    return list(dict.fromkeys(frame for standing in found for frame in standing.masks))[:_FRAMES]
+def frames(found: list[ComparedTrial]) -> list[str]:
+    """The names of the frames of which a trial has a mask, at most _MAX_FRAMES."""
+    return list(dict.fromkeys(frame for compared in found for frame in compared.masks))[:_MAX_FRAMES]
 
 
 def masks_of(study: Study, trial: TrialRecord) -> dict[str, Mask]:
-    """By frame, of its best epoch; what can't be read as an image isn't there."""
+    """The masks of a trial's best epoch by frame, without files that can't be read as an image."""
     if trial.best_epoch is None:
         return {}
     try:
@@ -103,8 +103,8 @@ def masks_of(study: Study, trial: TrialRecord) -> dict[str, Mask]:
     except (StudyError, OSError):
         return {}
     found = {}
-    for path in paths[:_FRAMES]:
-        # A file's name need not be text that can be written.
+    for path in paths[:_MAX_FRAMES]:
+        # A file's name may hold bytes that aren't UTF-8.
         frame = path.stem.encode("utf-8", "replace").decode()
         if source := _data_address(path):
             found[frame] = Mask(trial.id, trial.best_epoch, frame, source)
@@ -112,13 +112,13 @@ def masks_of(study: Study, trial: TrialRecord) -> dict[str, Mask]:
 
 
 def _data_address(path: Path) -> str | None:
-    small = io.BytesIO()
+    webp = io.BytesIO()
     try:
         with Image.open(path) as image:
             image.load()
-            picture = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-        picture.thumbnail((_WIDEST, 4 * _WIDEST))
-        picture.save(small, "WEBP", quality=85)
-    except Exception:  # whatever Pillow raises for a file that is damaged or none of an image's
+            thumbnail = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+        thumbnail.thumbnail((_MAX_WIDTH, 4 * _MAX_WIDTH))
+        thumbnail.save(webp, "WEBP", quality=85)
+    except Exception:  # Pillow raises many kinds for a file that is damaged or no image
         return None
-    return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(webp.getvalue()).decode()}"
