@@ -101,7 +101,7 @@ def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:
 
 
 def study_seconds(record: StudyRecord, now: float) -> float:
-    """Seconds from the study's start to the last report or end of a trial, breaks included; to `now` if it is running."""
+    """Seconds from the study's start to its last report or trial's end, breaks included; to `now` if it is running."""
     if record.state == "running":
         return max(0.0, now - record.created)
     seen = [time for trial in record.trials.values() for time in (trial.last_seen, trial.ended or 0.0)]
