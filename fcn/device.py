@@ -17,7 +17,7 @@ def default_device() -> torch.device:
 
 def with_index(device: torch.device) -> torch.device:
     """The same device; of "cuda" alone, which some of torch's functions refuse, the current one: cuda:0, say."""
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
