@@ -32,7 +32,7 @@ def test_a_hung_trial_is_restarted_once_and_then_fails_while_the_others_continue
         resources={"max_concurrent_trials": 2},
     )
     study = tuner("run", file, "--storage", storage, "--address", shared_ray)
-    assert "reported nothing for 8 s (failures.no_report_seconds): its process is ended" in study.output
+    assert "reported nothing for 8 s (failures.no_report_seconds): its process is killed" in study.output
     found = show(storage, "hangs")["trials"]
     assert [trial["state"] for trial in found] == ["finished", "failed", "finished"], study.output
     assert found[1]["reason"] == "it reported nothing for 8 s (failures.no_report_seconds), for the second time"

@@ -1,4 +1,4 @@
-"""Ray's autoscaler: what it may bring a cluster to, and which machines it asks the cloud for first."""
+"""Ray's autoscaler: how large it can make a cluster, and which node types it requests first."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CONFIG, _OF = "--autoscaling-config=", "--gcs-address="
 
 
 def limits(gcs_address: str) -> dict[str, float]:
-    """The most CPUs and GPUs that the autoscaler of the Ray at this address (host:port) may have at a time.
+    """The most CPUs and the most GPUs to which the autoscaler of the Ray at an address (host:port) can grow it.
 
-    Both are 0 if it has none, or one on another machine: Ray tells nobody, so this machine's processes are asked. They
-    need not be reached together.
+    Both are 0 if it has no autoscaler on this machine: Ray doesn't publish the limits, so they are read from the config
+    file on the autoscaler's command line. The cluster may not be able to have both maxima at the same time.
     """
     config = _config(gcs_address)
     types: dict[str, Any] = (config or {}).get("available_node_types", {})
@@ -33,10 +33,10 @@ def available_first(
     *,
     node_availability_summary: NodeAvailabilitySummary,
 ) -> tuple[float, ...] | None:
-    """How well a node type suits the demands that wait, the more the better; None if none of them fits on it.
+    """Score a node type for the pending demands, higher is better; None if none of them fits on it.
 
-    Ray's own score, but a type that the cloud refused in the last half an hour comes after all that it didn't: spot
-    machines fall back on others. cluster.yaml names it to Ray in RAY_AUTOSCALER_UTILIZATION_SCORER.
+    Ray's own score, except that a type which the cloud refused in the last half hour ranks behind all others: so spot
+    machines fall back on on-demand ones. cluster.yaml sets it by RAY_AUTOSCALER_UTILIZATION_SCORER.
     """
     score = ray_s_own_score(node_resources, demands, node_type, node_availability_summary=node_availability_summary)
     if score is None:
@@ -57,7 +57,7 @@ def _config(gcs_address: str) -> dict[str, Any] | None:
 
 
 def _most(resource: str, types: dict[str, Any], config: dict[str, Any]) -> float:
-    """With the nodes that have most of it, as many as there may be of their types and of all together."""
+    """The most of a resource that the cluster can have, within the limits of each node type and of all nodes."""
     most = config.get("max_workers", 0)
     each = [
         float(node["resources"].get(resource, 0))

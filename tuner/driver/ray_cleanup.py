@@ -22,7 +22,7 @@ _GRACE_SECONDS = 5.0
 
 @contextlib.contextmanager
 def ended_with_driver(session: str) -> Iterator[None]:
-    """A block in which this process's end also ends the processes that it has started so far, and its Ray session's.
+    """A block in which the processes started so far, and those of a Ray session, end when this process ends.
 
     session: the name of the Ray session that this process has started.
     """
@@ -42,7 +42,7 @@ def ended_with_driver(session: str) -> Iterator[None]:
 
 
 def _main() -> None:
-    # psutil remembers when each process started: one that gets the same id later isn't taken for it.
+    # psutil compares start times, so a later process with the same id is not mistaken for one of these.
     processes = []
     for pid in sys.argv[2:]:
         with contextlib.suppress(psutil.NoSuchProcess):

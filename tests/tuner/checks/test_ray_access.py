@@ -60,18 +60,18 @@ def error_message(address: str) -> str:
     return str(caught.value)
 
 
-def test_an_address_where_nobody_listens_is_told() -> None:
+def test_an_address_where_nobody_listens_is_an_error() -> None:
     assert "a running Ray is needed there" in error_message("127.0.0.1:1")
 
 
-def test_the_address_of_a_ray_client_and_that_of_a_dashboard_are_told() -> None:
+def test_the_address_of_a_ray_client_or_of_a_dashboard_is_an_error() -> None:
     assert "this is the address of a Ray client, and HOST:PORT or auto is needed" in error_message(
         "ray://127.0.0.1:10001"
     )
     assert "python -m tuner submit STUDY_FILE --address http://HEAD:8265" in error_message("http://127.0.0.1:8265")
 
 
-def test_a_port_where_something_else_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_another_service_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_access, "_TIMEOUT_SECONDS", 1.0)
     with http.server.HTTPServer(("", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -83,7 +83,7 @@ def test_a_port_where_something_else_answers_is_told(monkeypatch: pytest.MonkeyP
             server.shutdown()
 
 
-def test_a_port_that_takes_connections_and_is_silent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_access, "_TIMEOUT_SECONDS", 1.0)
     with socket.create_server(("", 0)) as silent:
         assert "the head of a Ray is needed there, got something else" in error_message(
@@ -134,7 +134,7 @@ def head(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("head", ["s3cret"], indirect=True)
-def test_a_ray_that_wants_a_token_gets_the_right_one_or_a_sentence(
+def test_a_ray_that_requires_a_token_is_reached_with_it_and_refused_in_a_sentence_without(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "that Ray requires a token, and none is set here" in error_message(head)
@@ -162,7 +162,7 @@ def test_a_ray_that_wants_a_token_gets_the_right_one_or_a_sentence(
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize("head", [None], indirect=True)
-def test_a_ray_without_tokens_is_sent_none_though_there_is_one(
+def test_a_ray_without_tokens_is_sent_none_even_if_one_is_stored(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".ray").mkdir()

@@ -199,7 +199,7 @@ def test_what_the_storage_refuses_is_never_counted_against_a_trial(recorder: Rec
         assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
     assert recorder.storage_problems[1].since == since
     recorder.receive(1, report(1))
-    assert recorder.storage_problems == {}, "the attempt after it came as far as a report"
+    assert recorder.storage_problems == {}, "the next attempt has reported"
     control.stop("interrupted", "SIGINT")
     assert recorder.receive(1, StorageWait("full")).action is Action.STOP, "nobody waits any more"
 
@@ -243,31 +243,31 @@ def test_an_event_waits_for_the_moment_that_a_checkpoint_fills_the_disk(tmp_path
     assert refused == 2
 
 
-def place(recorder: Recorder, action: Action) -> None:
-    """What the recorder is told of the node on which an attempt wants to begin."""
+def set_placement(recorder: Recorder, action: Action) -> None:
+    """Set the answer to the recorder's question whether an attempt may begin on its nodes."""
     recorder._placement = lambda nodes: Placement(action, tuple(f"host {node}" for node in nodes))
 
 
 def test_an_attempt_begins_on_a_node_that_is_checked_and_its_node_is_recorded(
     recorder: Recorder, tmp_path: Path
 ) -> None:
-    place(recorder, Action.WAIT)
+    set_placement(recorder, Action.WAIT)
     assert recorder.receive(1, Begun(("7",))).action is Action.WAIT
     assert not recorder.has_begun(1)
-    place(recorder, Action.CONTINUE)
+    set_placement(recorder, Action.CONTINUE)
     assert recorder.receive(1, Begun(("7", "8"))).action is Action.CONTINUE
     assert recorder.has_begun(1)
     assert recorder.record.trials[1].nodes == ("host 7", "host 8")
     assert [line["event"] for line in lines(tmp_path)] == ["begin"]
 
 
-def test_a_trial_on_a_node_that_is_left_out_is_placed_anew_and_nothing_is_held_against_it(recorder: Recorder) -> None:
+def test_a_trial_on_a_node_that_is_left_out_is_run_again_without_using_up_a_retry(recorder: Recorder) -> None:
     for _ in range(5):
-        place(recorder, Action.STOP)
+        set_placement(recorder, Action.STOP)
         assert recorder.receive(1, Begun(("7",))).action is Action.STOP
         assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
         begin(recorder, 1)
-    place(recorder, Action.CONTINUE)
+    set_placement(recorder, Action.CONTINUE)
     recorder.receive(1, Begun(("8",)))
     for _ in range(recorder.record.spec.failures.max_retries):
         recorder.receive(1, Interruption("its node died"))

@@ -1,4 +1,4 @@
-"""What a study is to Ray Tune, and each of Tune's private parts that it stands on."""
+"""How a study works with Ray Tune, and each private part of Tune that it depends on."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ def test_a_trial_that_lost_its_slot_is_run_again_on_another(journal: Journal) ->
     study.source.on_trial_complete("lost")
     again = study.source.suggest("again")
     assert (again["trial"], again["params"]) == (config["trial"], config["params"])
-    assert again["slot_number"] == 2, "the slot that is gone is nobody's"
+    assert again["slot_number"] == 2, "the lost slot isn't used again"
     assert study.source.suggest("no other") is None
 
 
-def test_a_trial_that_tune_gives_up_fails_with_the_cause_of_its_processs_death(
+def test_a_trial_without_retries_left_fails_with_the_cause_of_its_processs_death(
     journal: Journal, tmp_path: Path
 ) -> None:
     study = Study(journal)
@@ -171,7 +171,7 @@ def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run(journal: J
     assert len(list(processes.flush_cached_objects())) == 1, "the slot that is free ends"
 
 
-def test_slots_follow_a_plan_that_shares_gpus_when_their_trials_have_ended(journal: Journal) -> None:
+def test_slots_use_a_plan_that_shares_gpus_once_their_trials_have_ended(journal: Journal) -> None:
     slots = SlotPool(Study(journal).recorder.record.spec, Storage("/nowhere"), Plan(1, 1, 1, 1, 8, 1))
     alone = slots.acquire()
     assert alone is not None
@@ -199,7 +199,7 @@ def test_what_tune_is_given_is_pickled_empty(journal: Journal) -> None:
         assert given.__getstate__() == {}, type(given).__name__
 
 
-# Tune's private parts: were one renamed, most would fail without a word, and a driver's memory would only grow.
+# Tune's private parts: if one were renamed, most code would fail silently, and the driver's memory would grow.
 
 
 def tune_trial(number: int, folder: Path) -> Any:
@@ -218,7 +218,7 @@ def test_tunes_controller_has_the_cache_of_processes() -> None:
     assert callable(TuneController.stop_trial)
 
 
-def test_each_part_of_a_trial_that_is_slimmed_is_one_that_tune_has(tmp_path: Path) -> None:
+def test_tunes_trial_has_each_attribute_that_is_cleared_or_shared(tmp_path: Path) -> None:
     trial, other = tune_trial(1, tmp_path), tune_trial(2, tmp_path)
     slimmed = ("_default_result_or_future", "config", "evaluated_params", "_Trial__unresolved_config")
     shared = ("storage", "run_metadata", "experiment_tag", "relative_logdir")

@@ -1,4 +1,4 @@
-"""Which trials are ended that report nothing, when, and as what."""
+"""Which silent trials the watchdog ends, when, and in which state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tuner.worker.messages import Begun, Report, StorageWait
 
 
 class Study:
-    """A study whose time is what the test says. Tune is done with a trial as soon as it is asked to be."""
+    """A study with a clock that the test sets. A killed trial ends at once."""
 
     def __init__(
         self, folder: Path, journal: Journal, workers: int = 1, time_seconds: float | None = None, **failures: Any
@@ -59,7 +59,7 @@ class Study:
 
 
 class Clock:
-    """What watchdog, recorder and control take for the time."""
+    """The clock of watchdog, recorder and control."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0

@@ -116,7 +116,7 @@ def test_masks_of_winner_runner_up_and_worst_stand_side_by_side(tmp_path: Path) 
     assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in images)
 
 
-def test_names_and_values_are_shown_letter_by_letter(tmp_path: Path) -> None:
+def test_names_and_values_are_escaped(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     space = {
         "x": {"type": "float", "low": 1e-3, "high": 1.0},

@@ -1,4 +1,4 @@
-"""Over which interface ranks on several hosts find each other, and what is said when they don't."""
+"""Which network interface ranks on several hosts use, and the error if they can't connect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_interface_that_the_environment_names_is_kept(monkeypatch: pytest.Mon
     assert os.environ["NCCL_SOCKET_IFNAME"] == interface_of("127.0.0.1")
 
 
-def test_ranks_that_are_not_connected_are_told_with_hosts_addresses_and_cause() -> None:
+def test_the_error_for_ranks_that_cannot_connect_names_hosts_addresses_and_cause() -> None:
     error = RuntimeError("in gloo\nRuntimeError: connect [127.0.1.1]:4711: Connection refused")
     assert not_connected([("host1", "10.0.0.1"), ("host2", "10.0.0.2")], error) == (
         "its ranks can't be connected, rank 0 on host1 (10.0.0.1), rank 1 on host2 (10.0.0.2): "
