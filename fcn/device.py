@@ -1,4 +1,4 @@
-"""What a run computes on: chosen, and said in words."""
+"""The device that a run computes on: how it is chosen and described."""
 
 import os
 
@@ -9,7 +9,7 @@ from fcn.errors import InputError
 
 
 def default_device() -> torch.device:
-    """This process's GPU, or the CPU."""
+    """This process's GPU, or the CPU if there is none."""
     if torch.cuda.is_available():
         return with_index(torch.device("cuda"))
     return torch.device("cpu")
@@ -23,7 +23,7 @@ def with_index(device: torch.device) -> torch.device:
 
 
 def chosen_device(wanted: str | None) -> torch.device:
-    """What --device says, None if it was left out. Raises InputError."""
+    """The device of --device; wanted: its value, None if it was left out. Raises InputError."""
     if wanted is None:
         return default_device()
     try:
@@ -39,7 +39,7 @@ def chosen_device(wanted: str | None) -> torch.device:
 
 
 def described(device: torch.device) -> str:
-    """A GPU's name and memory; of a CPU the cores in use, and why it is no GPU."""
+    """A description for people: a GPU's name and memory, or a CPU's cores in use and why no GPU is used."""
     ranks = f" on each of {world_size()} ranks" if world_size() > 1 else ""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
@@ -47,9 +47,9 @@ def described(device: torch.device) -> str:
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     used = f"{threads} of {cores} cores" if threads < cores else f"{cores} core{'s' if cores > 1 else ''}"
     if torch.cuda.is_available():
-        gpu = "a GPU is there and not used"
+        gpu = "there is a GPU, which is not used"
     elif torch.version.cuda is None and torch.version.hip is None:
-        gpu = "this PyTorch is built for CPUs alone"
+        gpu = "this PyTorch is built for CPUs only"
     else:
         gpu = "no GPU found"
     return f"{device} ({used}; {gpu}){ranks}"

@@ -1,15 +1,15 @@
-"""What can go wrong, in three kinds. The first ends a command with status 2, the others with status 1 (cli/app.py).
+"""The three kinds of errors. The first ends a command with status 2, the others with status 1 (cli/app.py).
 
-    InputError      a person can fix it: a path, a file, a config field. Nothing has been trained.
-    TrainingError   the run itself cannot continue: the loss is not finite, one image doesn't fit into memory.
+    InputError      a person can fix a path, a file or a config field. Nothing has been trained.
+    TrainingError   the run cannot continue: the loss is not finite, or not even one image fits into memory.
     ExportError     an exported file does not compute what its checkpoint computes.
 
-Messages say place, rule, value and fix, in one sentence that makes sense without a traceback.
+A message gives place, rule, value and fix, in one sentence that is understood without a traceback.
 """
 
 
 class InputError(ValueError):
-    """A file, a folder or a config field that a person can fix."""
+    """A mistake in a file, a folder or a config field, which a person can fix."""
 
 
 class TrainingError(RuntimeError):
@@ -17,4 +17,4 @@ class TrainingError(RuntimeError):
 
 
 class ExportError(RuntimeError):
-    """What was written differs from the checkpoint; nothing of it was kept."""
+    """An exported file differs from its checkpoint. The export has been removed."""

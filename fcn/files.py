@@ -1,8 +1,8 @@
-"""Files and folders that are written whole or not at all, and what a full disk says.
+"""Files and folders that are written completely or not at all, and how a full disk is reported.
 
-A rename alone does for a kill: who reads sees the old or all of the new. After a power cut a file system may know the
-new name and not what was written, so what is durable comes onto the disk first, then the name, then the folder that
-holds the name.
+Everything is written under a temporary name and then renamed, so that after a kill the old or the complete new version
+is there. After a power cut a file system may have the new name without the contents. A durable write therefore syncs
+the contents before the rename, and the folder after it.
 """
 
 import errno
@@ -17,20 +17,20 @@ from uuid import uuid4
 from fcn.errors import ExportError, InputError, TrainingError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-PARTIAL_PREFIX = ".fcn-"  # how the name of what isn't whole yet begins
-# What file systems answer that can't sync a folder, and need not: some in user space, some of a network.
+PARTIAL_PREFIX = ".fcn-"  # temporary names begin with it
+# The errors of file systems that can't sync a folder and don't need to: some in user space, some over a network.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
-_FULL_BYTES = 1 << 20  # less is free: a library that only says that writing failed met a full disk
+_FULL_BYTES = 1 << 20  # with less free than this, a library's vague error on writing is taken for a full disk
 
 
 @contextmanager
 def atomic_write(target: Path, *, durable: bool) -> Iterator[Path]:
-    """Yields a free path beside `target` for the block to make a file or a folder at, and renames it to `target`.
+    """Yields an unused path beside `target`, where the block makes a file or a folder, and then renames it to `target`.
 
-    A file takes the place of a file, a folder that of an empty folder alone. If an exception ends the block, nothing of
-    the new stays; a kill leaves a hidden path beside `target` (remove_leftovers()).
-    durable: whether a power cut after the block may not undo it; costs a sync of each file, and of `target`'s folder.
-    Raises OSError; whatever library met the full disk, of an errno in DISK_FULL.
+    A file may replace a file, a folder only an empty folder. If the block raises, what it wrote is removed; a kill
+    leaves it, under a hidden name beside `target` (see remove_leftovers()).
+    durable: the write survives a power cut after the block. It costs a sync of each file and of `target`'s folder.
+    Raises OSError; for a full disk with an errno in DISK_FULL, whichever library met it.
     """
     partial = target.with_name(f"{_prefix(target)}{uuid4().hex}")
     try:
@@ -41,7 +41,7 @@ def atomic_write(target: Path, *, durable: bool) -> Iterator[Path]:
         if durable:
             _sync_folder(target.parent)
     except Exception as error:
-        # Before what was written is removed, which makes room.
+        # Checked before the partial file is removed, which frees its space.
         if _is_disk_full(error, target.parent):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
         raise
@@ -52,10 +52,11 @@ def atomic_write(target: Path, *, durable: bool) -> Iterator[Path]:
 
 @contextmanager
 def fresh_directory(output: Path, *, bytes_needed: int) -> Iterator[Path]:
-    """A folder for all that a person's --output is to hold; it becomes `output` at the end of the block.
+    """Yields a temporary folder that becomes `output`, a command's --output, at the end of the block.
 
-    bytes_needed: about how many, to say where the disk is full.
-    Raises InputError if output is there and not empty, at the start or by the end, or can't be made.
+    bytes_needed: about how many, for the message if the disk is full.
+    Raises InputError if the disk is full, if `output` can't be made, or if it exists and isn't empty, at the start or
+    at the end.
     """
     check_free(output)
     parent = output.absolute().parent
@@ -74,27 +75,27 @@ def fresh_directory(output: Path, *, bytes_needed: int) -> Iterator[Path]:
                 f"{shutil.disk_usage(parent).free:,} are free: make room or choose another --output"
             ) from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            # Of two at once the second finds the first one's folder in its place.
+            # If two commands write to it at once, the second finds the first one's folder.
             check_free(output)
         raise
 
 
 def check_free(output: Path) -> None:
-    """Raises InputError if output is there, unless it is an empty folder."""
+    """Raises InputError if `output` exists, unless it is an empty folder."""
     if output.is_dir() and not any(output.iterdir()):
         return
     if output.exists() or output.is_symlink():
-        raise InputError(f"{output} must be new or empty, got one that is taken: choose another --output")
+        raise InputError(f"{output} must be new or empty, got one that isn't: choose another --output")
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes have left of `target`; nobody may be writing it. Raises OSError."""
+    """Removes what killed processes have left of `target`. No process may be writing it. Raises OSError."""
     for partial in target.parent.glob(f"{_prefix(target)}*"):
         remove(partial)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all in it, if it is there. Raises OSError."""
+    """Removes a file, or a folder with its contents, if it exists. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -102,13 +103,13 @@ def remove(path: Path) -> None:
 
 
 def rename(folder: Path, target: Path) -> None:
-    """Renames a folder that is durable already; its new name is durable then. Raises OSError."""
+    """Renames a folder whose contents are synced, so that the new name survives a power cut. Raises OSError."""
     folder.rename(target)
     _sync_folder(target.parent)
 
 
 def _prefix(target: Path) -> str:
-    # Not the name itself: file systems hold 255 bytes, and the name may have all of them.
+    # A hash and not the name itself, which may have all of the 255 bytes that file systems allow.
     return f"{PARTIAL_PREFIX}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
 
 
@@ -117,13 +118,13 @@ def _is_disk_full(error: Exception, place: Path) -> bool:
         return error.errno in DISK_FULL
     if isinstance(error, InputError | TrainingError | ExportError):
         return False
-    # safetensors gives the system's words; torch and onnx, which write with their own code, only that a write failed.
+    # safetensors quotes the system's message; torch and onnx, with their own code, say only that a write failed.
     says_so = os.strerror(errno.ENOSPC) in str(error)
     return says_so or (isinstance(error, RuntimeError) and shutil.disk_usage(place).free < _FULL_BYTES)
 
 
 def _sync_all(path: Path) -> None:
-    """Brings a file, or a folder with all in it, onto the disk."""
+    """Syncs a file, or a folder with its contents, to the disk."""
     if not path.is_dir():
         _sync(path)
         return

@@ -1,1 +1,1 @@
-"""The command line: `python -m fcn COMMAND`, one file a command."""
+"""The command line, `python -m fcn COMMAND`: a file for each command."""

@@ -1,4 +1,4 @@
-"""`python -m fcn COMMAND`: one file a command, imported when it is asked for."""
+"""`python -m fcn COMMAND`: the list of commands. Each is in a file of its own, imported only when it is run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fcn.errors import ExportError, InputError, TrainingError
 
-# The first lines of the commands' own help: --help imports none of them, nor torch.
+# What --help lists. It is written here since importing the commands for it would import torch.
 COMMANDS = {
     "train": "Train FCN-8s once; under torchrun, on every rank.",
     "data": "Show what is in a data set: frames, classes, sequences, the split, a contact sheet.",
@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """What the list of commands shows of one."""
+        """A command as the list of commands shows it, without importing it."""
         del ctx
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
@@ -54,16 +54,16 @@ app = typer.Typer(
 
 @app.callback()
 def _group() -> None:
-    """A group, whatever Typer thinks of one without commands of its own."""
+    """Makes Typer treat the app as a group of commands, though none is registered with it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 2 for what a person can fix, 1 for what failed on its way."""
+    """Runs the command line. Returns the exit status: 0, 2 for what a person can fix, 1 for a run that failed."""
     status = 2
     try:
         app(sys.argv[1:] if arguments is None else arguments, prog_name="python -m fcn")
     except ValidationError as error:
-        # Late: a prediction needs no config.
+        # Imported here, since a prediction doesn't need fcn.config.
         from fcn.config import validation_sentences
 
         sentences = validation_sentences(error)

@@ -23,7 +23,7 @@ from fcn.data.layout import check_folder, guess_dataset
 from fcn.data.readers import open_dataset
 from fcn.errors import InputError
 
-SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 400  # images, a row, pixels each
+SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 400  # images in all, images in a row, width of each in pixels
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,8 +38,8 @@ def show(
     frames: Annotated[int | None, typer.Option(help="Look at so many frames only.")] = None,
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet is written.")] = Path("contact_sheet.png"),
 ) -> None:
-    """Print frames, sizes, classes with their share, sequences and the split; draw a contact sheet."""
-    settings: dict[str, Any] = {
+    """Print frames, sizes, how common each class is, sequences and the split; draw a contact sheet."""
+    fields: dict[str, Any] = {
         "split": split,
         "split_seed": split_seed,
         "classes": classes,
@@ -49,7 +49,7 @@ def show(
     if name is None:
         raise InputError("DIR: give a folder, or --dataset scenes for generated ones")
     check_folder(name, folder)
-    config = Config(dataset=name, data_dir=folder, weights="none", **settings)
+    config = Config(dataset=name, data_dir=folder, weights="none", **fields)
     console = Console(highlight=False, markup=False)
     opened = open_dataset(config)
     survey = _survey(opened)
@@ -66,8 +66,11 @@ def show(
 
 
 class _Survey:
-    """sizes: frames by (height, width). pixels: frames x (classes + void), int64. remarks: what reading the
-    images remarked on, and on which frames."""
+    """What was found in the frames.
+
+    sizes: number of frames by (height, width). pixels: int64 (frames, classes + 1), pixels of each class and, last, of
+    void. remarks: what a person should know of how images were read, with the indices of their frames.
+    """
 
     def __init__(
         self, sizes: Counter[tuple[int, int]], pixels: npt.NDArray[np.int64], remarks: dict[str, list[int]]
@@ -76,7 +79,7 @@ class _Survey:
 
 
 def _survey(dataset: Dataset) -> _Survey:
-    """Reads every frame. Raises one InputError for all that can't be read."""
+    """Reads every frame. Raises one InputError that names the frames that can't be read."""
     sizes: Counter[tuple[int, int]] = Counter()
     pixels = np.zeros((len(dataset.frames), len(dataset.classes) + 1), dtype=np.int64)
     remarks: dict[str, list[int]] = {}
@@ -84,7 +87,7 @@ def _survey(dataset: Dataset) -> _Survey:
     with progress_bar("reading") as advance:
         for index in range(len(dataset.frames)):
             try:
-                image, label, said = dataset.decoded(index)
+                image, label, found = dataset.decoded(index)
             except InputError as error:
                 problems.append(str(error))
                 if len(problems) > MOST_PROBLEMS_SHOWN:
@@ -93,7 +96,7 @@ def _survey(dataset: Dataset) -> _Survey:
             sizes[(image.shape[0], image.shape[1])] += 1
             counts = np.bincount(label.ravel(), minlength=256)
             pixels[index] = [*counts[: len(dataset.classes)], counts[VOID]]
-            for remark in said:
+            for remark in found:
                 remarks.setdefault(remark, []).append(index)
             advance(index + 1, len(dataset.frames))
     raise_problems(problems)
@@ -110,9 +113,9 @@ def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:
     yield overview
 
     columns = [split for split, indices in dataset.splits.items() if indices]
-    shares = Table(title="classes: share of the labelled pixels", title_justify="left")
+    classes = Table(title="classes: share of the labelled pixels", title_justify="left")
     for heading in ("class", "all", *columns):
-        shares.add_column(heading, justify="left" if heading == "class" else "right")
+        classes.add_column(heading, justify="left" if heading == "class" else "right")
     groups = [survey.pixels, *(survey.pixels[list(dataset.splits[split])] for split in columns)]
     for position, name in enumerate((*dataset.classes, "void (of all pixels)")):
         cells = []
@@ -120,8 +123,8 @@ def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:
             void = position == len(dataset.classes)
             whole = group.sum() if void else group[:, :-1].sum()
             cells.append(f"{group[:, position].sum() / max(1, whole):.2%}")
-        shares.add_row(name, *cells)
-    yield shares
+        classes.add_row(name, *cells)
+    yield classes
 
     where = {index: split for split, indices in dataset.splits.items() for index in indices}
     counts = Counter((frame.sequence, where.get(index, "-")) for index, frame in enumerate(dataset.frames))
@@ -136,7 +139,7 @@ def _tables(dataset: Dataset, survey: _Survey) -> Iterator[Table]:
 
 
 def _contact_sheet(dataset: Dataset) -> PillowImage.Image:
-    """Overlays of frames spread over the whole set, SHEET_COLUMNS a row."""
+    """Overlays of frames that are spread evenly over the data set, SHEET_COLUMNS in a row."""
     chosen = np.linspace(0, len(dataset.frames) - 1, min(SHEET_FRAMES, len(dataset.frames))).round().astype(int)
     tiles = []
     for index in chosen.tolist():

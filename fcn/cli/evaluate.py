@@ -1,10 +1,10 @@
-"""python -m fcn evaluate: how well an export does on labelled frames, and images for the KITTI server.
+"""python -m fcn evaluate: scores an export on labelled frames, or writes a submission for the KITTI server.
 
-python -m fcn evaluate EXPORT DIR --split test                at the network's size, as training scores
-python -m fcn evaluate EXPORT DIR --split test --own-size     at the frames' size, as KITTI's devkit scores
-python -m fcn evaluate EXPORT DIR --split test --bev          from above, as KITTI's server scores
-python -m fcn evaluate EXPORT DIR --split all                 every frame of any folder, other drives included
-python -m fcn evaluate EXPORT DIR --submission OUT            DIR/testing, for the server
+python -m fcn evaluate EXPORT DIR --split test                at the network's image size, as training scores
+python -m fcn evaluate EXPORT DIR --split test --own-size     at native resolution, as KITTI's devkit scores
+python -m fcn evaluate EXPORT DIR --split test --bev          in bird's-eye view, as KITTI's server scores
+python -m fcn evaluate EXPORT DIR --split all                 on every frame of a folder, which may be of other drives
+python -m fcn evaluate EXPORT DIR --submission OUT            writes predictions for DIR/testing
 """
 
 import json
@@ -41,26 +41,35 @@ def run(
     export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
     data: Annotated[
         Path | None,
-        typer.Argument(help="Folder of the data set that it was trained on, or of any with --split all; scenes: none."),
+        typer.Argument(
+            help="Folder of the data set that it was trained on; any folder with --split all; none for scenes."
+        ),
     ] = None,
     split: Annotated[
-        Split, typer.Option(help="The run's own split of the data set; all: every frame, trained on or not.")
+        Split, typer.Option(help="A split of the run; all: every frame, also those it was trained on.")
     ] = "test",
     dataset: Annotated[
         DatasetName | None,
-        typer.Option(help="What is in DIR, with --split all; guessed from the folder's layout if left out."),
+        typer.Option(help="With --split all: the data set in DIR; guessed from the folder's layout if left out."),
     ] = None,
     native_resolution: Annotated[
-        bool, typer.Option("--own-size", help="At the frames' native resolution, as KITTI's devkit scores.")
+        bool, typer.Option("--own-size", help="Score at the frames' native resolution, as KITTI's devkit does.")
     ] = False,
     bev: Annotated[
-        bool, typer.Option("--bev", help="From above, by the calibration files, as KITTI's server scores.")
+        bool,
+        typer.Option(
+            "--bev", help="Score in bird's-eye view, as KITTI's server does; needs KITTI's calibration files."
+        ),
     ] = False,
     submission: Annotated[
         Path | None,
-        typer.Option(help="Score nothing: write what the KITTI server takes of DIR/testing into this folder."),
+        typer.Option(
+            help="Instead of scoring, write a submission for the KITTI server on DIR/testing into this folder."
+        ),
     ] = None,
-    format: Annotated[Literal["safetensors", "onnx"], typer.Option(help="Which file to run.")] = "safetensors",
+    format: Annotated[
+        Literal["safetensors", "onnx"], typer.Option(help="Which file of the export to run.")
+    ] = "safetensors",
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -74,7 +83,7 @@ def run(
         predictor = Predictor(opened, open_network(opened, format, str(chosen)), "overlay")
         result = _submit(opened, predictor, data, submission, console)
     else:
-        # Before the network is opened: a wrong folder is reported at once.
+        # Before the slow opening of the network, so that a wrong folder is reported at once.
         config, frames = frames_to_score(opened, data, split, dataset)
         for sentence in notes(opened, frames, split):
             typer.echo(f"note: {sentence}", err=True)
@@ -148,7 +157,7 @@ def _for_people(result: dict[str, Any]) -> str:
     where = {
         "network size": f"at the network's {height} x {width} pixels",
         "own size": "at the frames' native resolution",
-        "bev": "from above, 800 x 400 cells of 0.05 m",
+        "bev": "in bird's-eye view, 800 x 400 cells of 0.05 m",
     }[result["view"]]
     frames = f"{result['frames']} frame{'' if result['frames'] == 1 else 's'} of {result['data'] or 'drawn scenes'}"
     lines = [f"{result['split']}: {frames}, {where}"]

@@ -1,4 +1,4 @@
-"""python -m fcn export: a checkpoint of `fcn train` or of a tuner as files that others can run."""
+"""python -m fcn export: writes a checkpoint of `fcn train` or of a tuner as files that other programs can run."""
 
 import json
 from dataclasses import asdict
@@ -18,10 +18,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint directory, such as RUN/best.")],
     output: Annotated[Path, typer.Option(help="Directory to make; it must be new or empty.")],
-    device: Annotated[str | None, typer.Option(help="Where to score: cpu, cuda; default: a GPU if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to score on, cpu or cuda; default: a GPU if there is one.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Weights, pt2 and ONNX, each loaded again and compared with the checkpoint."""
+    """Write a checkpoint as safetensors, pt2 and ONNX; each is loaded again and compared with the checkpoint."""
     console = Console(highlight=False, markup=False, stderr=as_json)
     chosen = chosen_device(device)
     with console.status("exporting, comparing and scoring"):

@@ -1,7 +1,7 @@
-"""python -m fcn predict: what an exported network sees in images, folders and videos.
+"""python -m fcn predict: predicts images, folders and videos with an exported network.
 
-Needs what the export needs, and nothing that only training needs.
-Exit status: 0 all done, 1 some failed, 2 nothing could be done. What failed is named on stderr.
+Imports only what the chosen format of the export needs, and nothing that only training needs.
+Exit status: 0 if all was predicted, 1 if some failed, 2 if nothing was predicted. Failures are named on stderr.
 """
 
 import os
@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
     paths: Annotated[list[Path], typer.Argument(help="Images, videos, and folders of them at any depth.")],
-    output: Annotated[Path, typer.Option(help="Folder for the results; made if it is not there.")],
+    output: Annotated[Path, typer.Option(help="Folder for the predictions; made if it doesn't exist.")],
     kind: Annotated[
         Kind,
         typer.Option(
@@ -38,7 +38,7 @@ def run(
         ),
     ] = "overlay",
     class_name: Annotated[
-        str | None, typer.Option("--class", help="Whose probability; needed where an export has several.")
+        str | None, typer.Option("--class", help="The class for --kind probability; needed if the export has several.")
     ] = None,
     format: Annotated[
         Literal["safetensors", "onnx"],
@@ -47,7 +47,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Images at once.")] = 8,
 ) -> None:
-    """Draws what an exported network sees in images and videos."""
+    """Predict images, folders and videos with an exported network."""
     jobs, problems, left_out = plan(paths, output, frames_as_images=kind != "overlay")
     opened = read_export(export)
     chosen = _device(device) if format == "safetensors" else "cpu"
@@ -79,7 +79,7 @@ def _predict(jobs: list[Job], predictor: Predictor, batch_size: int, log: "Log")
 
 
 def _device(wanted: str | None) -> str:
-    # Late: an ONNX file runs without torch.
+    # Imported here, since an ONNX file runs without torch.
     from fcn.device import chosen_device
 
     return str(chosen_device(wanted))
@@ -95,7 +95,7 @@ def _make(output: Path) -> None:
 
 
 class Log:
-    """Progress on a terminal, failures on stderr as they come, and what was done at the end."""
+    """Shows progress on a terminal, writes each failure to stderr, and sums up at the end."""
 
     def __init__(self, console: Console, jobs: list[Job]) -> None:
         self.images = 0  # images and frames
@@ -113,7 +113,7 @@ class Log:
             transient=True,
             disable=not console.is_terminal,
         )
-        # How many frames a video has is known at its end.
+        # A video's number of frames is known only at its end.
         known = None if any(job.video for job in jobs) else len(jobs)
         self._task = self._progress.add_task("", total=known, speed="")
 
@@ -127,17 +127,17 @@ class Log:
         self._progress.stop()
 
     def image_done(self) -> None:
-        """An image was written."""
+        """Counts an image that was written."""
         self.completed += 1
         self.frame_done()
 
     def frame_done(self) -> None:
-        """A frame of a video was written."""
+        """Counts a frame of a video that was written."""
         self.images += 1
         self._progress.update(self._task, advance=1, speed=f"{self._speed():.1f} images/s")
 
     def failed(self, sentence: str) -> None:
-        """Something was skipped."""
+        """Counts a failure and prints its sentence."""
         self.failures += 1
         sentence = shown(sentence)
         if self._progress.disable:
@@ -146,12 +146,12 @@ class Log:
             self._progress.console.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
 
     def remarked(self, image: Path, remark: str) -> None:
-        """An image was read in a way that a person should know of."""
-        if remark != TURNED:  # that is how everybody sees it; only labels could differ
+        """Keeps a remark on how an image was read, for notes()."""
+        if remark != TURNED:  # which matters only for labels
             self._remarks.setdefault(remark, []).append(image)
 
     def notes(self) -> list[str]:
-        """A sentence for each remark: how many images it is of, and the first of them."""
+        """A sentence for each remark, with the number of its images and the first of them."""
         return [
             f"{len(images)} image{'s' * (len(images) != 1)} (such as {shown(images[0])}): {remark}"
             for remark, images in self._remarks.items()

@@ -1,4 +1,4 @@
-"""A bar on a terminal's stderr, and nothing elsewhere."""
+"""A progress bar on stderr, shown only on a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 
 @contextmanager
 def progress_bar(label: str, *, of_bytes: bool = False) -> Iterator[Callable[[int, int | None], None]]:
-    """Yields what moves it: called with what is done and what there is in all."""
+    """Yields a function that updates the bar: it takes the amount done and the total, None if unknown."""
     console = Console(stderr=True, markup=False)
     columns = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
     with Progress(

@@ -1,4 +1,4 @@
-"""python -m fcn settings: every config field of a run as a page of Markdown; docs/settings.md is what it prints."""
+"""python -m fcn settings: prints every config field of a run as a page of Markdown, which is docs/settings.md."""
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
@@ -20,10 +20,10 @@ published for KITTI Road are [presets](#presets). This page is printed by `pytho
 _PRESETS = """
 ## Presets
 
-`preset = "batch5"` or `preset = "batch15"` gives each field of its column that is not set; a field that is
-set goes before it, wherever it is set. What a preset doesn't name keeps its default. A checkpoint notes the
-preset and every value that was used. [training.md](training.md#the-two-published-recipes) says what is known
-of the recipes.
+`preset = "batch5"` or `preset = "batch15"` sets the fields of its column below. A field that you set yourself
+keeps your value, wherever you set it; a field that the preset doesn't name keeps its default. A checkpoint
+records the preset and every value that was used.
+[training.md](training.md#the-two-published-recipes) says what is known of the recipes.
 
 """
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -51,7 +51,7 @@ def _written(value: object) -> str:
 
 
 def _presets() -> str:
-    """A row for each field that a preset names; a dash where it doesn't."""
+    """A row for each field that a preset names, with a dash for a preset that doesn't name it."""
     rows = [["field", "default", *PRESETS], ["---"] * (2 + len(PRESETS))]
     for name, field in Config.model_fields.items():
         if any(name in values for values in PRESETS.values()):
@@ -61,7 +61,7 @@ def _presets() -> str:
 
 
 def _allowed(name: str, field: FieldInfo) -> str:
-    """Choices or bounds, as pydantic has them."""
+    """The choices or bounds of a field, from its pydantic definition."""
     schema = Config.model_json_schema()["properties"][name]
     kinds = schema.get("anyOf", [schema])
     choices = [f'`"{choice}"`' for kind in kinds for choice in kind.get("enum", [])]

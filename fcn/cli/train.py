@@ -1,12 +1,13 @@
-"""python -m fcn train: one run in one folder, with no tuner.
+"""python -m fcn train: one run in one folder, without a tuner.
 
-DIR/last/          the newest checkpoint, with what resuming needs
-DIR/best/          the one of the best val/mean_iou, without it; none where nothing is validated
-                   (both are written so seldom that it takes a fiftieth of the time, and at the end)
-DIR/metrics.jsonl  the metrics of each epoch, a line an epoch
-DIR/curves.png     drawn at the end
-DIR/batch_losses.jsonl  with --batch-losses: the loss of each batch, a line a batch
-DIR/samples/epoch-0010/ with --samples: overlays of images after epoch 10
+DIR/last/                the newest checkpoint, with what resuming needs
+DIR/best/                the checkpoint with the best val/mean_iou, without that; not written without validation
+DIR/metrics.jsonl        the metrics, a line for each epoch
+DIR/curves.png           the learning curves, drawn at the end
+DIR/batch_losses.jsonl   with --batch-losses: the loss, a line for each batch
+DIR/samples/epoch-0010/  with --samples: overlays of images after epoch 10
+
+last/ and best/ are written at the end, and before that only so often that writing takes about a fiftieth of the time.
 """
 
 import ctypes
@@ -40,7 +41,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def run(
     output: Annotated[Path, typer.Option(help="Folder of the run.")],
-    settings: Annotated[
+    fields: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A field of fcn.Config, as in TOML. Repeatable."),
     ] = None,
@@ -48,7 +49,7 @@ def run(
         Path | None,
         typer.Option(
             help="TOML file of config fields, or the folder of a checkpoint or an export, "
-            "whose config and split are taken; --set goes before it."
+            "whose config and split are taken. A field given by --set overrides it."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint of OUTPUT.")] = False,
@@ -67,13 +68,13 @@ def run(
         typer.Option(metavar="N,N,…", help="Epochs after which --samples are drawn; default: the last."),
     ] = None,
 ) -> None:
-    """Trains FCN-8s once; under torchrun, on every rank."""
+    """Train FCN-8s once; under torchrun, on every rank."""
     _keep_freed_memory()
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
         with _ranks(device) as chosen:
             sample_options = _SampleOptions(samples or [], sample_epochs)
-            _train(output, settings or [], config, resume, chosen, batch_losses, sample_options, console)
+            _train(output, fields or [], config, resume, chosen, batch_losses, sample_options, console)
     except TrainingError as error:
         last = output / "last"
         kept = f"; the last good checkpoint is {last}" if last.exists() else ""
@@ -85,7 +86,10 @@ def run(
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep large blocks: to get them anew and cleared for each layer costs a CPU a fifth of its speed."""
+    """Makes glibc keep large freed blocks of memory instead of returning them to the system.
+
+    Otherwise the system hands out and clears new memory for each layer, which costs a CPU a fifth of its speed.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
@@ -94,7 +98,7 @@ def _keep_freed_memory() -> None:
 
 def _train(
     output: Path,
-    settings: list[str],
+    fields: list[str],
     source: Path | None,
     resume: bool,
     device: torch.device,
@@ -108,7 +112,7 @@ def _train(
             folder.tidy()
     with fail_together():
         start = folder.start(resume=resume)
-        config, notes = read_config(settings, source, start)
+        config, notes = read_config(fields, source, start)
         samples = sample_options.samples(folder, config, console)
         with _waiting(console, "reading the data set"):
             prepared = prepare(config, device=device)
@@ -128,7 +132,8 @@ def _train(
         nonlocal newest
         newest = snapshot
         if snapshot is not None:
-            # Before the checkpoint: after a kill in between the epoch is run again, and its samples are made again.
+            # Samples before the checkpoint: after a kill between the two, resuming trains the epoch again and
+            # writes its samples again.
             samples.after(snapshot)
             folder.keep(metrics, snapshot)
             console.print(epoch_line(metrics, config.epochs))
@@ -155,13 +160,13 @@ def _train(
 
 @dataclass(frozen=True)
 class _SampleOptions:
-    """What the command line says of samples."""
+    """The values of --samples and --sample-epochs."""
 
     paths: list[Path]
     epochs: str | None
 
     def samples(self, folder: RunFolder, config: Config, console: Console) -> Samples:
-        """Raises InputError where paths or epochs are none."""
+        """The samples of a run. Raises InputError if a path has no images or an epoch isn't one of the run."""
         if self.epochs is not None and not self.paths:
             raise InputError(f"--sample-epochs {self.epochs}: needs --samples, the images to draw on")
         epochs = None if self.epochs is None else chosen_epochs(self.epochs, config.epochs)
@@ -174,7 +179,7 @@ class _SampleOptions:
 
 
 def _end(folder: RunFolder, config: Config) -> str:
-    """What a person reads of a run that has ended."""
+    """The lines that are printed at the end of a run."""
     if config.val_fraction > 0:
         kept = checkpoint.load(folder.best)
         which = f"best: epoch {kept.epoch}, {BEST_METRIC} {kept.metrics.get(BEST_METRIC, 0.0):.4f}"
@@ -189,7 +194,7 @@ def _end(folder: RunFolder, config: Config) -> str:
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:
-    """What a person reads of an epoch."""
+    """The line that is printed after an epoch."""
     parts = [
         f"epoch {metrics['epoch']:{len(str(epochs))}.0f}/{epochs}",
         f"loss {metrics['train/loss']:.4f}",
@@ -207,7 +212,7 @@ def epoch_line(metrics: dict[str, float], epochs: int) -> str:
 
 @contextmanager
 def _ranks(device: str | None) -> Iterator[torch.device]:
-    """Joins the other ranks under torchrun. Yields this rank's device."""
+    """Under torchrun, connects this rank with the others. Yields this rank's device."""
     chosen = chosen_device(device)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield chosen

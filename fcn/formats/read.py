@@ -1,8 +1,8 @@
-"""An export opened again: what export.json says of it, and each of its formats as a function.
+"""Reads an export: what export.json says, and each of its formats as a function from pixels to logits.
 
-Needs numpy and, by format, torch with safetensors, or onnxruntime; nothing that only training needs.
-Nothing is unpickled but by "pt2", which is opened only where the file was written a moment ago.
-N images, C classes, H W pixels.
+Imports numpy and, depending on the format, torch with safetensors, or onnxruntime; nothing that only training needs.
+Only "pt2" may unpickle, and fcn opens a pt2 file only right after writing it.
+Tensor names: N images, C classes, H W pixels.
 """
 
 import json
@@ -31,7 +31,7 @@ Network = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Export:
-    """What export.json says."""
+    """The contents of export.json."""
 
     directory: Path
     classes: tuple[str, ...]  # in channel order
@@ -39,22 +39,22 @@ class Export:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     network: dict[str, Any]  # fields of fcn.model.fcn8s.Architecture
-    config: dict[str, Any]  # of the run
-    sequences: dict[str, tuple[str, ...]]  # of each split
-    frames: dict[str, int]  # of each split
-    metrics: dict[str, float]  # logged in training
-    epoch: int  # of the weights
+    config: dict[str, Any]  # fields of the run's fcn.config.Config
+    sequences: dict[str, tuple[str, ...]]  # names, by split
+    frames: dict[str, int]  # number, by split
+    metrics: dict[str, float]  # as logged during training
+    epoch: int  # that the weights are of
 
     @property
     def positive(self) -> int | None:
-        """Channel of the one class that is scored against the background; None where there are more."""
+        """Channel of the class that is scored against the background; None if there are several classes."""
         if len(self.classes) == 2 and "background" in self.classes:
             return 1 - self.classes.index("background")
         return None
 
 
 def read_export(directory: Path) -> Export:
-    """Raises InputError where the directory is no export, a damaged one, or one of another format."""
+    """Raises InputError if the directory is no export, is damaged, or is of another format version."""
     path = directory / DESCRIPTION
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -90,10 +90,10 @@ def read_export(directory: Path) -> Export:
 
 
 def open_network(export: Export, format: FormatName = "safetensors", device: str = "cpu") -> Network:
-    """One format of the export as a function of pixels; any batch size.
+    """One format of the export as a function from pixels to logits, for any batch size.
 
-    device: where torch computes; ONNX takes a GPU by itself where onnxruntime has one.
-    Raises InputError where the file is missing, damaged, or does not fit export.json.
+    device: for torch. onnxruntime uses a GPU whenever it supports one.
+    Raises InputError if the file is missing, damaged, or does not fit export.json.
     """
     path = export.directory / FILES[format]
     if not path.is_file():
@@ -112,7 +112,7 @@ def _open_weights(export: Export, path: Path, device: str) -> Network:
     from fcn.model.preprocessing import FromPixels
 
     try:
-        # On meta the tensors have shapes alone: 134 million weights are neither drawn nor copied.
+        # On "meta", tensors have shapes but no memory: 134 million weights are neither initialised nor copied.
         with torch.device("meta"):
             network = FCN8s(Architecture(**export.network))
         network.load_state_dict(load_file(path, device=device), assign=True)
@@ -133,7 +133,7 @@ def _open_pt2(path: Path, device: str) -> Network:
     import torch
     from torch.export.passes import move_to_device_pass
 
-    # torch.export.load falls back to pickle, so predict does not offer it: a file of one's own only.
+    # torch.export.load may unpickle, so `fcn predict` does not offer this format: only for files that fcn just wrote.
     try:
         program = torch.export.load(path)
     except (OSError, RuntimeError, ValueError) as error:
@@ -158,12 +158,12 @@ def _open_onnx(path: Path) -> Network:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings are about its own rewriting of the graph
+    options.log_severity_level = 3  # errors only: its warnings are about its own changes to the graph
     here = onnxruntime.get_available_providers()
     wanted = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in here]
     try:
         session = onnxruntime.InferenceSession(path, options, providers=wanted)
-    except Exception as error:  # onnxruntime's errors share no class but this one
+    except Exception as error:  # onnxruntime's errors have no narrower common class
         raise InputError(f"{path} can't be read ({error}): export the model again") from error
     name = session.get_inputs()[0].name
 

@@ -1,6 +1,6 @@
-"""Does an exported format compute what its checkpoint computes? Its logits, and its validation score.
+"""Checks that an exported format computes what its checkpoint computes: by its logits and its validation score.
 
-N images, C classes, H W pixels.
+Tensor names: N images, C classes, H W pixels.
 """
 
 import math
@@ -22,9 +22,9 @@ from fcn.model.checkpoint import Checkpoint
 from fcn.model.precision import autocast, set_precision
 from fcn.model.preprocessing import to_pixels
 
-# Of the logits' range: above the rounding of another library's convolutions, far below what moves a mask.
+# Relative to the logits' range: more than another library's convolutions differ by, far less than changes a mask.
 LOGITS_TOLERANCE = 1e-3
-# Scores in the run's own precision repeat; those in float32 differ a little from those in bfloat16.
+# Scored again in the run's precision, scores repeat; those of a bfloat16 run differ a little in float32.
 SAME_PRECISION_TOLERANCE, SCORE_TOLERANCE = 1e-3, 0.01
 SCORES = ("val/mean_iou", "val/pixel_accuracy", "val/max_f1")  # and the IoU of the one class
 # About ten frames of 160x576: memory stays small whatever the batch size of the run.
@@ -32,7 +32,7 @@ PIXELS_AT_ONCE = 1_000_000
 
 
 def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """What the checkpoint itself says of these frames, in float32 on the CPU."""
+    """The checkpoint's logits for these frames, computed in float32 on the CPU."""
     network = checkpoints.build(checkpoint)
     mean, std = (
         np.array(values, np.float32) for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
@@ -49,9 +49,10 @@ def reference_logits(checkpoint: Checkpoint, pixels_NHWC: npt.NDArray[np.uint8])
 def logits_parity(
     name: FormatName, network: Network, pixels_NHWC: npt.NDArray[np.uint8], reference: npt.NDArray[np.float32]
 ) -> float:
-    """Largest difference over the range of the reference; a batch of all frames but one, and the last alone.
+    """Largest difference from the reference logits, divided by their range.
 
-    Raises ExportError where it is more than a rounding.
+    The network gets all frames but the last in one batch, and the last in another, so that two batch sizes are tested.
+    Raises ExportError if the difference is larger than LOGITS_TOLERANCE.
     """
     logits = np.concatenate([network(pixels_NHWC[:-1]), network(pixels_NHWC[-1:])])
     span = float(reference.max() - reference.min()) or 1.0
@@ -67,9 +68,9 @@ def logits_parity(
 def score(
     network: Network, export: Export, cache: Cache, split: str, config: Config, device: torch.device
 ) -> dict[str, float]:
-    """Metrics of an opened format on a split, in float32, named "SPLIT/..." as training names them.
+    """Metrics of an opened format on a split, in float32, with training's names: "SPLIT/mean_iou" and so on.
 
-    config: from with_normalisation_of().
+    config: as returned by with_normalisation_of().
     """
     height, width = export.image_size
 
@@ -82,9 +83,9 @@ def score(
 
 
 def with_normalisation_of(directory: Path, config: Config) -> Config:
-    """config for scoring what lies in a checkpoint or an export: its own normalisation holds.
+    """The config to score the weights in `directory` with, a checkpoint or an export: it takes their normalisation.
 
-    What the run's weights started from may be gone by now.
+    The run's own config may name a file that its weights started from, which may be gone.
     """
     return config.model_copy(update={"weights": str(directory), "weights_normalisation": "auto"})
 
@@ -96,17 +97,18 @@ def check_score_repeats(
     device: torch.device,
     float32_score: Mapping[str, float],
 ) -> None:
-    """The checkpoint, scored as the run scored it, must give the logged score.
+    """Scores the checkpoint on the validation split as the run did, and compares with the logged score.
 
-    Raises ExportError where it doesn't: the checkpoint or the data set is not what it was.
+    float32_score: what score() gave for the exported weights. Raises ExportError if the scores differ, which means that
+    the checkpoint or the data set has changed.
     """
     scored_on = checkpoint.scored_on
     found = float32_score
     if scored_on["device"] != device.type:
-        return  # another kind of device rounds in another way; SCORE_TOLERANCE holds all the same
+        return  # another kind of device rounds differently; SCORE_TOLERANCE has been checked
     if scored_on["precision"] != "float32":
         if scored_on != checkpoints.scored_on(config, device):
-            return  # and so do other layers in bfloat16
+            return  # so does a machine that computes other layers in bfloat16
         network = checkpoints.build(checkpoint, device)
         set_precision(network, config, device)
         with torch.inference_mode(), autocast(config, device):
@@ -120,9 +122,9 @@ def check_score_repeats(
 
 
 def check_scores_match(what: str, found: Mapping[str, float], logged: Mapping[str, float], tolerance: float) -> None:
-    """Raises ExportError that names the first score that is not the logged one."""
+    """Raises ExportError that names the first score which differs from the logged one by more than `tolerance`."""
     names = [name for name in logged if name in SCORES or name.startswith("val/iou_")]
-    # The IoU of one class of many may rest on a handful of pixels; the mean of all counts then.
+    # With many classes the IoU of one may depend on a handful of pixels: then only the means are compared.
     names = [name for name in names if name in SCORES or "val/max_f1" in logged]
     for name in names:
         if name not in found or not math.isclose(found[name], logged[name], rel_tol=0, abs_tol=tolerance):

@@ -1,12 +1,12 @@
-"""A checkpoint as files that others can run: weights, pt2, ONNX, each loaded again and compared.
+"""Writes a checkpoint as files that other programs can run: weights, pt2 and ONNX, each loaded again and compared.
 
     python -m fcn export CHECKPOINT --output DIR
 
     weights.safetensors, model.pt2, model.onnx   the network; the normalisation is inside pt2 and ONNX
-    export.json                                  classes, image size, preprocessing, settings, scores, parity
-    README.md, samples/*.png                     the model card and what the network sees
+    export.json                                  classes, image size, preprocessing, config, scores, parity
+    README.md, samples/*.png                     the model card and sample predictions
 
-The directory appears whole or not at all. N images, C classes, H W pixels.
+The directory is written completely or not at all. Tensor names: N images, C classes, H W pixels.
 """
 
 import json
@@ -53,14 +53,14 @@ from fcn.model.fcn8s import Architecture
 from fcn.model.preprocessing import FromPixels
 
 SAMPLES = 3
-# Protobuf ends at 2 GiB; larger weights lie beside the graph.
+# A protobuf file can't exceed 2 GiB; larger weights go into a file beside the graph.
 ONNX_BYTES_INSIDE = 1 << 30
-OTHER_BYTES = 10_000_000  # at most, of an export without its weights: graphs, sample images, README.md
+OTHER_BYTES = 10_000_000  # at most for the files other than weights: graphs, sample images, README.md
 
 
 @dataclass(frozen=True)
 class Format:
-    """file: name in the export. parity: largest difference from the checkpoint's logits, over their range."""
+    """file: name in the export. parity: the largest difference from the checkpoint's logits, divided by their range."""
 
     file: str
     parity: float
@@ -68,9 +68,10 @@ class Format:
 
 @dataclass(frozen=True)
 class Exported:
-    """formats: by name. metrics: the exported weights scored on the validation split, "val/...".
+    """The result of export().
 
-    test_metrics: on the test split, "test/...". Either is empty where the run has no such split.
+    formats: by name. metrics: of the exported weights on the validation split, "val/...". test_metrics: on the test
+    split, "test/...". Both are empty if the run has no such split.
     """
 
     formats: dict[str, Format]
@@ -81,11 +82,11 @@ class Exported:
 
 
 def export(checkpoint_dir: Path, output_dir: Path, *, device: torch.device | None = None) -> Exported:
-    """Writes the network of a checkpoint into output_dir, in three formats, each proved to compute the same.
+    """Writes a checkpoint's network into output_dir in three formats, and checks that each computes the same.
 
     device: where the splits are scored; None: a GPU if there is one. Logits are always compared on the CPU.
-    Raises InputError where output_dir is taken or can't be written, the disk is full, or checkpoint or data can't be
-    read; ExportError where a format differs from the checkpoint by more than a rounding.
+    Raises InputError if output_dir isn't new or empty or can't be written, the disk is full, or the checkpoint or the
+    data can't be read; ExportError if a format's logits or scores differ from the checkpoint's (fcn/formats/verify.py).
     """
     device = with_index(device or default_device())
     check_free(output_dir)
@@ -109,16 +110,16 @@ def _write(checkpoint: Checkpoint, cache: Cache, directory: Path, device: torch.
     formats: dict[str, Format] = {}
     scores: dict[str, dict[str, float]] = {}
     for name, file in FILES.items():
-        if name == "pt2":  # after the weights are proved: tracing is the slow part
+        if name == "pt2":  # after the weights have been checked, since tracing is slow
             _write_graphs(checkpoint, directory)
-        # Each in a call of its own, so that no two formats' weights are in memory at once.
+        # In a function of its own, so that one format's weights are freed before the next are loaded.
         parity, scores[name] = _verify(opened, name, pixels_NHWC, reference, cache, config, device)
         formats[name] = Format(file, parity)
         check_scores_match(f"{name}, scored again in float32", scores[name], checkpoint.metrics, SCORE_TOLERANCE)
         if name == "safetensors" and scores[name]:
             check_score_repeats(checkpoint, cache, config, device, scores[name])
     test: dict[str, float] = {}
-    if cache.dataset.splits["test"]:  # only now: a failed export has not looked at it
+    if cache.dataset.splits["test"]:  # last, so that a failed export doesn't use the test split
         network = open_network(opened, device=str(device))
         test = score(network, opened, cache, "test", config, device)
 
@@ -141,7 +142,7 @@ def _verify(
 ) -> tuple[float, dict[str, float]]:
     """Parity and validation score of a format, loaded from disk. Raises ExportError.
 
-    Without a validation split there is no score: only the logits show that the format is the checkpoint.
+    The score is empty if the run has no validation split: then only the logits are compared.
     """
     network = open_network(opened, name)
     parity = logits_parity(name, network, pixels_NHWC, reference)
@@ -153,16 +154,16 @@ def _verify(
 
 
 def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
-    """model.pt2 and model.onnx: uint8 images_NHWC -> float32 logits_NCHW; any N, the run's own H and W."""
+    """Writes model.pt2 and model.onnx: uint8 images_NHWC -> float32 logits_NCHW, for any N and the run's H and W."""
     network = checkpoints.build(checkpoint).requires_grad_(False)
     model = FromPixels(network, checkpoint.normalisation.mean, checkpoint.normalisation.std).eval()
-    # Two images: with one, torch.export would take the batch size for a constant.
+    # Two images, since torch.export would treat a batch size of one as a constant.
     example = torch.zeros((2, *checkpoint.config.image_size, 3), dtype=torch.uint8)
     batch = {0: torch.export.Dim("batch", min=1)}
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=(batch,))
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine are nobody's business
+        node.meta.pop("stack_trace", None)  # it holds this machine's paths
     torch.export.save(program, directory / FILES["pt2"])
     onnx = torch.onnx.export(
         program,
@@ -173,16 +174,16 @@ def _write_graphs(checkpoint: Checkpoint, directory: Path) -> None:
         dynamic_shapes=(batch,),
     )
     if onnx is None:
-        raise ExportError("torch.onnx.export gave no program: install the onnxscript that belongs to this torch")
+        raise ExportError("torch.onnx.export returned nothing: install the version of onnxscript that fits this torch")
     for graph_node in onnx.model.graph:
         graph_node.metadata_props.clear()
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-    # External data gets the file's own name with .data, relative to it: the directory can be moved.
+    # External data goes to model.onnx.data, a relative path: the directory can be moved.
     onnx.save(directory / FILES["onnx"], external_data=size > ONNX_BYTES_INSIDE)
 
 
 def _sample_frames(cache: Cache) -> list[int]:
-    """Validation frames, else training frames, spread evenly; repeated where there are fewer."""
+    """SAMPLES validation frames, or training frames if there are none, spread evenly; repeated if there are too few."""
     frames = cache.dataset.splits["val"] or cache.dataset.splits["train"]
     return [frames[round(place)] for place in np.linspace(0, len(frames) - 1, SAMPLES)]
 
@@ -229,7 +230,7 @@ def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
         "metrics": checkpoint.metrics,
         "sequences": {split: list(names) for split, names in checkpoint.sequences.items()},
         "frames": {split: len(indices) for split, indices in cache.dataset.splits.items()},
-        # Where the data lay on this machine is nobody's business.
+        # Without this machine's paths, which mean nothing elsewhere.
         "config": config.model_dump(mode="json") | {"data_dir": None, "cache_dir": None},
     }
 

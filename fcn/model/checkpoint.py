@@ -1,11 +1,11 @@
-"""A checkpoint directory: a network after an epoch, what is needed to use it, and apart, what resuming needs.
+"""A checkpoint directory: a network after an epoch, what using it needs, and separately what resuming needs.
 
     weights.safetensors   every tensor of the network, float32
     config.json           format_version, config, epoch, metrics, scored_on, classes, normalisation, sequences
-    images/NAME.png       overlays of the fixed validation frames
-    resume/trainer.pt     optimizer and counters; only resuming needs it, so it may be deleted
+    images/NAME.png       overlays of a few validation frames, the same in every epoch
+    resume/trainer.pt     the optimizer's state and counters; only resuming needs it, so it may be deleted
 
-It is written whole or not at all, after a power cut too (fcn/files.py).
+It is written completely or not at all, even if the power fails (fcn/files.py).
 """
 
 import json
@@ -39,7 +39,7 @@ _TRAINER = Path("resume/trainer.pt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What config.json says; weights are read when they are asked for."""
+    """The contents of config.json. The weights are read when they are first used."""
 
     directory: Path
     config: Config
@@ -47,8 +47,8 @@ class Checkpoint:
     metrics: dict[str, float]
     classes: tuple[str, ...]  # in channel order
     normalisation: Normalisation
-    sequences: dict[str, tuple[str, ...]]  # of each split
-    # What the metrics were measured in: scored_on()
+    sequences: dict[str, tuple[str, ...]]  # names, by split
+    # Device and precision in which the metrics were computed: see scored_on()
     scored_on: dict[str, str]
 
     @cached_property
@@ -74,10 +74,10 @@ def save(
     trainer_state: dict[str, Any] | None,
     images: Mapping[str, Image.Image],
 ) -> None:
-    """Writes a new directory. Raises TrainingError with path and bytes needed where the disk is full.
+    """Writes a new directory. Raises TrainingError with path and bytes needed if the disk is full.
 
-    weights: the network's state_dict. device: what metrics were measured on.
-    trainer_state: tensors, numbers, strings and containers of these; None leaves resume/ out.
+    weights: the network's state_dict. device: the one that the metrics were computed on.
+    trainer_state: tensors, numbers, strings and containers of these; None: resume/ is not written.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     description = {
@@ -113,10 +113,10 @@ def save(
 
 
 def scored_on(config: Config, device: torch.device) -> dict[str, str]:
-    """What a run's metrics are measured in: "device" (cpu, cuda), "precision" (bfloat16, float32).
+    """How a run's metrics are computed: "device" (cpu, cuda), "precision" (bfloat16, float32), "float32_layers".
 
-    And "float32_layers": those of VGG16 that compute in float32 all the same. Checkpoints in whose time scores and
-    upsampling were rounded too have no such entry.
+    "float32_layers" are the VGG16 layers of a bfloat16 run that compute in float32. A checkpoint without this entry was
+    written by a version of fcn that computed scores and upsampling in bfloat16 too.
     """
     precision = precision_of(config, device)
     layers = " ".join(precision.float32_layers)
@@ -124,7 +124,7 @@ def scored_on(config: Config, device: torch.device) -> dict[str, str]:
 
 
 def bytes_of(state: Any) -> int:
-    """Of all tensors in nested containers."""
+    """The bytes of all tensors in nested containers."""
     if isinstance(state, Tensor):
         return state.numel() * state.element_size()
     if isinstance(state, Mapping):
@@ -133,7 +133,7 @@ def bytes_of(state: Any) -> int:
 
 
 def load(directory: Path) -> Checkpoint:
-    """Raises InputError where the directory is no checkpoint or one of another format."""
+    """Raises InputError if the directory is no checkpoint, is damaged, or is of another format version."""
     path = directory / _DESCRIPTION
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -173,13 +173,13 @@ def build(checkpoint: Checkpoint, device: torch.device | None = None) -> FCN8s:
 
 
 def load_trainer_state(directory: Path, device: torch.device) -> dict[str, Any]:
-    """What save() got as trainer_state. Raises InputError where it was deleted or can't be read."""
+    """The trainer_state that save() wrote. Raises InputError if it was deleted or can't be read."""
     path = directory / _TRAINER
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(
-            f"{directory} can't be resumed: {_TRAINER} is gone, as it is for ended runs; "
+            f"{directory} can't be resumed: it has no {_TRAINER}, like the checkpoints of ended runs; "
             "start a new run with weights set to this directory"
         ) from error
     except (OSError, RuntimeError, UnpicklingError) as error:
@@ -188,9 +188,9 @@ def load_trainer_state(directory: Path, device: torch.device) -> dict[str, Any]:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Puts a saved directory at target, on the same file system.
+    """Renames a saved directory to `target`, which it replaces. Both are on one file system.
 
-    A kill or a power cut in between leaves the old one where recover() finds it.
+    If a kill or a power cut interrupts this, recover() brings the old directory back.
     """
     old = target.with_name(f"{target.name}.old")
     recover(target)
@@ -201,7 +201,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Ends what a killed replace() left: target is whole again, or was never there."""
+    """Repairs `target` after an interrupted replace(): it is the old or the new directory, or there was none."""
     old = target.with_name(f"{target.name}.old")
     if not old.exists():
         return

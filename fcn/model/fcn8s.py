@@ -1,7 +1,7 @@
 """FCN-8s on VGG16 (Long, Shelhamer, Darrell, CVPR 2015): scores on pool3, pool4 and fc7, upsampled in steps.
 
-Legend of tensor names: N images, C classes, H W pixels, K values under a kernel, P places; images are RGB, normalised
-per channel.
+Tensor names: N images, C classes, H W pixels, K values under a kernel, P positions of the kernel. Images are RGB,
+normalised per channel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fcn.config import Config
 
 STRIDE = 32
-# What is added to pixels of 0..1 before their logarithm: below four levels of 255 is noise.
+# Added to pixels of 0..1 before their logarithm is taken, since levels below 4 of 255 are mostly noise.
 DARKEST = 4 / 255
 # VGG16's configuration D: channels of each convolution, "pool" between its five blocks.
 _VGG16 = (
@@ -53,7 +53,7 @@ _HAS_AVX512 = bool(torch.cpu.get_capabilities().get("avx512_f"))
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of VGG16's, which can be set to compute in float32 whatever autocast says."""
+    """A convolution of VGG16, which can be set to compute in float32 even under autocast."""
 
     in_float32 = False
 
@@ -68,10 +68,10 @@ class Convolution(nn.Conv2d):
         return self.matrix_product(input) if as_product else super().forward(input)
 
     def matrix_product(self, input_NCHW: Tensor) -> Tensor:
-        """The same as one product of matrices.
+        """The convolution, computed as one matrix product.
 
-        Without AVX-512, oneDNN 3.12 has no kernel for the gradient of so many weights: 35 s for fc6 of one image of
-        160x576, where this takes 0.5 s.
+        Without AVX-512, oneDNN 3.12 has no fast code for the gradient of so many weights: it takes 35 s for fc6 and one
+        image of 160x576, and this takes 0.5 s.
         """
         images, _, height, width = input_NCHW.shape
         assert self.bias is not None
@@ -83,13 +83,13 @@ class Convolution(nn.Conv2d):
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides the weights of an FCN8s and what it computes from them. An export keeps it as "network".
+    """What determines the shapes of an FCN8s's weights and what it computes. An export stores it as "network".
 
     classes: channels of the output, 2 or more.
     width: scales VGG16's channels, each at least 1; 1.0 is VGG16.
     fc_width: channels of fc6 and fc7.
-    skip_scaling: at_once: pool4 and pool3 are scaled down before they are scored, as the paper trains at once.
-    standardise: image: images, normalised as PLAIN, pass through standardised() first.
+    skip_scaling: "at_once": pool4 and pool3 are scaled down before their scores, as in the paper's at-once training.
+    standardise: "image": images, normalised as PLAIN, pass through standardised() first.
     """
 
     classes: int
@@ -109,9 +109,9 @@ class FCN8s(nn.Module):
 
     dropout: probability of dropping an activation of fc6 and fc7 while training.
 
-    forward(images_NCHW) -> logits_NCHW. Any H and W: padded with zeros (the mean colour) at the right and
-    the bottom to a multiple of 32, then cropped, so that the skips line up. Scores and upsampling are float32 under
-    autocast too: they are a hundredth of the arithmetic, and the loss is taken of what they give.
+    forward(images_NCHW) -> logits_NCHW, for any H and W: images are padded with zeros (the mean colour) at the right
+    and the bottom to a multiple of 32, so that the skips line up, and the logits are cropped. Scores and upsampling are
+    float32 even under autocast: they are a hundredth of the arithmetic, and the loss is computed from them.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class FCN8s(nn.Module):
         self.up_pool3 = nn.ConvTranspose2d(classes, classes, 16, stride=8, padding=4)
         self.dropout = dropout
         self.standardise = architecture.standardise
-        # The paper's at-once training: the deeper a layer, the more it counts at first.
+        # As in the paper's at-once training: deeper layers have more weight at first.
         at_once = architecture.skip_scaling == "at_once"
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if at_once else (1.0, 1.0)
         initialise(self, init)
 
     def forward(self, images_NCHW: Tensor, keep: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws."""
+        """keep: which activations of fc6 and fc7 survive dropout, from keep_masks(); None: torch draws them."""
         height, width = images_NCHW.shape[2:]
         if self.standardise == "image":
             images_NCHW = standardised(images_NCHW)
@@ -158,7 +158,7 @@ class FCN8s(nn.Module):
         return scores[:, :, :height, :width]
 
     def keep_masks(self, height: int, width: int, seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Dropout of fc6 and fc7, a seed an image: the same in whichever batch, rank or micro-batch it is."""
+        """Dropout masks for fc6 and fc7, from a seed for each image: the same in any batch, rank or micro-batch."""
         shape = (len(seeds), self.fc6.out_channels, math.ceil(height / STRIDE), math.ceil(width / STRIDE))
         draws = torch.empty((2, *shape), device=device)
         generator = torch.Generator(device)
@@ -190,7 +190,7 @@ class FCN8s(nn.Module):
         ]
 
     def layers(self, height: int, width: int) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d, int, int]]:
-        """Each convolution by name, with the height and width of what it gets of images of this size."""
+        """Each convolution: its name, itself, and the height and width of its input for images of this size."""
         rows, columns = height + -height % STRIDE, width + -width % STRIDE
         for place, layer in self.features.named_children():
             if isinstance(layer, nn.Conv2d):
@@ -210,28 +210,28 @@ class FCN8s(nn.Module):
             yield name, getattr(self, name), factor * rows, factor * columns
 
     def compute_in_float32(self, names: Collection[str]) -> None:
-        """These layers of VGG16 compute in float32 under autocast too, and the others as it says."""
+        """Makes these layers of VGG16 compute in float32 even under autocast, and the others as autocast says."""
         for name, layer in self.named_modules():
             if isinstance(layer, Convolution):
                 layer.in_float32 = name in names
 
     def freeze(self, pool: Literal["none", "pool3", "pool4", "pool5"]) -> None:
-        """VGG16's layers up to this pool take no gradient from here on."""
+        """Freezes VGG16's layers up to this pool: their weights get no gradient."""
         for layer in self.features[: POOL_ENDS.get(pool, 0)]:
             layer.requires_grad_(False)
 
 
 def standardised(images_NCHW: Tensor) -> Tensor:
-    """Each channel of each image at mean 0 and deviation 1, of the logarithm of its pixels.
+    """The logarithm of the pixels, at mean 0 and standard deviation 1 in each channel of each image.
 
-    images_NCHW: normalised as PLAIN. A brightness factor moves the logarithm and a gamma stretches it, so
-    neither is left in what comes out, but for the darkest pixels.
+    images_NCHW: normalised as PLAIN. A brightness factor shifts the logarithm and a gamma scales it, so that the result
+    depends on neither, except for the darkest pixels.
     """
     mean, std = (torch.tensor(values, device=images_NCHW.device).view(1, 3, 1, 1) for values in (PLAIN.mean, PLAIN.std))
-    # In float32 under autocast too: in bfloat16 a dark image has a handful of levels.
+    # In float32 even under autocast: in bfloat16 a dark image has only a handful of levels.
     logs = torch.log((images_NCHW.float() * std + mean).clamp_min(0) + DARKEST)
     variance, middle = torch.var_mean(logs, dim=(2, 3), correction=0, keepdim=True)
-    # An image of one colour is all zero, not noise blown up.
+    # The small constant makes an image of one colour all zero instead of amplified noise.
     return (logs - middle) / (variance.sqrt() + 1e-3)
 
 
@@ -265,21 +265,21 @@ def _features(width: float) -> nn.Sequential:
 
 
 def initialise(model: FCN8s, init: Literal["normal", "bilinear"], given: frozenset[str] = frozenset()) -> None:
-    """Kaiming normals in the body; N(0, 0.01) in the decoder, or bilinear upsampling; no biases.
+    """Draws the weights: Kaiming normal in the body, N(0, 0.01) or bilinear upsampling in the decoder; zero biases.
 
-    given: names of parameters that stay as they are.
+    given: names of parameters that are left as they are.
     """
     decoder = model.decoder()
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or f"{name}.weight" in given:
             continue
         if layer.weight.is_meta:
-            # There is nothing to draw, and drawing it would import torch's compiler: two seconds.
+            # There is no memory to fill, and trying would import torch's compiler, which takes two seconds.
             continue
         assert layer.bias is not None
         nn.init.zeros_(layer.bias)
         if layer not in decoder:
-            # N(0, 0.01) would shrink the signal to nothing in a slim body that starts from random weights.
+            # N(0, 0.01) would make the activations vanish in a slim body that starts from random weights.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         elif init == "bilinear" and isinstance(layer, nn.ConvTranspose2d):
             with torch.no_grad():
@@ -289,7 +289,7 @@ def initialise(model: FCN8s, init: Literal["normal", "bilinear"], given: frozens
 
 
 def bilinear_kernel(classes: int, size: int) -> Tensor:
-    """(classes, classes, size, size): each class upsampled by itself, by linear interpolation by size / 2."""
+    """A kernel (classes, classes, size, size) that upsamples each class separately, bilinearly, by size / 2."""
     factor = size / 2
     ramp = 1 - (torch.arange(size) - (size - 1) / 2).abs() / factor
     kernel = torch.zeros(classes, classes, size, size)
@@ -298,15 +298,15 @@ def bilinear_kernel(classes: int, size: int) -> Tensor:
 
 
 def build_model(config: Config, classes: int) -> FCN8s:
-    """The network at the start of a run: config.weights, and what they don't hold drawn from config.seed.
+    """The network at the start of a run: with config.weights, and random weights by config.seed for the other layers.
 
-    Raises InputError where the weights can't be had or don't fit.
+    Raises InputError if the weights can't be loaded or don't fit.
     """
-    # On meta first: drawing 134 million numbers only to overwrite them takes seconds.
+    # First on "meta", without memory: drawing 134 million numbers only to overwrite them takes seconds.
     model = model_on_meta(config, classes)
     model.to_empty(device="cpu")
     given = load_weights(model, config)
-    # Forked, so that a run leaves torch's own random numbers as it found them.
+    # Forked, so that a run doesn't change torch's global random state.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         initialise(model, config.init, given)
@@ -315,9 +315,9 @@ def build_model(config: Config, classes: int) -> FCN8s:
 
 
 def check_weights(config: Config, classes: int) -> frozenset[str]:
-    """Names of the parameters that config.weights fill; copies nothing.
+    """Names of the parameters that config.weights give, without copying them.
 
-    Raises InputError where they can't be had or don't fit the network.
+    Raises InputError if the weights can't be loaded or don't fit the network.
     """
     return load_weights(model_on_meta(config, classes), config)
 

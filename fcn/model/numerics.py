@@ -1,11 +1,11 @@
-"""What bfloat16 does to each layer of a network on this CPU: measured once, kept, and read by later runs.
+"""How wrong each layer of a network is in bfloat16 on this CPU: measured once, stored, and read by later runs.
 
     CACHE_DIR/bfloat16/KEY.json   {"machine": {…}, "layers": [{"layer", "output", "gradient", "death"}, …]}
 
-KEY is of the CPU, torch and what tells torch which kernels to use: machines that share a folder share no findings. A
-file that is torn or of another machine counts as none. What is missing is measured under a lock, in processes of its
-own (fcn/model/layer_probe.py), and the file replaced: nobody sees half of one, and processes that start at once measure
-once.
+KEY is a hash of the CPU, torch and the environment variables that choose kernels, so that different machines can share
+a folder. A file that is damaged or of another machine is ignored. Missing layers are measured in separate processes
+(fcn/model/layer_probe.py), under a lock, so that runs which start together measure once; then the file is replaced as a
+whole.
 """
 
 import hashlib
@@ -31,19 +31,20 @@ from fcn import files
 from fcn.model import layer_probe
 from fcn.model.fcn8s import Convolution, FCN8s
 
-# Called with two paths: the layers, and where the results go. Tests put one here whose layers fail.
+# The command that measures; its arguments are two paths, of the layers and of the results. Tests replace it.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", layer_probe.__file__)
-# Of float32's largest value. Sums that are right differ by a rounding or a few: .002 to .01 was seen.
+# Relative to float32's largest value. Correct sums differ by a few roundings: 0.002 to 0.01 has been seen.
 TOLERANCE = 0.05
-# Kernels are chosen by the shape of a map; more images than these cost time and tell nothing new.
+# Kernels are chosen by the shape of one feature map: measuring with more images takes longer and finds nothing more.
 MOST_IMAGES = 8
-# Freed memory must stay in the process for others to get it, else nothing that nobody wrote would be seen.
+# Makes glibc keep freed memory, which poison() has filled with NaN, for the next tensors. Returned to the system, it
+# would come back as zeros, and numbers that a kernel doesn't write would go unnoticed.
 _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, and the images that it gets."""
+    """A layer and the shape of its input."""
 
     kind: Literal["convolution", "transposed"]
     images: int
@@ -63,9 +64,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Finding:
-    """output, gradient: the largest difference from float32 over float32's largest value; None: not finite.
+    """The measured error of a layer in bfloat16.
 
-    death: how the process that tried the layer ended, if it did; the errors are None then.
+    output, gradient: the largest difference from float32, divided by float32's largest value; None: not finite.
+    death: how the process that measured the layer failed, empty if it didn't; if it did, both errors are None.
     """
 
     output: float | None
@@ -74,12 +76,12 @@ class Finding:
 
     @property
     def unusable(self) -> bool:
-        """No rounding, however coarse: the process dies, or there are numbers that nobody computed."""
+        """Whether the layer can't be used in bfloat16 at all: it crashes, or its errors can't come from rounding."""
         return bool(self.death) or not all(map(_is_computed, (self.output, self.gradient)))
 
     @property
     def fault(self) -> str:
-        """What is wrong with the layer in bfloat16, to follow "because"; empty: nothing."""
+        """What is wrong with the layer in bfloat16, as the words after "because"; empty if nothing is."""
         if self.death:
             return f"the process that tried it in bfloat16 {self.death}"
         for what, error in (("output", self.output), ("gradient", self.gradient)):
@@ -91,25 +93,25 @@ class Finding:
 
     @property
     def lasts(self) -> bool:
-        """Whether it says something of the layer: who was killed from outside may have come to the wrong moment."""
+        """Whether to store it. A process that was killed from outside says nothing about the layer."""
         return not self.death.startswith(_FROM_OUTSIDE)
 
 
 def _is_computed(error: float | None) -> bool:
-    # Farther off than the largest value is no sum of the right numbers, nor is NaN.
+    # An error of the size of the largest value, or NaN, can't come from rounding.
     return error is not None and error < 1
 
 
 _FROM_OUTSIDE = "did not come to an end"
-# Of these, SIGKILL is how a system that is out of memory ends a process.
+# SIGKILL is also what a system without free memory sends.
 _KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
 
-# What this process has read or measured: also what couldn't be kept.
+# All that this process has read or measured, also what couldn't be stored.
 known: dict[Layer, Finding] = {}
 
 
 def layers_of(model: FCN8s, images: int, height: int, width: int) -> dict[str, Layer]:
-    """By name, for so many images of this size at once."""
+    """The network's layers by name, for `images` images of this size at once."""
     found = {}
     for name, layer, rows, columns in model.layers(height, width):
         found[name] = Layer(
@@ -127,13 +129,13 @@ def layers_of(model: FCN8s, images: int, height: int, width: int) -> dict[str, L
 
 
 def rounded_by_autocast(model: FCN8s, layers: dict[str, Layer]) -> dict[str, Layer]:
-    """Those that don't compute in float32 in any case."""
+    """The layers that autocast computes in bfloat16: not those that always compute in float32."""
     modules = dict(model.named_modules())
     return {name: layer for name, layer in layers.items() if isinstance(modules[name], Convolution)}
 
 
 def findings(folder: Path, layers: Iterable[Layer]) -> dict[Layer, Finding]:
-    """Of each layer, read from `folder` or measured and kept there. Never raises for what the layers do."""
+    """The finding for each layer, read from `folder`, or measured and stored there. A layer's crash raises nothing."""
     wanted = list(dict.fromkeys(layers))
     if any(layer not in known for layer in wanted):
         known.update(_read(_path(folder)))
@@ -141,7 +143,7 @@ def findings(folder: Path, layers: Iterable[Layer]) -> dict[Layer, Finding]:
         try:
             _measure_missing(folder, wanted)
         except OSError:
-            # Nothing can be kept there: this process knows it, and the next one measures again.
+            # Nothing can be stored there: only this process knows the findings, and the next one measures again.
             known.update(measure([layer for layer in wanted if layer not in known]))
     return {layer: known[layer] for layer in wanted}
 
@@ -149,7 +151,7 @@ def findings(folder: Path, layers: Iterable[Layer]) -> dict[Layer, Finding]:
 def _measure_missing(folder: Path, wanted: list[Layer]) -> None:
     path = _path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The system drops the lock with its holder.
+    # The system releases the lock if the process that holds it dies.
     with FileLock(path.with_suffix(".lock")):
         kept = _read(path)
         known.update(kept)
@@ -158,7 +160,7 @@ def _measure_missing(folder: Path, wanted: list[Layer]) -> None:
 
 
 def measure(layers: Sequence[Layer]) -> dict[Layer, Finding]:
-    """Each layer in a process of its own, all of them children of one."""
+    """Measures the layers, each in a process of its own."""
     if not layers:
         return {}
     with tempfile.TemporaryDirectory(prefix="fcn-bfloat16-") as scratch:
@@ -199,12 +201,12 @@ def _found(entry: dict[str, Any]) -> Finding:
 
 def machine() -> dict[str, str]:
     """All that decides which kernels this process computes with."""
-    told = {
+    chosen = {
         name: value
         for name, value in os.environ.items()
         if name.startswith(("ONEDNN_", "DNNL_")) or name == "ATEN_CPU_CAPABILITY"
     }
-    return {**_processor(), "torch": torch.__version__, "told": json.dumps(told, sort_keys=True)}
+    return {**_processor(), "torch": torch.__version__, "told": json.dumps(chosen, sort_keys=True)}
 
 
 @cache

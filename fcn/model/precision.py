@@ -1,4 +1,4 @@
-"""Which numbers a run computes in: bfloat16 where the hardware has it and computes right in it, or float32."""
+"""The precision of a run: bfloat16 where the hardware supports it and computes correctly in it, else float32."""
 
 import logging
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ from fcn.model.numerics import Finding, cpu_name, findings, layers_of, rounded_b
 
 @dataclass(frozen=True)
 class Precision:
-    """Weights, optimizer and metrics are float32 in any case, and so are the network's scores and upsampling."""
+    """The precision of VGG16's layers. Scores, upsampling, weights, optimizer and metrics are always float32."""
 
     name: Literal["bfloat16", "float32"]
-    float32_layers: tuple[str, ...] = ()  # of a run in bfloat16, those that this machine can't compute in it
-    warnings: tuple[str, ...] = ()  # which layers these are and why: a sentence each
+    float32_layers: tuple[str, ...] = ()  # of a bfloat16 run: layers that this machine computes wrongly in it
+    warnings: tuple[str, ...] = ()  # sentences that name such layers and what is wrong
 
 
 def precision_of(config: Config, device: torch.device) -> Precision:
-    """What config.precision means on this device, at config's sizes.
+    """The precision that config.precision means on this device, for the config's network and image size.
 
-    A CPU's layers are measured if nobody has done so before (fcn/model/numerics.py): a few seconds, once a machine.
+    On a CPU the layers are measured, unless an earlier run has done so (fcn/model/numerics.py). It takes a few seconds.
     """
     if device.type != "cpu" or not _in_bfloat16(config, device):
         return Precision("bfloat16" if _in_bfloat16(config, device) else "float32")
     if not _computes_bfloat16(device):
-        # Emulated, by kernels that are slow and plain: measuring them would take longer than many a run.
+        # bfloat16 is emulated by simple, slow kernels here: measuring them would take longer than many a run.
         warning = (
             "precision = bfloat16: torch finds no such arithmetic in this CPU, which is many times faster in float32"
         )
@@ -46,30 +46,30 @@ def precision_of(config: Config, device: torch.device) -> Precision:
 
 
 def set_precision(model: FCN8s, config: Config, device: torch.device) -> None:
-    """Under autocast(), the layers of the network that this machine can't compute in bfloat16 compute in float32."""
+    """Sets the layers that this machine can't compute in bfloat16 to float32, for use under autocast()."""
     model.compute_in_float32(precision_of(config, device).float32_layers)
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """Switches the forward pass to the run's precision, whatever it was outside; for a network of set_precision().
+    """A context in which the network computes in the run's precision. Call set_precision() on the network first.
 
-    Weights are cast once for all that happens inside.
+    Within it each weight is cast to bfloat16 only once.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_in_bfloat16(config, device))
 
 
-# Sentences that a person has had from this process.
+# Warnings that this process has shown or logged.
 shown_before: set[str] = set()
 
 
 def shown_warnings(precision: Precision) -> tuple[str, ...]:
-    """Its warnings, for who shows them to a person."""
+    """The warnings, for a caller that shows them to a person: they won't be logged again."""
     shown_before.update(precision.warnings)
     return precision.warnings
 
 
 def log_new_warnings(precision: Precision) -> None:
-    """Its warnings into the log, where nobody else shows them: a trial may run on another CPU than prepare() did."""
+    """Logs the warnings that this process has not shown: a trial may run on another CPU than prepare() did."""
     for sentence in precision.warnings:
         if sentence not in shown_before:
             logging.getLogger(__name__).warning(sentence)

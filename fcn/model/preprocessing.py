@@ -1,6 +1,6 @@
-"""The network as it is exported: pixels in, logits out, the normalisation inside, out of harm's way.
+"""The network as it is exported: it takes pixels and normalises them itself, so that no caller can do it wrongly.
 
-N images, C classes, H W pixels.
+Tensor names: N images, C classes, H W pixels.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class FromPixels(nn.Module):
-    """network on images_NHWC, uint8 RGB: (pixel / 255 - mean) / std, then logits_NCHW."""
+    """Maps images_NHWC, uint8 RGB, to logits_NCHW: the network applied to (pixel / 255 - mean) / std."""
 
     mean: Tensor
     std: Tensor
@@ -18,7 +18,7 @@ class FromPixels(nn.Module):
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        # Apart from the weights: the buffers' names would otherwise land in weights.safetensors.
+        # persistent=False keeps them out of the state_dict, and so out of weights.safetensors.
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -29,7 +29,7 @@ class FromPixels(nn.Module):
 
 
 def to_pixels(images_NCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Undoes the normalisation: uint8 images_NHWC, exactly the pixels that a cached frame held."""
+    """Undoes the normalisation: returns images_NHWC, uint8, exactly the pixels of the cached frames."""
     shape = (1, 3, 1, 1)
     device = images_NCHW.device
     scaled = images_NCHW.float() * torch.tensor(std, device=device).view(shape)

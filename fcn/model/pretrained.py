@@ -1,10 +1,10 @@
-"""Where a network's first weights come from: ImageNet, an earlier run, a file; and their normalisation.
+"""A network's initial weights, from ImageNet, an earlier run or a file, and the normalisation that they expect.
 
 `python -m fcn train --set weights=PATH` takes
 - an export or a checkpoint directory (weights.safetensors beside export.json or config.json),
 - a .safetensors file from such a directory,
-- a .pth or .safetensors file of a VGG16 with the names of torchvision or timm; weights_normalisation says how
-  its images were normalised, where it wasn't as torchvision does.
+- a .pth or .safetensors file of a VGG16 with the parameter names of torchvision or timm. If its images were not
+  normalised as torchvision does it, weights_normalisation says how.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FIRST = "features.0.weight"
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per channel, red, green, blue, on pixels of 0..1: (pixel - mean) / std."""
+    """(pixel - mean) / std in each channel, red, green, blue; pixels are 0..1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -55,21 +55,21 @@ class Normalisation:
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PLAIN = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-# Both networks saw pixels of 0..255 minus a mean. Padding is zero after that, so the mean can't go into a bias: it
-# stays here, and the scale with it.
+# "features" and "caffe_bgr" were trained on pixels of 0..255 minus a mean. The mean can't be moved into the first
+# layer's bias, because convolutions pad with zeros after it is subtracted.
 _NAMED = {
     "imagenet": IMAGENET,
     # torchvision's IMAGENET1K_FEATURES
     "features": Normalisation((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
-    # the original VGG16, of Caffe; its first convolution sees blue, green, red
+    # the original VGG16, from Caffe, whose first convolution takes blue, green, red
     "caffe_bgr": Normalisation((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),
 }
 
 
 def normalisation(config: Config) -> Normalisation:
-    """What config.weights were trained with. Raises InputError where that is said twice, or the file is missing.
+    """The normalisation that config.weights were trained with; PLAIN if the network standardises each image itself.
 
-    PLAIN where the network standardises each image itself, whatever the weights.
+    Raises InputError if the file is missing, or if both it and config.weights_normalisation say how.
     """
     if config.standardise == "image":
         return PLAIN
@@ -79,7 +79,7 @@ def normalisation(config: Config) -> Normalisation:
         return PLAIN
     described = _description(weights_file(config.weights))
     if described is None:
-        # load_weights refuses a file of which "auto" can't know it.
+        # load_weights() rejects a file for which "auto" can't know it.
         return _NAMED.get(config.weights_normalisation, IMAGENET)
     if config.weights_normalisation != "auto":
         raise InputError(
@@ -90,7 +90,7 @@ def normalisation(config: Config) -> Normalisation:
 
 
 def described_normalisation(path: Path, description: dict[str, Any]) -> Normalisation:
-    """From the contents of an export.json or a config.json. Raises InputError where they don't say it."""
+    """The normalisation in the contents of an export.json or a config.json. Raises InputError if there is none."""
     try:
         found = description["normalisation"]
         (r_mean, g_mean, b_mean), (r_std, g_std, b_std) = found["mean"], found["std"]
@@ -103,8 +103,8 @@ def described_normalisation(path: Path, description: dict[str, Any]) -> Normalis
 
 
 def _description(weights: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The export.json or config.json beside a file of weights, and what it says; None where there is neither."""
-    if weights.suffix == ".pth":  # no run wrote it, whatever lies beside it
+    """The export.json or config.json beside a file of weights, and its contents; None if there is neither."""
+    if weights.suffix == ".pth":  # runs write no .pth, so a file beside it is not about it
         return None
     for name in ("export.json", "config.json"):
         path = weights.parent / name
@@ -145,9 +145,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def fetch_weights(config: Config) -> None:
-    """Makes sure, before anything is trained, that config.weights are on this machine, whole, and of a known network.
+    """Checks that config.weights are on this machine, complete, and of a known network; downloads ImageNet's.
 
-    Raises InputError: what to download, where to put it, or what is wrong with the file.
+    Raises InputError that says what to download, where to put it, or what is wrong with the file.
     """
     if config.weights == "none":
         return
@@ -160,11 +160,11 @@ def fetch_weights(config: Config) -> None:
 
 
 def load_weights(model: FCN8s, config: Config) -> frozenset[str]:
-    """Copies config.weights into the model; returns the names of the parameters that it got.
+    """Copies config.weights into the model. Returns the names of the parameters that were copied.
 
-    The decoder is left where the file has another number of classes; fc6 and fc7 where it is a VGG16 without
-    them, or with others than fc_width; every other layer must fit. Raises InputError where they can't be had or
-    don't fit.
+    The decoder is not copied if the file has another number of classes; fc6 and fc7 are not if the file is a VGG16
+    without them or with another fc_width. Every other layer must fit. Raises InputError if the weights can't be loaded
+    or don't fit.
     """
     if config.weights == "none":
         return frozenset()
@@ -181,12 +181,12 @@ def load_weights(model: FCN8s, config: Config) -> frozenset[str]:
                 given.add(name)
             elif not name.startswith(may_differ):
                 raise InputError(_other_shape(path, name, tensor, found))
-    # A layer is given whole or not at all.
+    # A layer counts only if both its weight and its bias were copied.
     return frozenset(name for name in given if {f"{name.rsplit('.', 1)[0]}.{part}" for part in _PARTS} <= given)
 
 
 def missing_layer_warnings(config: Config, given: frozenset[str]) -> tuple[str, ...]:
-    """What a person should know of layers that config.weights were expected to fill and don't."""
+    """Sentences for a person on layers that config.weights could be expected to give and don't."""
     if config.weights == "none" or "fc6.weight" in given:
         return ()
     return (
@@ -196,7 +196,7 @@ def missing_layer_warnings(config: Config, given: frozenset[str]) -> tuple[str, 
 
 
 def _first_weights(config: Config) -> tuple[Path, dict[str, Tensor], bool]:
-    """The file, its tensors by the names of FCN8s, and whether it is a VGG16. Raises InputError."""
+    """The file, its tensors by their names in FCN8s, and whether it is a plain VGG16. Raises InputError."""
     path = imagenet_file() if config.weights == "imagenet" else weights_file(config.weights)
     read = read_tensors(path)
     found = _without_prefix(read)
@@ -212,19 +212,19 @@ def _first_weights(config: Config) -> tuple[Path, dict[str, Tensor], bool]:
         )
     _check_says_normalisation(config, path, is_vgg16 and "fc6.weight" in found)
     if config.weights_normalisation == "caffe_bgr":
-        # Images are red, green, blue here.
+        # The network gets red, green, blue.
         found[_FIRST] = found[_FIRST].flip(1)
     return path, found, is_vgg16
 
 
 def _without_prefix(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers put before them: module. of DataParallel, model. of many a trainer."""
+    """The tensors without a wrapper's prefix in their names, such as DataParallel's "module." or "model."."""
     prefix = next((name.removesuffix(_FIRST) for name in found if name.endswith(f".{_FIRST}")), "")
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
 
 
 def _as_convolutions(vgg16: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """VGG16's fully connected layers see 7x7 and 1x1 pixels: as convolutions they slide over any image."""
+    """VGG16's tensors with its fully connected layers as convolutions of 7x7 and 1x1, which fit any image size."""
     found = {name: tensor for name, tensor in vgg16.items() if name.startswith("features.")}
     classifier = next((layers for layers in _CLASSIFIERS if f"{layers[0]}.weight" in vgg16), None)
     if classifier is None:
@@ -236,13 +236,13 @@ def _as_convolutions(vgg16: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             found[f"{convolution}.bias"] = vgg16[f"{layer}.bias"]
     except (KeyError, RuntimeError) as error:
         raise InputError(f"weights: {path} is no VGG16 of torchvision's layout ({error})") from error
-    if found["fc6.weight"][0].isnan().all():  # torchvision's way to say that IMAGENET1K_FEATURES has none
+    if found["fc6.weight"][0].isnan().all():  # how torchvision marks that IMAGENET1K_FEATURES has no such layers
         return {name: tensor for name, tensor in found.items() if not name.startswith(_FC)}
     return found
 
 
 def _check_says_normalisation(config: Config, path: Path, whole_vgg16: bool) -> None:
-    """Raises InputError where nothing tells how the images were normalised."""
+    """Raises InputError if nothing says how the weights' images were normalised."""
     if whole_vgg16 or config.weights_normalisation != "auto" or _description(path) is not None:
         return
     of_a_run = "" if path.suffix == ".pth" else ", or keep the export.json or config.json of its run beside it"
@@ -253,7 +253,7 @@ def _check_says_normalisation(config: Config, path: Path, whole_vgg16: bool) -> 
 
 
 def _check_finite(name: str, tensor: Tensor, path: Path) -> None:
-    # Extremes need no memory, as isfinite() of each number would, and are NaN where one is.
+    # Minimum and maximum are NaN if any number is, and unlike isfinite() of all numbers take no memory.
     if not tensor.is_floating_point() or not all(extreme.isfinite() for extreme in tensor.aminmax()):
         raise InputError(
             f"weights: {path}: {name} must hold finite floating-point numbers, got {tensor.dtype} with others: "

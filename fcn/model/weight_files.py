@@ -1,6 +1,6 @@
-"""Files of weights: the tensors of a .safetensors or a .pth by name, or a sentence that says what the file is instead.
+"""Reads files of weights, .safetensors and .pth, as tensors by name, and says what is wrong with a file that isn't one.
 
-Nothing is unpickled but tensors and plain containers of them (torch.load's weights_only).
+Only tensors and plain containers of them are unpickled (torch.load's weights_only).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fcn.errors import InputError
 IMAGENET_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 IMAGENET_HASH = "397923af"  # the first digits of the file's SHA-256
 SUFFIXES = (".safetensors", ".pth")
-# What a server or git leaves in a file's place, by how it begins.
+# What a server or git may have stored in place of the file, by its first bytes.
 _NOT_WEIGHTS = {
     b"<": "it is a web page: the download failed",
     b"version https://git-lfs": "it is a pointer of Git LFS: `git lfs pull` fetches the file itself",
@@ -30,7 +30,7 @@ _NOT_WEIGHTS = {
 
 
 def weights_file(weights: str) -> Path:
-    """The file that config.weights names, if it is no word. Raises InputError where there is none."""
+    """The file for config.weights, a path: not "imagenet" or "none". Raises InputError if there is no such file."""
     path = Path(weights).expanduser()
     if path.is_dir():
         path = path / "weights.safetensors"
@@ -51,7 +51,7 @@ def imagenet_file() -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Its temporary name is random and its last step a rename: two runs may do this at once.
+        # Two runs may do this at once: the download has a random temporary name and is renamed at the end.
         torch.hub.download_url_to_file(IMAGENET_URL, str(path), IMAGENET_HASH, progress=False)
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
@@ -62,9 +62,9 @@ def imagenet_file() -> Path:
 
 
 def check_imagenet_file() -> None:
-    """Raises InputError where what lies in the place of imagenet_file() is another file, or a part of it.
+    """Raises InputError if the file at imagenet_file()'s path is another file or only a part of it.
 
-    torch's download checks itself; what a person or another program put there is checked by this alone.
+    torch checks its own download; this also checks a file that a person or another program put there.
     """
     path = imagenet_file()
     try:
@@ -81,9 +81,9 @@ def check_imagenet_file() -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU; lazily, as pages of the file, where its format allows it.
+    """Tensors by name, on the CPU; mapped from the file instead of copied if its format allows it.
 
-    A .pth may hold a state_dict, or one within a dictionary, as trainers save it ({"state_dict": ...}).
+    A .pth may hold a state_dict, or a dictionary with one in it, as many trainers save it ({"state_dict": ...}).
     Raises InputError that says what is wrong with the file.
     """
     if instead := _what_instead(path):
@@ -91,7 +91,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # torch's older format, which torchvision's VGG16 has, is no zip and can't be mapped.
+        # torch's older format, in which torchvision's VGG16 is stored, is no zip file and can't be mapped.
         zipped = zipfile.is_zipfile(path)
         if zipped and not _is_of_torch_save(path):
             raise InputError(
@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"weights: {path} is torn or no safetensors file ({error}): fetch or export it again"
         ) from error
-    except Exception as error:  # bytes that are no pickle fail in as many ways as there are bytes
+    except Exception as error:  # bytes that are no pickle raise errors of all kinds
         raise _no_state_dict(path, error) from error
     return _state_dict(found, path)
 
@@ -133,7 +133,7 @@ def _no_state_dict(path: Path, error: Exception) -> InputError:
             f"weights: {path} holds more than tensors, and Python objects are not unpickled here: where you "
             "trust it, load it and save its tensors alone with torch.save(model.state_dict(), ...)"
         )
-    # An UnpicklingError's text advises to unpickle whatever it is.
+    # An UnpicklingError's message is left out: it advises to unpickle anyway.
     reason = "" if isinstance(error, UnpicklingError) else f": {str(error).partition('. ')[0] or type(error).__name__}"
     return InputError(
         f"weights: {path} can't be read: torn, or not written by torch.save "
@@ -160,6 +160,6 @@ def _all_tensors(found: Any) -> bool:
 
 
 def some_names(names: Any, most: int = 4) -> str:
-    """The first names of many, and how many there are."""
+    """The first `most` names, and how many more there are."""
     listed = [str(name) for name in names]
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,1 +1,1 @@
-"""What an exported network says of images, folders and videos."""
+"""Predictions of an exported network for images, folders and videos."""

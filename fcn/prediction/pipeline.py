@@ -1,4 +1,4 @@
-"""Images and videos through a network: read ahead of it, written behind it, in batches of mixed sizes."""
+"""Predicts images and videos in batches; threads decode the next images and write results while the network runs."""
 
 import errno
 from collections import deque
@@ -17,27 +17,26 @@ from fcn.errors import InputError
 from fcn.prediction.plan import Job
 from fcn.prediction.predictor import Pixels, Predictor
 
-# Decoding and writing PNGs costs more than a slim network does.
+# Decoding and writing PNGs takes longer than a slim network.
 THREADS = 4
 BATCHES_AHEAD = 2
-# An eighth larger than at zlib's usual level, and written in a third of the time.
+# Files are an eighth larger than with zlib's default level, and take a third of the time to write.
 PNG_LEVEL = 1
 
-# What no other file in the output would be spared; a full disk is one of them.
+# Errors that would meet every other file in the output too.
 FAULTS_OF_A_DISK = (*files.DISK_FULL, errno.EROFS, errno.EIO)
 
 Done = Callable[[], None]  # called for each image that was written
 Failed = Callable[[str], None]  # called with a sentence that names the file
-Remarked = Callable[[Path, str], None]  # called with an image and what a person should know of it
+Remarked = Callable[[Path, str], None]  # called with an image and a remark on how it was read
 
 
 def predict_images(
     jobs: Iterable[Job], predictor: Predictor, batch_size: int, done: Done, failed: Failed, remarked: Remarked
 ) -> None:
-    """Writes a PNG for each image; one that can't be read or written is named and skipped.
+    """Writes a PNG for each image. One that can't be read or written is passed to failed() and skipped.
 
-    Images are read ahead of the network and written behind it; memory does not grow with their number.
-    Raises InputError if no file can be written.
+    Memory does not grow with the number of images. Raises InputError if no file can be written at all.
     """
     writing: deque[Future[str | None]] = deque()
 
@@ -60,10 +59,9 @@ def predict_images(
 
 
 def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, failed: Failed) -> bool:
-    """Writes a video's overlays as MP4, or its masks or probabilities as a folder of PNGs; all or nothing.
+    """Writes a video's overlays as an MP4, or its masks or probabilities as a folder of PNGs, and returns True.
 
-    A video that can't be read to its end or written is named and skipped: False.
-    Raises InputError if no file can be written.
+    A video that can't be read to its end, or not written, is passed to failed(), leaves no files, and returns False.
     """
     try:
         if job.target.is_dir() and any(job.target.iterdir()):
@@ -82,7 +80,7 @@ def predict_video(job: Job, predictor: Predictor, batch_size: int, done: Done, f
 
 
 def _write_video(job: Job, predictor: Predictor, batch_size: int, partial: Path, done: Done) -> None:
-    # Late: images need no PyAV.
+    # Imported here, since images need no PyAV.
     from fcn.prediction.video import VideoReader, VideoWriter
 
     with VideoReader(job.source) as reader, ThreadPoolExecutor(THREADS) as pool:
@@ -108,7 +106,7 @@ def _rendered(frames: Iterable[Pixels], predictor: Predictor, batch_size: int, p
 def _read_ahead(
     pool: Executor, jobs: Iterable[Job], batch_size: int, failed: Failed, remarked: Remarked
 ) -> Iterator[list[tuple[Job, Pixels]]]:
-    """Batches of what can be read; the next ones are being decoded while one is out."""
+    """Batches of the images that can be read. The next batches are decoded while the caller works on one."""
     remaining = iter(jobs)
     ahead: deque[list[tuple[Job, Future[DecodedImage]]]] = deque()
     while True:
@@ -131,7 +129,7 @@ def _read_ahead(
 
 
 def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float32], target: Path) -> str | None:
-    """A sentence if the image can't be written. Raises InputError if none can."""
+    """Returns a sentence if the image can't be written. Raises InputError if no image can."""
     image = predictor.render(frame, logits_CHW)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ def _write(predictor: Predictor, frame: Pixels, logits_CHW: npt.NDArray[np.float
 
 
 def _cannot_write(target: Path, error: OSError) -> str:
-    """What is wrong with one file. Raises InputError where it is wrong with the whole output."""
+    """A sentence for a file that can't be written. Raises InputError if the error would meet all files."""
     sentence = f"{target}: can't be written ({error.strerror or error}): choose another --output"
     if error.errno in FAULTS_OF_A_DISK:
         raise InputError(sentence) from error

@@ -1,4 +1,4 @@
-"""What to predict and where each prediction goes: files, folders and videos to names that never collide."""
+"""Which images and videos to predict, and the file that each prediction is written to, no two to the same."""
 
 import errno
 import hashlib
@@ -13,13 +13,13 @@ from typing import NamedTuple
 from fcn.data.listing import IMAGE_SUFFIXES, files_within, is_image_file, left_out
 from fcn.errors import InputError
 
-MOST_NAME_BYTES = 255 - len("-9999")  # what file systems take, and room for a number
+MOST_NAME_BYTES = 255 - len("-9999")  # the limit of file systems, less room for a number
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image or video and where its prediction goes: a file, or for the frames of a video a folder."""
+    """An image or a video, and where its prediction goes: a file, or a folder for the frames of a video."""
 
     source: Path
     target: Path
@@ -27,7 +27,7 @@ class Job:
 
 
 class Plan(NamedTuple):
-    """What is to be predicted, a sentence for each path without it, and a note on files that are left out."""
+    """The jobs, a sentence for each path that gives none, and notes on files that are left out."""
 
     jobs: list[Job]
     problems: list[str]
@@ -35,13 +35,13 @@ class Plan(NamedTuple):
 
 
 def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan:
-    """Jobs for files, and for images and videos in folders at any depth.
+    """Jobs for the files among `paths`, and for the images and videos in the folders among them, at any depth.
 
-    frames_as_images: a video becomes a folder of PNGs, not a video.
-    An image keeps its name and its place in its folder; where two would share one, each gets a longer one.
-    Raises InputError if a prediction would overwrite an input, or land among them.
+    frames_as_images: a video's prediction is a folder of PNGs, not a video.
+    A prediction has its image's path relative to the folder that was given; if two would have the same path, each gets
+    a longer name. Raises InputError if a prediction would overwrite an input, or if output is a folder of inputs.
     """
-    found: dict[Path, Path] = {}  # each source once, and where it goes below output, still with its own suffix
+    found: dict[Path, Path] = {}  # each source once, with its path below output, still with the source's suffix
     problems: list[str] = []
     notes: list[str] = []
     for path in paths:
@@ -83,19 +83,19 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan
 
 
 def _inside(folder: Path, output: Path) -> tuple[list[Path], list[str]]:
-    """Files of a folder, and a sentence for each folder in it that can't be read."""
+    """Files in a folder at any depth, and a sentence for each folder in it that can't be read."""
     written = _real(output)
     if written == _real(folder):
         raise InputError(f"--output {output}: must not be a folder of inputs: choose another")
     files, problems = files_within(folder)
     if _real(folder) in written.parents:
-        # Predictions of an earlier run, written below the folder of the frames, are no frames.
+        # Without the predictions of an earlier call, which lie in a folder below the inputs.
         files = [file for file in files if written not in _real(file).parents]
     return files, problems
 
 
 def _real(path: Path) -> Path:
-    # Unlike Path.resolve, it bears links that go round.
+    # Unlike Path.resolve, it doesn't raise for links that form a loop.
     return Path(os.path.realpath(path))
 
 
@@ -104,7 +104,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _named(found: dict[Path, Path], *, frames_as_images: bool) -> dict[Path, Path]:
-    """Where each source goes: its name with the new suffix; longer for those that would share it."""
+    """The path of each prediction: its source's name with the new suffix; longer where two would be the same."""
 
     def suffix(source: Path) -> str:
         return ".png" if not _is_video(source) else "" if frames_as_images else ".mp4"
@@ -133,12 +133,12 @@ def _numbered(name: Path, number: int, suffix: str) -> Path:
 
 
 def _short(name: Path, source: Path, suffix: str) -> Path:
-    """The name, or one that file systems take: its beginning, and what tells the source from others."""
+    """The name, or, if it is too long for file systems, its beginning with a hash of the source's path."""
     if len(os.fsencode(name.name)) <= MOST_NAME_BYTES:
         return name
     mark = f"-{hashlib.sha256(os.fsencode(source)).hexdigest()[:8]}{suffix}"
     beginning = os.fsencode(name.name.removesuffix(suffix))[: MOST_NAME_BYTES - len(mark)]
-    return name.with_name(beginning.decode(errors="ignore") + mark)  # a letter that was cut through goes too
+    return name.with_name(beginning.decode(errors="ignore") + mark)  # drops a letter whose bytes were cut
 
 
 def _sharing(names: dict[Path, Path]) -> list[Path]:
@@ -149,5 +149,5 @@ def _sharing(names: dict[Path, Path]) -> list[Path]:
 
 
 def _folded(name: Path) -> str:
-    # Some file systems hold A.png and a.png for one.
+    # For some file systems A.png and a.png are the same file.
     return str(name).casefold()

@@ -1,6 +1,4 @@
-"""Video files as frames and back, with PyAV. Frames are uint8 RGB (H, W, 3), as they are displayed. Sound is
-left out.
-"""
+"""Reads and writes videos with PyAV, without sound. Frames are uint8 RGB (H, W, 3), rotated as they are displayed."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,14 +13,14 @@ import numpy.typing as npt
 from fcn.errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
-FALLBACK_RATE = 25  # frames a second, where a file does not say
+FALLBACK_RATE = 25  # frames a second, if a file doesn't give its rate
 
 
 class VideoReader:
-    """Frames of a video in order, decoded as they are asked for.
+    """The frames of a video in order, each decoded when the iteration reaches it.
 
-    Raises InputError when opened, if the file is damaged or holds no video, and while it is read, if it is
-    damaged further on or has no frame at all.
+    Raises InputError on opening if the file is damaged or holds no video, and during iteration if it is damaged further
+    on or has no frame at all.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +44,7 @@ class VideoReader:
 
     @property
     def count(self) -> int | None:
-        """Frames that the file says it has; None where it does not say."""
+        """Number of frames that the file states; None if it doesn't."""
         return self._stream.frames or None
 
     def __iter__(self) -> Iterator[Pixels]:
@@ -55,7 +53,7 @@ class VideoReader:
             for frame in self._container.decode(self._stream):
                 number += 1
                 stored = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-                # Phones store every video alike and note how they were held; both turn counterclockwise.
+                # Phones store how they were held; frame.rotation and rot90 both count counterclockwise.
                 yield np.ascontiguousarray(np.rot90(stored, round(frame.rotation / 90)))
         except av.error.FFmpegError as error:
             where = f"after frame {number}" if number else "before its first frame"
@@ -76,7 +74,7 @@ class VideoReader:
 
 
 class VideoWriter:
-    """An MP4 of frames of one size, H.264 where PyAV has it; its size is set by the first frame."""
+    """Writes an MP4, in H.264 if PyAV has it. All frames must have the size of the first."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self._container = av.open(str(path), "w", format="mp4")
@@ -91,7 +89,7 @@ class VideoWriter:
         if not self._started:
             height, width = frame_HW3.shape[:2]
             self._stream.height, self._stream.width = height, width
-            # Colour at half the resolution plays everywhere, but needs even sides.
+            # yuv420p, with colour at half the resolution, plays everywhere but needs an even height and width.
             self._stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
             self._started = True
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame_HW3, format="rgb24")))

@@ -12,9 +12,9 @@ from fcn.errors import InputError
 def test_a_cpu_is_described_with_its_cores_and_why_it_is_no_gpu() -> None:
     text = described(torch.device("cpu"))
     assert f"{len(os.sched_getaffinity(0))} core" in text
-    assert ("a GPU is there" in text) == torch.cuda.is_available()
+    assert ("there is a GPU" in text) == torch.cuda.is_available()
     if not torch.cuda.is_available():
-        assert "no GPU found" in text or "built for CPUs alone" in text
+        assert "no GPU found" in text or "built for CPUs only" in text
 
 
 def test_fewer_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

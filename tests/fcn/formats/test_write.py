@@ -209,7 +209,7 @@ def test_a_taken_output_is_refused_and_left_alone(tiny_checkpoint: Path, tmp_pat
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
 
-    with pytest.raises(InputError, match="out must be new or empty, got one that is taken: choose another"):
+    with pytest.raises(InputError, match="out must be new or empty, got one that isn't: choose another"):
         export(tiny_checkpoint, tmp_path / "out", device=CPU)
 
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
