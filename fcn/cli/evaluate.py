@@ -73,7 +73,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Scores an export, or writes a submission for the KITTI server."""
+    """Score an export, or write a submission for the KITTI server."""
     console = Console(highlight=False, markup=False, stderr=as_json)
     chosen = chosen_device(device)
     opened = read_export(export)

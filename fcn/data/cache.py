@@ -1,15 +1,13 @@
-"""Decoded pixels of a data set at one size: built once a machine, mapped read-only by every run.
+"""The decoded pixels of a data set at one size: built once on a machine, and mapped read-only by every run.
 
-    CACHE_DIR/listings/KEY   content key of the files that were last seen with these sizes and times
-    CACHE_DIR/KEY/           images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is of the contents
+    CACHE_DIR/KEY/           images.bin (F,H,W,3), labels.bin (F,H,W), index.json; KEY is a hash of the files' contents
+    CACHE_DIR/listings/KEY   the key of those contents, by a hash of the files' paths, sizes and modification times
 
-index.json also keeps what decoding remarked on, so that a run that decodes nothing can warn of it too.
-
-A run looks its listing up (paths, sizes, modification times: no file is read), and maps what it points
-to. Files that are new or changed are hashed, so a copy of the data set in another folder finds the same
-pixels. What isn't there is built beside its place under a lock and renamed: nobody sees half a cache, and
-a killed builder leaves only a folder that the next one removes. The folder may be deleted whenever no run
-uses it.
+A run looks up the listing, for which no file is read, and maps the pixels of its key. If there is no such listing, the
+files are hashed, so that a copy of the data set in another folder finds the same pixels. If there are no such pixels,
+they are built under a lock in a temporary folder, which is then renamed: there is never half a cache, and what a killed
+process leaves is removed by the next one. index.json also has the remarks on images from decoding, so that a run which
+decodes nothing can still warn. The folder may be deleted while no run uses it.
 """
 
 from __future__ import annotations
@@ -45,11 +43,11 @@ Progress = Callable[[int, int], None]  # frames done, frames in all
 
 @dataclass(frozen=True)
 class Cache:
-    """images: uint8 (F,H,W,3) RGB; labels: uint8 (F,H,W), channel of the class, 255 void. Both read-only,
-    by frame.
+    """The pixels of all frames, read-only.
 
-    dataset: with warnings of what decoding its images remarked on.
-    path: the folder they are mapped from; it names the pixels, so two caches with one path hold the same.
+    images: uint8 (F,H,W,3) RGB. labels: uint8 (F,H,W), the channel of each pixel's class, 255 for void.
+    dataset: with a warning for each remark on its images. path: the folder that the pixels are mapped from; two caches
+    with the same path hold the same pixels.
     """
 
     dataset: Dataset
@@ -64,12 +62,10 @@ class Cache:
 
 
 def open_cache(config: Config, progress: Progress | None = None) -> Cache:
-    """The pixels of config's data set at config.image_size; decodes every file if no run has done so
-    before.
+    """The pixels of config's data set at config.image_size. Decodes all files, unless an earlier run has done so.
 
-    progress: called with (frames done, frames in all) while building.
-    Raises InputError if the data set is not as it should be, a file is damaged, or the cache can't be
-    written.
+    progress: called with (frames done, frames in all) while decoding.
+    Raises InputError if something is wrong with the data set, a file is damaged, or the cache can't be written.
     """
     dataset = open_dataset(config)
     root = cache_folder(config)
@@ -136,21 +132,21 @@ def _find_or_build(config: Config, dataset: Dataset, root: Path, listing: Path, 
     folder = root / key
     shape = (len(dataset.frames), *config.image_size)
     listing.parent.mkdir(parents=True, exist_ok=True)
-    # The system drops the lock with its holder, so a killed builder never blocks the next one.
+    # The system releases the lock if the process that holds it dies, so a killed one never blocks the next.
     with FileLock(root / f"{key}.lock"):
         cache = _map(folder, dataset, shape)
         if cache is None:
             _build(folder, dataset, config.image_size, progress)
             cache = _map(folder, dataset, shape)
             assert cache is not None, f"{folder} does not open right after it was built"
-    # After a power cut an empty listing may be left: it points to nothing, and is made again.
+    # Not durable: a listing that is empty after a power cut is written again.
     with files.atomic_write(listing, durable=False) as partial:
         partial.write_text(key)
     return cache
 
 
 def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache | None:
-    """The cache in a folder, or None if it isn't there, isn't whole or holds something else."""
+    """The cache in a folder; None if there is none, or if it is incomplete or of other frames."""
     try:
         index = json.loads((folder / "index.json").read_text())
         if index["version"] != VERSION or tuple(index["shape"]) != shape:
@@ -160,7 +156,7 @@ def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache |
         for name in ("images.bin", "labels.bin"):
             if _sample_checksum(folder / name) != index["checksums"][name]:
                 return None
-        # The pages are the file's own in the system's memory: all runs share one copy.
+        # Mapped pages are in memory only once, for all runs together.
         images = np.memmap(folder / "images.bin", dtype=np.uint8, mode="r", shape=(*shape, 3))
         labels = np.memmap(folder / "labels.bin", dtype=np.uint8, mode="r", shape=shape)
         dataset = dataset.with_remarks(index["remarks"])
@@ -170,7 +166,7 @@ def _map(folder: Path, dataset: Dataset, shape: tuple[int, int, int]) -> Cache |
 
 
 def _sample_checksum(path: Path) -> str:
-    """Length and CRC of 64 evenly spaced pages: a torn file fails it, and a large one costs no more."""
+    """Length and CRC of 64 evenly spaced pages: it detects an incomplete file, and takes no longer for a large one."""
     length = path.stat().st_size
     checksum = 0
     with path.open("rb") as file:
@@ -181,7 +177,7 @@ def _sample_checksum(path: Path) -> str:
 
 
 def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Progress | None) -> None:
-    """Decodes everything into `folder`. Whoever calls it holds the lock of `folder`."""
+    """Decodes all frames into `folder`. The caller must hold the folder's lock."""
     files.remove_leftovers(folder)
     shape = (len(dataset.frames), *size)
     if shutil.disk_usage(folder.parent).free < _bytes_needed(shape):
@@ -198,22 +194,22 @@ def _build(folder: Path, dataset: Dataset, size: tuple[int, int], progress: Prog
             "checksums": {name: _sample_checksum(partial / name) for name in ("images.bin", "labels.bin")},
         }
         (partial / "index.json").write_text(json.dumps(index))
-        files.remove(folder)  # if it is there it is torn, and who has it mapped keeps the pages
+        files.remove(folder)  # an incomplete cache; a process that has mapped it keeps its pages
 
 
 def _write_pixels(
     dataset: Dataset, size: tuple[int, int], images: BinaryIO, labels: BinaryIO, progress: Progress | None
 ) -> dict[str, list[int]]:
-    """Appends each frame's pixels in order; returns remarks, with the frames that each is about.
+    """Writes each frame's pixels in order. Returns the remarks, each with the indices of its frames.
 
-    Raises one InputError for all frames that can't be read.
+    Raises one InputError that names the frames that can't be read.
     """
     problems: list[str] = []
     remarks: dict[str, list[int]] = {}
     for done, decoded in enumerate(_decode_ahead(dataset, size), start=1):
         if isinstance(decoded, InputError):
             problems.append(str(decoded))
-            # A few are enough to see what is wrong: the rest of a large set need not be read first.
+            # A few problems show what is wrong, so the rest of a large data set isn't read first.
             if len(problems) > MOST_PROBLEMS_SHOWN:
                 break
         elif not problems:
@@ -228,7 +224,7 @@ def _write_pixels(
 
 
 def _decode_ahead(dataset: Dataset, size: tuple[int, int]) -> Iterator[Decoded | InputError]:
-    """Pixels at `size` or what is wrong, by frame, decoded by one thread a core a few frames ahead."""
+    """Each frame's pixels at `size`, or its error, in order. A thread for each core decodes a few frames ahead."""
 
     def decode(index: int) -> Decoded | InputError:
         try:
@@ -237,7 +233,7 @@ def _decode_ahead(dataset: Dataset, size: tuple[int, int]) -> Iterator[Decoded |
             return error
         return Decoded(resize_image(image, size), resize_label(label, size), remarks)
 
-    # Pillow lets go of the interpreter while it decodes and resizes, so threads are enough.
+    # Threads are enough, since Pillow releases the interpreter's lock while it decodes and resizes.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Decoded | InputError]] = deque()

@@ -1,4 +1,4 @@
-"""What a data set is: named frames, the classes of their labels, and the split that each is in."""
+"""A data set: its frames, the classes of their labels, and the split that each frame is in."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Pixels = npt.NDArray[np.uint8]
 
 VOID = 255  # label of pixels that count neither in the loss nor in the metrics
 MOST_PROBLEMS_SHOWN = 10
-_MOST_CHARACTERS = 500  # of the names of sequences
+_MOST_CHARACTERS = 500  # for the names of a split's sequences
 
-# What a person should know of images that could be read all the same.
+# Remarks on images that can be read but may surprise a person.
 SIXTEEN_BITS = (
     "grey of 16 bits, read by the upper 8: where a camera fills fewer, save them with 8 bits, or they come out dark"
 )
@@ -30,10 +30,10 @@ TURNED = "stored turned (EXIF orientation), read as displayed: their labels must
 
 @dataclass(frozen=True)
 class Frame:
-    """One labelled image. image and label are None where it is drawn, not read.
+    """A labelled image. image and label are None if it is drawn by this program.
 
-    sequence: what may not be torn apart by a split: a drive, a city, a generated street.
-    category: group that metrics are also reported for (KITTI's um, umm, uu), or None.
+    sequence: the frames of a sequence (a drive, a city, a generated street) belong into the same split.
+    category: a group for which metrics are also reported (KITTI's um, umm, uu), or None.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Frame:
 
 
 class Decoded(NamedTuple):
-    """A frame's image HxWx3 RGB, its label HxW, and what a person should know of the image."""
+    """A frame's image HxWx3 RGB, its label HxW, and remarks for a person on how the image was read."""
 
     image: Pixels
     label: Pixels
@@ -53,13 +53,13 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that has been listed, not yet decoded.
+    """A data set whose frames are listed and split, but not yet decoded.
 
-    classes: names in channel order; ("background", NAME) where one class is scored against the rest.
-    splits: "train", "val" and "test" to indices into frames; they share no sequence. "test" may be empty.
-    positive: channel of the one class, or None where all classes are scored.
-    decode: gives a frame's pixels; `read` and `decoded` are how to call it.
-    content: what besides the files' bytes decides about the pixels, for the cache's key.
+    classes: names in channel order; ("background", NAME) if one class is scored against the rest.
+    splits: indices into frames, by "train", "val" and "test"; "val" and "test" may be empty.
+    positive: channel of the one class that is scored against the rest; None if all classes are scored.
+    decode: decodes a frame; call it through read() or decoded().
+    content: what determines the pixels besides the files' bytes; it is part of the cache's key.
     """
 
     name: str
@@ -72,33 +72,33 @@ class Dataset:
     content: str = ""
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Image HxWx3 RGB and label HxW (channel of each pixel's class, 255 void), at the original size.
+        """Image HxWx3 RGB and label HxW (channel of each pixel's class, 255 void), at native resolution.
 
-        Raises InputError that names the file if it is damaged, if the two sizes differ, or if a label is
-        no class.
+        Raises InputError that names the file if it is damaged, if the sizes of image and label differ, or if a label
+        is no class of the data set.
         """
         image, label, _ = self.decoded(index)
         return image, label
 
     def decoded(self, index: int) -> Decoded:
-        """What `read` gives, with remarks on the image."""
+        """The result of read(), with the remarks on the image."""
         return self.decode(self.frames[index])
 
     def with_remarks(self, remarks: Mapping[str, Sequence[int]]) -> Dataset:
-        """The data set with a warning for each remark. remarks: the frames that each is about, by index."""
-        said = []
+        """The data set with a warning for each remark. remarks: the indices of each remark's frames."""
+        warnings = []
         for remark, indices in remarks.items():
             first = self.frames[min(indices)]
             count = f"{len(indices)} of {len(self.frames)} images"
-            said.append(f"{self.name}: {count} (such as {first.image}): {remark}")
-        return replace(self, warnings=(*self.warnings, *said))
+            warnings.append(f"{self.name}: {count} (such as {first.image}): {remark}")
+        return replace(self, warnings=(*self.warnings, *warnings))
 
     def sequences(self, split: str) -> tuple[str, ...]:
         """Names of the sequences of a split, sorted."""
         return tuple(sorted({self.frames[index].sequence for index in self.splits[split]}))
 
     def split_facts(self) -> dict[str, str]:
-        """Which frames are in which split: a digest of all their names, and the sequences that are held out."""
+        """Identifies the split: a hash of the frames' names in each part, and the sequences of "val" and "test"."""
         names = {split: sorted(self.frames[index].name for index in chosen) for split, chosen in self.splits.items()}
         digest = hashlib.sha256(json.dumps(names, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:24]
         held_out = {
@@ -110,7 +110,7 @@ class Dataset:
 
 
 def raise_problems(problems: Sequence[str]) -> None:
-    """Raises one InputError for all problems, if there are any: the first ten in full, the rest by number."""
+    """Raises one InputError with all problems, if there are any: the first ten in full, and the number of the rest."""
     if not problems:
         return
     shown = list(problems[:MOST_PROBLEMS_SHOWN])
@@ -120,7 +120,7 @@ def raise_problems(problems: Sequence[str]) -> None:
 
 
 def subsample(frames: Sequence[Frame], limit: int | None) -> list[Frame]:
-    """At most `limit` frames, at even steps through all of them, so that every sequence keeps its share."""
+    """At most `limit` frames, evenly spaced, so that each sequence keeps its proportion."""
     if limit is None or limit >= len(frames):
         return list(frames)
     return [frames[index] for index in np.linspace(0, len(frames) - 1, limit).round().astype(int).tolist()]

@@ -1,12 +1,11 @@
-"""Public archives, fetched and unpacked: what was fetched is kept when a connection breaks, and nothing
-leaves the folder.
+"""Downloads and unpacks public data sets. An interrupted download is continued; nothing is written outside the folder.
 
-KITTI Road is under CC BY-NC-SA 3.0, CamVid as SegNet's authors publish it for research: not ours to pass
-on.
+The data sets are downloaded and not part of fcn because their licences don't allow that: KITTI Road is under CC
+BY-NC-SA 3.0, CamVid is published by SegNet's authors for research.
 
-Neither publisher states a checksum, so none is built in. The length that the server announces is checked,
-and each file's CRC as it is unpacked; a sha256 is checked if you give one; the archive's own is printed
-and kept in download.json, so that a second machine can be held to it.
+Neither publisher states a checksum, so none is built in. What is checked is the length that the server announces, each
+file's CRC, and the sha256 if the caller gives one. The archive's sha256 is printed and written to download.json, so
+that another machine can be required to get the same archive.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or No
 
 CHUNK = 1 << 18
 TIMEOUT_SECONDS = 60.0
-ATTEMPTS = 5  # in a row that bring nothing new
-ENCRYPTED = 1  # of a zip member's flags
-# What unpacking a damaged archive ends with; the last three if two members want one place.
+ATTEMPTS = 5  # in a row without new bytes
+ENCRYPTED = 1  # bit in the flags of a zip's member
+# Errors from unpacking a damaged archive; the last three if two members have the same path.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -54,7 +53,7 @@ RECORD = "download.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file. root: the folder within it (* is any one name) whose contents are the data set."""
+    """A zip file. root: the folder in it that holds the data set; * stands for any one name."""
 
     url: str
     root: str
@@ -78,13 +77,12 @@ def download(
     progress: Progress | None = None,
     pause_seconds: float = 1.0,
 ) -> str:
-    """Fetches an archive and unpacks its root into a folder; returns the archive's sha256.
+    """Downloads an archive and unpacks its root into a folder. Returns the archive's sha256.
 
-    What a broken connection brought is kept beside the folder and continued, by this call and by the
-    next.
-    pause_seconds: wait before another attempt, doubled each time.
-    Raises InputError if the server can't be reached or refuses, if length or checksum differ, or if the
-    archive is damaged or would write outside the folder; nothing is unpacked then.
+    If the connection breaks, the part that has arrived is kept beside the folder, and this call or a later one
+    continues it. pause_seconds: the wait before another attempt, doubled each time.
+    Raises InputError if the server can't be reached or refuses, if length or checksum differ, or if the archive is
+    damaged or would write outside the folder; then nothing is unpacked.
     """
     known = _read_notes(folder / RECORD)
     if known.get("url") == archive.url and known.get("sha256") and sha256 in (None, known["sha256"]):
@@ -92,7 +90,7 @@ def download(
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: must be empty or new, got a folder with files: choose another, or empty it")
     if Path.cwd().is_relative_to(folder.resolve()):
-        # It is replaced as a whole, and whoever is in it would be left in a folder that isn't there.
+        # The folder is replaced as a whole: the shell would be left in a folder that has been removed.
         raise InputError(f"{folder}: must not be the folder that the command runs in: choose one within it")
     partial = folder.with_name(f"{folder.name}.part")
     try:
@@ -118,9 +116,9 @@ def download(
 
 
 def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_seconds: float = 1.0) -> None:
-    """Fetches a URL into a file, continuing where the file ends if the server still has the same one.
+    """Downloads a URL to a file, continuing at the file's end if the server still has the same version.
 
-    Raises InputError if the server can't be reached or refuses; what came so far stays in the file.
+    Raises InputError if the server can't be reached or refuses; the part that has arrived stays in the file.
     """
     failures = 0
     while True:
@@ -148,12 +146,12 @@ def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_secon
 
 
 def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
-    """One connection. Raises what the network raises, or ConnectionError if it ends early."""
+    """Downloads the rest in one connection. Raises the network's errors, or ConnectionError if it ends early."""
     notes = path.with_name(f"{path.name}.json")
     have = path.stat().st_size if path.exists() else 0
     known = _read_notes(notes)
     if not known.get("version") or known.get("url") != url:
-        have = 0  # nothing says that what is there is a beginning of the same file
+        have = 0  # the part that is there may be of another file
     request = urllib.request.Request(url, headers={"User-Agent": "fcn-tuner"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -173,13 +171,13 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
         if response.status != 206:
             have = 0
         elif version not in (None, known["version"]) or _first_byte(response.headers.get("Content-Range")) != have:
-            # Not every server looks at If-Range, and some give what they please.
+            # Some servers ignore If-Range, and some send another part than was asked for.
             _drop(path)
             raise ConnectionError("the server has another file than before, or sent another part than was asked for")
         announced = response.headers.get("Content-Length")
         length = have + int(announced) if announced is not None else None
         version = known["version"] if have else version
-        # A weak tag doesn't promise the same bytes, so a rest can't be asked for by it.
+        # A weak ETag doesn't promise the same bytes, so a download can't be continued by it.
         version = None if version is None or version.startswith("W/") else version
         notes.write_text(json.dumps({"url": url, "version": version, "length": length}))
         with path.open("ab" if have else "wb") as file:
@@ -195,18 +193,18 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
 def _receive(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
-    except OSError as error:  # TLS and routes fail in kinds of their own: none of them is the disk's
+    except OSError as error:  # of many kinds, all from the network and none from the disk
         raise ConnectionError(str(error)) from error
 
 
 def _first_byte(content_range: str | None) -> int | None:
-    """Where a partial answer begins: 'bytes 500-899/900' begins at 500."""
+    """The first byte of a partial answer: 500 for 'bytes 500-899/900'."""
     found = re.match(r"bytes (\d+)-", content_range or "")
     return int(found[1]) if found else None
 
 
 def _read_notes(path: Path) -> dict[str, Any]:
-    """A JSON table, empty if it isn't there or torn: then there is nothing to resume."""
+    """The object in a JSON file; empty if the file is missing or damaged, and then nothing is continued."""
     try:
         notes = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -215,11 +213,10 @@ def _read_notes(path: Path) -> dict[str, Any]:
 
 
 def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) -> None:
-    """Unpacks the files under `root` of a zip into a folder that appears whole, with record in
-    download.json.
+    """Unpacks the files under `root` of a zip into a new folder, completely or not at all; record: for download.json.
 
-    Raises InputError if the zip is damaged or encrypted, has nothing under `root`, or holds a path that leaves
-    the folder or a link; the zip is removed then.
+    Raises InputError, and removes the zip, if it is damaged or encrypted, has no files under `root`, or holds a link
+    or a path that leads out of the folder.
     """
     files.remove_leftovers(folder)
     with files.atomic_write(folder, durable=True) as partial:
@@ -238,7 +235,7 @@ def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) ->
 
 
 def _wanted(opened: zipfile.ZipFile, root: str, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """The files under root and where in the folder they go. Raises InputError as `unpack` says."""
+    """The files under root, each with its path in the folder. Raises InputError as unpack() does."""
     members = [(info, _place(info, root, archive)) for info in opened.infolist()]
     wanted = [(info, place) for info, place in members if place is not None]
     if not wanted:
@@ -261,12 +258,15 @@ def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> No
 def _decompress(source: IO[bytes]) -> bytes:
     try:
         return source.read(CHUNK)
-    except (OSError, lzma.LZMAError) as error:  # bzip2's damage is an OSError, and would look like the disk's
+    except (
+        OSError,
+        lzma.LZMAError,
+    ) as error:  # for damaged bzip2 data, OSError, which would look like a fault of the disk
         raise zipfile.BadZipFile(str(error)) from error
 
 
 def _place(info: zipfile.ZipInfo, root: str, archive: Path) -> PurePosixPath | None:
-    """Where in the folder a member goes; None if it is no file or not under root."""
+    """A member's path in the folder; None if it is no file or not under root. Raises InputError for an unsafe path."""
     path = PurePosixPath(info.filename)
     if not path.parts:
         return None  # "./", the folder itself

@@ -1,7 +1,7 @@
-"""Image files to pixels and back to the size that a network wants, with errors that name the file.
+"""Reads image files as pixels, with errors that name the file, and resizes them to the network's image size.
 
-An image is read as it is displayed: turned as its EXIF orientation says. A label is turned by its own
-orientation alone, since it is drawn on the displayed image and mostly has none.
+An image is read as it is displayed, rotated by its EXIF orientation. A label is rotated only by its own orientation,
+which it mostly lacks, since labels are drawn on the image as it is displayed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from PIL import Image as PillowImage
 from fcn.data.dataset import SIXTEEN_BITS, TURNED, Pixels
 from fcn.errors import InputError
 
-# An image is whole without its notes, and the warning doesn't name it.
+# An image with damaged EXIF data can still be read, and Pillow's warning doesn't name the file.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
-# Others that Pillow knows are no camera's, and one of them, EPS, would start a program.
+# Pillow's other formats aren't written by cameras, and for EPS it would start another program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC = 254, 258, 262  # TIFF's tags
-REDUCED, WHITE_IS_ZERO = 1, 0  # and values of the first and the last
+REDUCED, WHITE_IS_ZERO = 1, 0  # a bit of NEW_SUBFILE_TYPE, a value of PHOTOMETRIC
 TO_UPRIGHT = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
@@ -40,9 +40,9 @@ TO_UPRIGHT = {
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """pixels: RGB HxWx3, as the image is displayed. orientation: EXIF's, 1 where it is stored as displayed.
+    """pixels: RGB HxWx3, as the image is displayed. orientation: EXIF's; 1 if it is stored as it is displayed.
 
-    remarks: what a person should know of how it was read (SIXTEEN_BITS, TURNED).
+    remarks: for a person, on how it was read (SIXTEEN_BITS, TURNED).
     """
 
     pixels: Pixels
@@ -51,18 +51,18 @@ class DecodedImage:
 
 
 def read_image(path: Path) -> Pixels:
-    """RGB pixels HxWx3 of an image file as it is displayed, without its transparency.
+    """RGB pixels HxWx3 of an image file as it is displayed; transparency is dropped.
 
-    Raises InputError as `decode_image` does.
+    Raises InputError as decode_image() does.
     """
     return decode_image(path).pixels
 
 
 def decode_image(path: Path) -> DecodedImage:
-    """The pixels of an image file of 8 bits a channel, or of 16, of which the upper 8 are taken.
+    """Decodes an image file with 8 bits a channel, or with 16, of which the upper 8 are taken.
 
-    Raises InputError if it is damaged, an animation or of several pages, or if its levels are 32-bit
-    integers or fractions, of which nobody says what is white.
+    Raises InputError if the file is damaged, an animation or of several pages, or if its values are 32-bit integers or
+    fractions, for which white isn't defined.
     """
     image, orientation = _open(path)
     deep = _is_sixteen_bit(image)
@@ -72,9 +72,9 @@ def decode_image(path: Path) -> DecodedImage:
 
 
 def read_indices(path: Path) -> Pixels:
-    """Label values HxW of an image with one channel: grey levels, or the entries of a palette.
+    """Class indices HxW of a label image with one channel: its grey levels or palette indices.
 
-    Raises InputError if it is damaged, has colours instead of indices, or a value that is no index (0 to 255).
+    Raises InputError if the file is damaged, has colours instead of indices, or a value outside 0 to 255.
     """
     image, _ = _open(path)
     if image.mode in ("L", "P", "1"):
@@ -96,9 +96,9 @@ def read_indices(path: Path) -> Pixels:
 
 
 def read_colours(path: Path) -> Pixels:
-    """RGB pixels HxWx3 of a label that is an image with colours or a palette.
+    """RGB pixels HxWx3 of a label image with colours or a palette.
 
-    Raises InputError if it is damaged, or grey: indices would be taken for colours.
+    Raises InputError if the file is damaged, or grey, since its indices would be taken for colours.
     """
     image, _ = _open(path)
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
@@ -110,20 +110,20 @@ def read_colours(path: Path) -> Pixels:
 
 
 def _open(path: Path) -> tuple[PillowImage.Image, int]:
-    """A decoded image, upright, and the orientation that it was stored in. Raises InputError."""
+    """The decoded image as it is displayed, and the EXIF orientation of its file. Raises InputError."""
     try:
         with PillowImage.open(path, formats=FORMATS) as image:
             if (count := _pages(image)) > 1:
                 raise InputError(
                     f"{path}: must hold one image, got {count} (an animation, or pages): save the one that is meant"
                 )
-            # Pillow turns a TIFF itself as it decodes it, and drops the tag.
+            # Pillow rotates a TIFF itself when it decodes it, and drops the tag.
             turned_by_pillow = _orientation(image) if image.format == "TIFF" else 1
             image.load()
             orientation = _orientation(image)
             if orientation == 1:
                 return image, turned_by_pillow
-            # ImageOps.exif_transpose would write the other tags anew, and fails on those of some cameras.
+            # Not ImageOps.exif_transpose, which rewrites all tags and fails on those of some cameras.
             return image.transpose(TO_UPRIGHT[orientation]), orientation
     except InputError:
         raise
@@ -135,18 +135,18 @@ def _open(path: Path) -> tuple[PillowImage.Image, int]:
         raise InputError(f"{path}: damaged, or no image: its header makes no sense; fetch the file again") from None
     except PillowImage.DecompressionBombError as error:
         raise InputError(f"{path}: too large to be a frame ({error})") from None
-    # Decoders trip over foreign bytes in more ways than they list, and one file must not end the rest.
+    # Decoders raise undocumented errors for damaged files, and one bad file must not stop the others.
     except Exception as error:
         raise InputError(f"{path}: damaged image ({error}); fetch the file again") from None
 
 
 def _pages(image: Any) -> int:
-    """Images in a file: frames of an animation, pages of a TIFF."""
+    """Number of images in a file: frames of an animation or pages of a TIFF."""
     count = int(getattr(image, "n_frames", 1))
-    # An MPO is a phone's JPEG with a preview or a depth map behind it; the first image is the image.
+    # An MPO is a phone's JPEG followed by a preview or a depth map; its first image is the photo.
     if count == 1 or image.format == "MPO":
         return 1
-    if image.format == "TIFF":  # smaller copies of a page are no pages
+    if image.format == "TIFF":  # smaller copies of a page don't count
         smaller = 0
         for number in range(count):
             image.seek(number)
@@ -159,23 +159,23 @@ def _pages(image: Any) -> int:
 def _orientation(image: PillowImage.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # the image is whole, though its notes are not: viewers show it as it is stored
+    except Exception:  # damaged EXIF data: viewers show the image as it is stored
         return 1
     return found if found in TO_UPRIGHT else 1
 
 
 def _is_sixteen_bit(image: PillowImage.Image) -> bool:
-    # Pillow holds a PPM's 16 bits in 32.
+    # Pillow stores a PPM's 16 bits in 32.
     return image.mode in SIXTEEN_BIT_MODES or (image.mode == "I" and image.format == "PPM")
 
 
 def _upper_byte(image: Any) -> Pixels:
-    """Grey levels of 9 to 16 bits as RGB of 8, by their upper byte, as Pillow reads colours of 16 bits."""
+    """Grey levels of 9 to 16 bits as RGB of 8 bits: their upper 8 bits, as Pillow reads 16-bit colours."""
     levels = np.array(image).astype(np.uint16)
     bits = int(image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]) if image.format == "TIFF" else 16
     grey = (levels >> (bits - 8)).astype(np.uint8)
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        grey = 255 - grey  # Pillow does it for 8 bits alone
+        grey = 255 - grey  # Pillow does this only for 8 bits
     return np.repeat(grey[..., None], 3, axis=2)
 
 
@@ -186,7 +186,7 @@ def _rgb(image: PillowImage.Image, path: Path) -> Pixels:
             f"{path}: an image must have 8 or 16 bits a channel, got {kind}, of which nobody says what is white: "
             "save it with 8 bits"
         )
-    # By way of RGBA, Pillow has nothing to say about a palette with transparent entries; RGB stays what it is.
+    # A palette with transparent entries is converted to RGBA first, without which Pillow warns; RGB stays the same.
     for mode in (["RGBA"] if "transparency" in image.info and image.mode == "P" else []) + ["RGB"]:
         image = image if image.mode == mode else image.convert(mode)
     return np.array(image, dtype=np.uint8)
@@ -210,7 +210,7 @@ def check_sizes(image: DecodedImage, label: npt.NDArray[np.generic], image_path:
 
 
 def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Image HxWx3 at size (H, W): bilinear, and averaged over as many pixels as it shrinks by."""
+    """The image HxWx3 resized to (H, W), bilinearly with antialiasing."""
     height, width = size
     if image.shape[:2] == size:
         return image
@@ -219,7 +219,7 @@ def resize_image(image: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def resize_label(label: Pixels, size: tuple[int, int]) -> Pixels:
-    """Label HxW at size (H, W), by nearest neighbour: a mixture of two classes is a third one."""
+    """The label HxW resized to (H, W) by nearest neighbour, since a mean of two class indices is another class."""
     height, width = size
     if label.shape == size:
         return label

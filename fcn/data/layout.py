@@ -1,4 +1,4 @@
-"""Which data set a folder holds, as its layout tells it."""
+"""Recognises from a folder's layout which data set it holds."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from fcn.errors import InputError
 
 
 def guess_dataset(folder: Path) -> str:
-    """The data set that a folder's layout tells. Raises InputError if it tells none."""
+    """The name of the data set with this folder's layout. Raises InputError if there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     if (folder / "classes.toml").is_file():
@@ -25,7 +25,7 @@ def guess_dataset(folder: Path) -> str:
 
 
 def check_folder(dataset: str, folder: Path | None) -> None:
-    """Raises InputError where a folder was given that wouldn't be read, or none to read."""
+    """Raises InputError if a folder is given for drawn scenes, or none for another data set."""
     if dataset == "scenes" and folder is not None:
         raise InputError(f"{folder}: scenes are drawn, and no folder is read for them: leave it out, or give --dataset")
     if dataset != "scenes" and folder is None:

@@ -1,4 +1,4 @@
-"""Which files of a data set are images, what they are called, and which label belongs to which image."""
+"""Which files of a data set are images, their names, and which label belongs to which image."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fcn.data.dataset import Frame, raise_problems
 from fcn.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
-# What systems leave beside images without anybody's doing, besides names with a dot in front.
+# Files and folders that operating systems create beside images, besides those whose names begin with a dot.
 LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 MOST_NAMES_SHOWN = 5
 
 
 def is_image_file(path: Path) -> bool:
-    # macOS leaves ._NAME.png beside NAME.png in archives.
+    # Archives made on macOS have ._NAME.png beside NAME.png, which is no image.
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
@@ -26,7 +26,7 @@ def is_hidden(name: str) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files right in a folder, sorted by name.
+    """Image files directly in a folder, sorted by name.
 
     Raises InputError if the folder is missing or holds no image.
     """
@@ -39,8 +39,10 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def files_within(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files in a folder and the folders within it, links to folders too, sorted, without hidden ones; and a
-    sentence for each folder that can't be read."""
+    """The files in a folder at any depth, sorted, and a sentence for each folder that can't be read.
+
+    Links to folders are followed; hidden files and folders are left out.
+    """
     found: list[Path] = []
     problems: list[str] = []
 
@@ -49,7 +51,7 @@ def files_within(folder: Path) -> tuple[list[Path], list[str]]:
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         above = Path(place).resolve()
-        # A link to a folder above would be walked without end.
+        # Without links to a folder above, which would never end.
         folders[:] = [
             name for name in folders if not is_hidden(name) and not above.is_relative_to(Path(place, name).resolve())
         ]
@@ -58,9 +60,9 @@ def files_within(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def left_out(what: str, files: Iterable[Path]) -> list[str]:
-    """A sentence with number and names of the files that aren't read, if there are any.
+    """A sentence with the number and names of the files that aren't read, if there are any.
 
-    what: where they lie, and what could have been read there.
+    what: their folder, and the kinds of files that are read there.
     """
     names = [shown(path.name) for path in files]
     if not names:
@@ -72,7 +74,7 @@ def left_out(what: str, files: Iterable[Path]) -> list[str]:
 
 
 def other_files(folders: Iterable[Path]) -> list[str]:
-    """A sentence for each folder that has files right in it that are no images."""
+    """A sentence for each folder that directly holds files other than images."""
     sentences = []
     for folder in folders:
         others = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not is_image_file(path)]
@@ -82,14 +84,14 @@ def other_files(folders: Iterable[Path]) -> list[str]:
 
 
 def shown(name: str | Path) -> str:
-    """A file name, or a sentence with one, that any terminal takes; what is no UTF-8 in it is written as \\xNN."""
+    """A file name, or a sentence with one, as valid UTF-8 for any terminal; other bytes are written as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def key_of(path: Path, name: str) -> str:
-    """`name` as it is compared with others: macOS writes ü as u and two dots, most others as one letter.
+    """`name` in Unicode's NFC form, for comparing: macOS writes ü as two characters, most other systems as one.
 
-    Raises InputError if it isn't UTF-8: neither a study's records nor MLflow would take it.
+    Raises InputError if it isn't UTF-8, which a study's records and MLflow require.
     """
     try:
         name.encode()
@@ -99,12 +101,12 @@ def key_of(path: Path, name: str) -> str:
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Paths by file name without suffix. Raises InputError if two share one."""
+    """Paths by file name without suffix. Raises InputError if two have the same."""
     return by_key((key_of(path, path.stem), path) for path in paths)
 
 
 def by_key(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """Paths by key. Raises InputError if two share one."""
+    """Paths by key. Raises InputError if two have the same."""
     found: dict[str, Path] = {}
     for key, path in pairs:
         if key in found:
@@ -132,7 +134,7 @@ def match(images: dict[str, Path], labels: dict[str, Path], label_place: str) ->
 
 
 def check_unique_names(frames: Sequence[Frame]) -> None:
-    """Raises InputError that names the files of frames that would share one name."""
+    """Raises InputError that names the files of frames with the same name."""
     first: dict[str, Frame] = {}
     problems = []
     for frame in frames:

@@ -1,7 +1,6 @@
-"""Segmentation masks as images: overlay, ground truth, error map.
+"""Draws segmentation masks: overlays, ground truth and error maps.
 
-H W pixels; images are uint8 RGB (H, W, 3), masks are integers (H, W): one class index a pixel, VOID where
-nobody labelled.
+Images are uint8 RGB (H, W, 3). Masks are integers (H, W): the class index of each pixel, VOID for unlabelled ones.
 """
 
 import colorsys
@@ -15,10 +14,10 @@ from fcn.data.dataset import VOID
 
 UNPAINTED = "background"
 
-OPACITY = 127  # of 255: what the source write-ups paste their green with
+OPACITY = 127  # of 255, as in the overlays of the two published recipes
 
 ROAD_COLOUR = (0, 255, 0)
-COLOURS = {  # Cityscapes' colours where it has the class, but for the road, which stays green everywhere
+COLOURS = {  # Cityscapes' colours for its classes, except for the road, which is always green
     "road": ROAD_COLOUR,
     "sky": (70, 130, 180),
     "building": (120, 70, 70),
@@ -45,16 +44,15 @@ COLOURS = {  # Cityscapes' colours where it has the class, but for the road, whi
     "bicycle": (119, 11, 132),
 }
 
-# The KITTI Road devkit's colours: what was found, missed, and made up.
+# The KITTI Road devkit's colours.
 TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE = (0, 255, 0), (255, 0, 0), (0, 0, 255)
 SEPARATOR_PIXELS = 2
 
 
 def palette(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Colour of each class, (len(classes), 3) RGB; the same name always gets the same colour.
+    """Colour of each class, (len(classes), 3) RGB. Names in COLOURS always have the same colour.
 
-    The one class of a one-class task is green whatever its name; names without a fixed colour walk round
-    the hues.
+    If one class is scored against the background, it is green whatever its name. Other names get a hue by their index.
     """
     if len(classes) == 2 and UNPAINTED in classes:
         return np.array([(0, 0, 0) if name == UNPAINTED else ROAD_COLOUR for name in classes], np.uint8)
@@ -62,10 +60,10 @@ def palette(classes: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def overlay(image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], classes: Sequence[str]) -> Image.Image:
-    """The image under its mask, half transparent; background and VOID stay as they are.
+    """The image with its mask over it, half transparent; background and VOID are left unpainted.
 
-    Raises ValueError if mask and image differ in size, or the mask holds an index outside `classes` that is
-    not VOID.
+    Raises ValueError if mask and image differ in size, or if the mask holds an index that is neither in `classes` nor
+    VOID.
     """
     _check(image, mask, classes)
     return Image.fromarray(_blend(image, mask, classes))
@@ -77,10 +75,10 @@ def side_by_side(
     target: npt.NDArray[np.integer],
     classes: Sequence[str],
 ) -> Image.Image:
-    """Prediction over the image | ground truth over the image, void darkened | error map.
+    """Three panels: prediction over the image | ground truth over the image, void darkened | error map.
 
-    The image is H by 3 W + 2 SEPARATOR_PIXELS: a thin white line between two panels.
-    Raises ValueError as `overlay` does.
+    The result is H high and 3 W + 2 SEPARATOR_PIXELS wide, with a white line between panels.
+    Raises ValueError as overlay() does.
     """
     _check(image, predicted, classes)
     _check(image, target, classes)
@@ -97,10 +95,10 @@ def error_map(
     target: npt.NDArray[np.integer],
     classes: Sequence[str],
 ) -> npt.NDArray[np.uint8]:
-    """Where the prediction is wrong, on the image in grey: (H, W, 3) uint8.
+    """The errors of a prediction, painted on the image in grey: uint8 (H, W, 3).
 
-    One class against the background: green found, red missed, blue made up, as the KITTI Road devkit paints
-    them. Several classes: red where the class is not the label's. Void is black: nothing is wrong there.
+    One class against the background: true positives green, false negatives red, false positives blue, as in the KITTI
+    Road devkit. Several classes: wrong pixels red. Void is black.
     """
     grey = np.asarray(Image.fromarray(image).convert("L"))
     drawn = np.repeat(grey[..., None] // 2, 3, axis=2)
@@ -108,8 +106,12 @@ def error_map(
     drawn[~valid] = 0
     if len(classes) == 2 and UNPAINTED in classes:
         positive = 1 - list(classes).index(UNPAINTED)
-        said, true = predicted == positive, target == positive
-        paints = [(said & true, TRUE_POSITIVE), (~said & true, FALSE_NEGATIVE), (said & ~true & valid, FALSE_POSITIVE)]
+        found, true = predicted == positive, target == positive
+        paints = [
+            (found & true, TRUE_POSITIVE),
+            (~found & true, FALSE_NEGATIVE),
+            (found & ~true & valid, FALSE_POSITIVE),
+        ]
     else:
         paints = [(valid & (predicted != target), FALSE_NEGATIVE)]
     for where, colour in paints:
@@ -120,7 +122,7 @@ def error_map(
 def _blend(
     image: npt.NDArray[np.uint8], mask: npt.NDArray[np.integer], classes: Sequence[str]
 ) -> npt.NDArray[np.uint8]:
-    # Whole numbers of 16 bits, of which 255 * 255 + 127 is one: half the time of floating point.
+    # In 16-bit integers, which 255 * 255 + 127 fits into: it takes half the time of floating point.
     opacity = np.zeros(256, np.uint16)
     opacity[: len(classes)] = [0 if name == UNPAINTED else OPACITY for name in classes]
     paint = np.zeros((256, 3), np.uint16)
@@ -134,7 +136,7 @@ def _blend(
 
 
 def _hue(index: int) -> tuple[int, int, int]:
-    # The golden ratio keeps neighbours far apart whatever the number of classes.
+    # Steps of the golden ratio give neighbours different hues for any number of classes.
     red, green, blue = colorsys.hsv_to_rgb((0.5 + index * 0.618034) % 1, 0.75, 0.9)
     return round(red * 255), round(green * 255), round(blue * 255)
 

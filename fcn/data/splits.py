@@ -1,9 +1,8 @@
-"""Which frames train, validate and test.
+"""Splits the frames of a data set into training, validation and test.
 
-Neighbouring frames of a drive look alike, so a split that tears a sequence apart scores memory. Sequences
-are handed out whole: to validation and test until they hold their share of the frames, the rest to
-training. Where frames have categories, each category is shared out by itself, so that every split sees
-every kind of street.
+Neighbouring frames of a drive look alike: if a sequence were in two splits, the score would reward memorised frames. So
+whole sequences go to validation and to test until these have their fraction of the frames, and the rest to training. If
+frames have categories, each category is split separately, so that every split has every kind of street.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ Splits = dict[str, tuple[int, ...]]
 
 
 def split_by_sequence(dataset: str, frames: Sequence[Frame], config: Config) -> tuple[Splits, list[str]]:
-    """Indices of each split, and warnings about it; the same for the same frames and config.
+    """The indices of each split, and warnings. The same frames and config always give the same split.
 
-    val_sequences and test_sequences may name sequences or categories; what they leave open is drawn by
-    split_seed.
-    Raises InputError if a name is unknown or in both, or if no sequence is left to train on.
+    config.val_sequences and config.test_sequences may name sequences or categories; one that is None is drawn by
+    config.split_seed. Raises InputError if a name is unknown or in both, or if no sequence is left to train on.
     """
     sizes = Counter(frame.sequence for frame in frames)
     if len(sizes) < 2 and config.val_fraction > 0:
@@ -86,7 +84,7 @@ def _some(names: list[str]) -> str:
 
 
 def _draw(frames: Sequence[Frame], taken: set[str], fraction: float, rng: np.random.Generator) -> set[str]:
-    """Whole sequences with about `fraction` of the frames, category by category; at least one."""
+    """Draws whole sequences with about `fraction` of the frames of each category; at least one sequence in all."""
     sizes = Counter(frame.sequence for frame in frames if frame.sequence not in taken)
     total = Counter(frame.category for frame in frames)
     chosen: set[str] = set()
@@ -94,7 +92,7 @@ def _draw(frames: Sequence[Frame], taken: set[str], fraction: float, rng: np.ran
         members = sorted({f.sequence for f in frames if f.category == category and f.sequence not in taken})
         held, target = 0, fraction * total[category]
         for name in (members[i] for i in rng.permutation(len(members))):
-            # Taken if that comes nearer to the share; the last one of a category stays in training.
+            # A sequence is taken if that brings the total nearer to the target; a category's last one is not.
             nearer = abs(held + sizes[name] - target) < abs(held - target)
             if nearer and len(members) - len(chosen & set(members)) > 1:
                 chosen.add(name)
@@ -120,18 +118,16 @@ def _assign(frames: Sequence[Frame], validation: set[str], test: set[str]) -> Sp
 def split_by_lists(
     dataset: str, folder: Path, frames: Sequence[Frame], everything: Sequence[Frame]
 ) -> tuple[Splits, list[str]]:
-    """The published split, from train.txt, val.txt and (if it is there) test.txt in a folder: one frame a
-    line.
+    """The published split by a folder's train.txt, val.txt and, if there is one, test.txt, with a frame in each line.
 
-    A line may be a name or a path, and may have the label's path behind it, as SegNet's lists have.
-    everything: the frames of the whole set, of which `frames` may be some; those in no list take no part.
-    Raises InputError if a list is missing or empty, names a frame that isn't there, or one that a list has
-    already, with file and line.
+    A line is a name or a path, which the label's path may follow, as in SegNet's lists.
+    everything: all frames of the data set; `frames` may be a part of them. Frames in no list are not used.
+    Raises InputError with file and line if a list is missing or empty, or names an unknown frame or one twice.
     """
     places = {frame.name: index for index, frame in enumerate(frames)}
     known = {frame.name for frame in everything}
     splits: Splits = {"test": ()}
-    listed: dict[str, str] = {}  # each name, and the line that it is in
+    listed: dict[str, str] = {}  # each name, with file and line
     problems: list[str] = []
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"
@@ -155,14 +151,14 @@ def split_by_lists(
 
 
 def _lines(dataset: str, path: Path) -> dict[int, str]:
-    """Lines of a list by number, without empty ones."""
+    """The lines of a list by their number, without empty ones."""
     if not path.is_file():
         raise InputError(
             f"{path}: split = published needs {dataset}'s own lists, and this one is missing: add it (one frame a "
             "line), or set split = sequence"
         )
     try:
-        # Windows' editors put a mark in front.
+        # utf-8-sig: editors on Windows write a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: a list must be UTF-8 text, got: {error}: save it so") from None
@@ -170,17 +166,17 @@ def _lines(dataset: str, path: Path) -> dict[int, str]:
 
 
 def _frame_of(line: str, known: set[str]) -> str | None:
-    """The frame that a line of a list means, or None: by name or path, with or without what stands behind it."""
+    """The frame that a line of a list names, by name or path, with or without a label's path after it; or None."""
     text = unicodedata.normalize("NFC", line).replace("\\", "/").replace("\t", " ")
     while text:
         path = PurePosixPath(text)
         for name in (path.name, path.stem):
             for start in range(len(path.parts)):
-                # A folder's frames are named by their whole path.
+                # In the data set "folder" a frame's name is made of its whole path.
                 whole = "-".join([*path.parts[start:-1], name])
                 if whole in known:
                     return whole
-        # A name may have spaces, so what is behind the last one is dropped only if an image is before it.
+        # Names may contain spaces: text after a space is dropped only if an image file's name is before it.
         while text := text.rpartition(" ")[0].rstrip():
             if is_image_file(Path(text)):
                 break
@@ -207,7 +203,7 @@ def published_warnings(dataset: str, frames: Sequence[Frame], splits: Splits) ->
         if shared:
             inside = sum(frames[i].sequence in shared for i in splits[second])
             warnings.append(
-                f"{dataset}: the published split tears sequences apart: {inside} of "
+                f"{dataset}: the published split divides sequences: {inside} of "
                 f"{len(splits[second])} {second} frames are "
                 f"of {', '.join(sorted(shared))}, which {first} has too; their score rewards memory "
                 "and can rank "

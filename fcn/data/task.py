@@ -1,4 +1,4 @@
-"""What a run learns to tell apart: every class of a data set, or one against the rest."""
+"""The classes that a run learns: all classes of a data set, or one against the rest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NOT_A_CLASS = -1
 
 @dataclass(frozen=True)
 class Task:
-    """Which channel a label means.
+    """The mapping from a data set's label values to channels.
 
-    classes: names in channel order. positive: channel of the one class. table: channel by label, int16
-    (256,).
+    classes: names in channel order. positive: channel of the one class; None if all are learned. table: int16 (256,),
+    the channel of each label value, VOID, or NOT_A_CLASS.
     """
 
     classes: tuple[str, ...]
@@ -47,9 +47,9 @@ class Task:
 def make_task(
     dataset: str, names: tuple[str, ...], void: tuple[int, ...], wanted: str, labels: tuple[int, ...] = ()
 ) -> Task:
-    """names: the data set's classes. labels: the label of each, or () for 0, 1, 2, ... void: labels that
-    count as no class. wanted: config.classes.
+    """The task of learning the classes `wanted`, which is config.classes.
 
+    names: the data set's classes. labels: the label value of each, or () for 0, 1, 2, ... void: label values of void.
     Raises InputError if `wanted` is neither "all" nor one of the names.
     """
     table = np.full(256, NOT_A_CLASS, dtype=np.int16)

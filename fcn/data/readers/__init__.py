@@ -1,4 +1,4 @@
-"""Data sets of labelled road and street frames, one file each, and how one is opened."""
+"""Readers of data sets of labelled road and street frames, one file each, and how a data set is opened."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:  # reading images for a prediction needs no config, and so no 
 
 
 def open_dataset(config: Config) -> Dataset:
-    """The data set that a config names: listed and split, but no image decoded yet.
+    """The data set of a config, listed and split; no image is decoded.
 
-    With val_fraction = 0 its "val" is empty, and what a published list validates on is trained on.
-    Raises InputError that names file, rule, value and fix for whatever is wrong with the folder.
+    With val_fraction = 0 its "val" is empty, and its validation frames are trained on.
+    Raises InputError with file, rule, value and fix if something is wrong with the folder.
     """
     dataset = _open(config)
     return dataset if config.val_fraction > 0 else _without_validation(dataset)
 
 
 def open_unsplit(config: Config) -> Dataset:
-    """The data set that a config names with one split, "all", of every frame.
+    """The data set of a config with a single split, "all", of every frame.
 
-    config: with val_fraction = test_fraction = 0, so that one sequence is enough.
-    Raises InputError as open_dataset does.
+    config: with val_fraction = test_fraction = 0, since otherwise a data set of one sequence is refused.
+    Raises InputError as open_dataset() does.
     """
     dataset = _open(config)
     return replace(dataset, splits={"all": tuple(range(len(dataset.frames)))})

@@ -1,13 +1,11 @@
 """KITTI Road as its zip lays it out: training/image_2 and training/gt_image_2, three categories of streets.
 
 um (marked, two lanes), umm (marked, more lanes) and uu (unmarked). In a label red > 0 is valid and blue >
-0 is road; all else counts as nothing. Lane labels, which um alone has, are a task of their own: classes =
-lane.
+0 is road; all other pixels are void. Lane labels, which only um has, are a separate task: classes = lane.
 
-The set does not say which drive a frame is of. Frames of a category are numbered as they were driven, so
-each ten numbers count as one sequence, shared out category by category. A set too small for that counts
-each frame as a sequence. val_sequences and test_sequences may also name categories, which keeps streets
-apart.
+The data set does not say which drive a frame is of. The frames of a category are numbered in the order of driving, so
+ten consecutive numbers count as a sequence, and each category is split separately. If that gives fewer than three
+sequences, each frame is one. val_sequences and test_sequences may also name categories, which keeps streets apart.
 
 Source: Fritsch, Kuehnl, Geiger, ITSC 2013.
 """
@@ -54,9 +52,9 @@ def open_kitti_road(config: Config) -> Dataset:
 
 
 def missing_frames(data_dir: Path, parts: Iterable[str] = tuple(PUBLISHED)) -> list[str]:
-    """A sentence for each of training/ and testing/ that is there and has fewer frames than were published.
+    """A sentence for each of training/ and testing/ that exists and has fewer frames than were published.
 
-    Labels need no count of their own: a frame without its label is refused.
+    Labels aren't counted, since a frame without a label is refused.
     """
     sentences = []
     for part in parts:
@@ -126,9 +124,9 @@ def _shared_categories(frames: list[Frame], splits: dict[str, tuple[int, ...]]) 
 
 
 def read_frame(frame: Frame) -> Decoded:
-    """Image HxWx3 and label HxW (0 background, 1 road or lane, 255 where KITTI says nothing).
+    """Image HxWx3 and label HxW (0 background, 1 road or lane, 255 void).
 
-    Raises InputError that names a damaged file, unequal sizes, or a label that isn't red and magenta.
+    Raises InputError if a file is damaged, the sizes differ, or a label has other colours than red and magenta.
     """
     assert frame.image is not None
     assert frame.label is not None
@@ -139,7 +137,7 @@ def read_frame(frame: Frame) -> Decoded:
     if green.any():
         row, column = (int(where[0]) for where in np.nonzero(green))
         raise InputError(
-            f"{frame.label}: a KITTI label has red (valid) and blue (road) alone, got green "
+            f"{frame.label}: a KITTI label has only red (valid) and blue (road), got green "
             f"{int(green[row, column])} at row {row}, column {column}: fetch the label again"
         )
     channels = np.where(red > 0, (blue > 0).astype(np.uint8), np.uint8(VOID))

@@ -19,7 +19,7 @@ EXAMPLE = '[classes] with lines such as background = 0 and road = [1, 7], or roa
 
 @dataclass(frozen=True)
 class Legend:
-    """What classes.toml says. marks: index, or colour as 0xRRGGBB, to position in names; VOID for void."""
+    """The contents of classes.toml. marks: the position in names, or VOID, of each index or colour (0xRRGGBB)."""
 
     names: tuple[str, ...]
     marks: dict[int, int]
@@ -29,7 +29,7 @@ class Legend:
 
     @property
     def content(self) -> str:
-        """All that decides about a label's channels, for the cache's key."""
+        """What determines the classes of a mask's pixels; it is part of the cache's key."""
         return repr((self.names, self.coloured, sorted(self.marks.items())))
 
     def classify(self, mask: Pixels, path: Path) -> Pixels:
@@ -54,9 +54,9 @@ class Legend:
         return positions[places]
 
     def sequence_of(self, key: str, image: Path) -> str | None:
-        """The sequence that an image's name tells, or None where classes.toml has no pattern.
+        """The sequence in an image's name by classes.toml's pattern; None if it has no pattern.
 
-        Raises InputError if the name doesn't match, or the group that is the sequence matches nothing.
+        Raises InputError if the name doesn't match, or if the pattern's group is empty.
         """
         if self.sequence is None:
             return None
@@ -71,11 +71,11 @@ class Legend:
 
 
 def read_legend(path: Path) -> Legend:
-    """What a classes.toml says. Raises InputError with the line's key and value if it makes no sense."""
+    """Reads a classes.toml. Raises InputError with key and value if something in it is wrong."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file: write one, {EXAMPLE}")
     try:
-        # Windows' editors put a mark in front.
+        # utf-8-sig: editors on Windows write a byte order mark.
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no TOML: {error}") from None
@@ -88,7 +88,7 @@ def read_legend(path: Path) -> Legend:
     if "void" in table:
         entries.append(("void", table["void"], VOID))
     readings = [_readings(path, key, value) for key, value, _ in entries]
-    # Three numbers alone are a colour or three indices: what the other entries are decides.
+    # A list of three numbers may be a colour or three indices: the other entries decide.
     coloured = all(colours for _, colours in readings)
     if not coloured and not all(indices for indices, _ in readings):
         raise InputError(f"{path}: classes: must be all indices or all colours, got both")
@@ -118,7 +118,7 @@ def _sequence(path: Path, pattern: object) -> re.Pattern[str] | None:
 
 
 def _readings(path: Path, key: str, value: object) -> tuple[list[int], list[int]]:
-    """A value of classes.toml as indices, and as colours 0xRRGGBB; empty where it can't be read so."""
+    """A value of classes.toml read as indices, and read as colours 0xRRGGBB; each empty if it can't be read so."""
     items = value if isinstance(value, list) else [value]
     indices: list[int] = [item for item in items if _is_level(item)]
     indices = indices if len(indices) == len(items) else []

@@ -1,9 +1,7 @@
-"""Generated road scenes: no download, the same pixels everywhere, and hard enough to tell a good config
-from a bad one.
+"""Generated road scenes: without a download, the same pixels everywhere, and hard enough that configs differ in score.
 
-Each sequence drives three frames along one street, with its course, light and camera. Pavements, yards and
-walls share the road's colours, paint wears off, shadows and cars lie across it, and haze hides where it
-ends.
+Each sequence is three frames along one street, which has its own course, light and camera. Pavements, yards and walls
+have the road's colours, lane paint is worn, shadows and cars lie across the road, and haze hides its end.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Drawn streets: what a street is, its ground, and a frame of it. Needs numpy and Pillow alone."""
+"""Drawn streets: a street's properties, its ground, and frames of it. Imports only numpy and Pillow."""

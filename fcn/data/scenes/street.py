@@ -1,9 +1,8 @@
-"""What a generated street looks like: its course, its surface, its light, its camera, and what stands
-beside it.
+"""A generated street: its course, surface, light and camera, and the things beside it.
 
 A street is drawn once a sequence; the frames of a sequence drive along it. Lengths are metres, angles
-radians, colours RGB in 0..1. `station` is the way along the street from its first frame; `side` the
-signed way across it from the centre line, right positive.
+radians, colours RGB in 0..1. `station` is the distance along the street from its first frame; `side` is the signed
+distance from the centre line, positive to the right.
 """
 
 from __future__ import annotations

@@ -368,7 +368,7 @@ def test_a_kitti_frame_without_its_road_label_is_named(kitti: Path) -> None:
 def test_a_kitti_label_with_green_in_it_is_refused(kitti: Path) -> None:
     path = kitti / "training" / "gt_image_2" / "uu_road_000003.png"
     save_label(path, np.full((10, 31, 3), 255))
-    assert problems_of(configure("kitti_road", kitti)).startswith(f"{path}: a KITTI label has red (valid) and blue")
+    assert problems_of(configure("kitti_road", kitti)).startswith(f"{path}: a KITTI label has only red (valid)")
 
 
 def test_kitti_and_scenes_have_no_published_split(kitti: Path) -> None:
