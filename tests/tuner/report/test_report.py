@@ -249,3 +249,12 @@ def test_a_report_replaces_a_file_and_nothing_else(tmp_path: Path) -> None:
         write_report([study], tmp_path / "r.html" / "x")
     store_report(study.record, study.folder)
     assert (tmp_path / "roads" / "report.html").is_file()
+
+
+def test_a_trial_that_is_all_but_as_good_as_the_best_has_a_line_of_a_colour_that_plotly_knows(tmp_path: Path) -> None:
+    values = {11: 0.5, 12: 0.5 - 5e-9}  # of a mixed colour one part is then 9e-07, in Python's notation
+    given = {"x": 0.5, "batch_size": 4, "optimizer": "adam"}
+    lines = [line for trial, value in values.items() for line in (start(trial, **given), report(trial, 1, value))]
+    ends = [end(trial, value=value) for trial, value in values.items()]
+    page = page_of(tmp_path, *some_trials(10), *lines, *ends)
+    assert "parallel" in page.figures

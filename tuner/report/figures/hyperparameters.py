@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from plotly.colors import find_intermediate_color
+from plotly.colors import find_intermediate_color, label_rgb, unlabel_rgb
 
 from tuner.display.live import number
 from tuner.events.state import StudyRecord
@@ -126,7 +126,7 @@ def _themed(figure: Any, record: StudyRecord) -> Any:
         elif trace.mode == "lines" and trace.showlegend is False:
             # A line starts on the objective's axis, scaled to 0..1.
             share = min(1.0, max(0.0, 1.0 - trace.y[0] if minimize else trace.y[0]))
-            trace.update(line_color=find_intermediate_color(_WORST, _BEST, share, "rgb"), opacity=0.3 + 0.6 * share)
+            trace.update(line_color=_between(share), opacity=0.3 + 0.6 * share)
         elif trace.marker.colorscale:
             trace.marker.update(colorscale=_SCALE)
     figure.update_layout(plot_bgcolor=None)
@@ -135,3 +135,10 @@ def _themed(figure: Any, record: StudyRecord) -> Any:
     figure.update_xaxes(dtick=1, exponentformat="power", selector={"type": "log"})
     figure.update_yaxes(exponentformat="power", selector={"type": "log"})
     return figure
+
+
+def _between(share: float) -> str:
+    """A colour between the worst trial's, share 0, and the best's, share 1."""
+    mixed = find_intermediate_color(unlabel_rgb(_WORST), unlabel_rgb(_BEST), share)
+    # Whole numbers: of the best but one trial a part may be 1.8e-05, a notation in which Plotly knows no colour.
+    return str(label_rgb(tuple(round(part) for part in mixed)))
