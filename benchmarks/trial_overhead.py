@@ -1,7 +1,7 @@
 """Seconds that a trial costs beyond its training: what passes between the ends of trials that train nothing.
 
 One trial at a time, three reports each. The first trial, which also starts processes, is reported apart. This project
-runs as a person runs it, with its defaults (TPE, ASHA on rungs 1 and 3, MLflow): `python -m tuner run`.
+runs as a person runs it, with its defaults (gp_curves, ASHA, MLflow): `python -m tuner run`.
 """
 
 from __future__ import annotations

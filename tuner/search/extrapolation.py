@@ -6,7 +6,8 @@ is taken from the last rung it reached to the end by one after the other, and wh
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,23 @@ _PRIOR_SPREAD, _PRIOR_COUNT = 0.15, 2.0
 _UNSEEN_SPREAD = 0.4
 
 
-def at_rungs(curve: list[tuple[int, float]], rungs: list[int]) -> Array:
-    """The best so far at each rung (K,), greater is better; NaN from the first that the curve doesn't reach.
+def at_rungs(curves: Sequence[Mapping[int, float]], rungs: Sequence[int], sign: float = 1.0) -> Array:
+    """The best so far of each curve at each rung (N, K), greater is better; NaN from the first that it doesn't reach.
 
-    curve: (epoch, value), in the order of epochs.
+    curves: the value by epoch. sign: -1 where less is better, by which values are multiplied. A workload that reports
+    every few epochs has passed a rung with what it had before, or with its first report if that came after the rung.
     """
-    found = np.full(len(rungs), np.nan)
-    best, place = -math.inf, 0
-    for epoch, value in curve:
-        while place < len(rungs) and epoch > rungs[place] and best > -math.inf:
-            # A workload that reports every few epochs has passed the rung with what it had before.
-            found[place], place = best, place + 1
-        best = max(best, value)
-        while place < len(rungs) and epoch >= rungs[place]:
-            found[place], place = best, place + 1
+    lengths = [len(curve) for curve in curves]
+    owners = np.repeat(np.arange(len(curves)), lengths)
+    epochs = np.fromiter(chain.from_iterable(curves), np.int_, sum(lengths))
+    values = sign * np.fromiter(chain.from_iterable(curve.values() for curve in curves), np.float64, sum(lengths))
+    first, last = np.full(len(curves), np.iinfo(np.int_).max), np.full(len(curves), -1)
+    np.minimum.at(first, owners, epochs)
+    np.maximum.at(last, owners, epochs)
+    found = np.full((len(curves), len(rungs)), np.nan)
+    for place, rung in enumerate(rungs):
+        counts = (last[owners] >= rung) & ((epochs <= rung) | (epochs == first[owners]))
+        np.fmax.at(found[:, place], owners[counts], values[counts])
     return found
 
 

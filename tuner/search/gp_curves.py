@@ -11,11 +11,14 @@ proposal to the next.
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
 import optuna
 import scipy.special
+import threadpoolctl
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -59,7 +62,9 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         known = _Knowledge(others, study.direction, self._first_rung)
         if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
             return self._encoding.random(rng)
-        return self._most_improving(known, rng)
+        # The matrices are small: more threads of linear algebra cost more than they bring, and take cores from trials.
+        with _linear_algebra().limit(limits=1):
+            return self._most_improving(known, rng)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -103,29 +108,20 @@ class _Knowledge:
         sign = 1.0 if direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         horizon = max((max(trial.intermediate_values, default=1) for trial in trials), default=1)
         rungs = _rungs(first_rung, horizon)
-        self.trials: list[FrozenTrial] = []
+        reached = at_rungs([trial.intermediate_values for trial in trials], rungs, sign)
+        failed = np.array([_failed(trial) for trial in trials], dtype=bool)
+        stopped = np.array([trial.user_attrs.get(OUTCOME) == "stopped" for trial in trials], dtype=bool)
+        ended = np.array([sign * _final_value(trial) for trial in trials])
+        # A stopped trial's value says nothing of later rungs; a finished trial's counts for all that its curve lacks.
+        counts = np.arange(len(rungs)) < np.where(stopped, 1, len(rungs))[:, None]
+        reached = np.where(np.isnan(reached) & counts, ended[:, None], reached)
+        known = failed | np.isfinite(reached[:, 0])
+        self.trials = [trials[place] for place in np.flatnonzero(known)]
         """Of which something is known."""
-        self.silent: list[FrozenTrial] = []
+        self.silent = [trials[place] for place in np.flatnonzero(~known) if trials[place].state == TrialState.RUNNING]
         """That run, and have not come to the first rung."""
-        rows, failed = [], []
-        for trial in trials:
-            curve = [(epoch, sign * value) for epoch, value in sorted(trial.intermediate_values.items())]
-            row = at_rungs(curve, rungs)
-            has_failed = trial.state == TrialState.FAIL or trial.user_attrs.get(OUTCOME) == "failed"
-            if not has_failed and trial.state == TrialState.COMPLETE and trial.value is not None:
-                if trial.user_attrs.get(OUTCOME) == "stopped":
-                    row[0] = sign * trial.value if np.isnan(row[0]) else row[0]
-                else:
-                    row = np.where(np.isnan(row), sign * trial.value, row)
-            if np.isnan(row[0]) and not has_failed:
-                self.silent += [trial] if trial.state == TrialState.RUNNING else []
-                continue
-            self.trials.append(trial)
-            rows.append(row)
-            failed.append(has_failed)
-        self._failed = np.array(failed, dtype=bool)
-        values = np.array(rows).reshape(-1, len(rungs))
-        bests = np.array([np.nanmax(row) for row in values[~self._failed]])
+        values, self._failed = reached[known], failed[known]
+        bests = np.fmax.reduce(values[~self._failed], axis=1)
         top, middle = (float(bests.max()), float(np.median(bests))) if len(bests) else (1.0, 0.0)
         self._values = np.maximum((values - middle) / (top - middle if top > middle else 1.0), _LOWEST)
         self.best = 1.0 if top > middle else 0.0
@@ -137,6 +133,23 @@ class _Knowledge:
         if good.any():
             means[good], variances[good] = extrapolate(self._values[good])
         return means, variances
+
+
+@functools.cache
+def _linear_algebra() -> threadpoolctl.ThreadpoolController:
+    """Of this process's libraries; looking for them takes longer than a proposal."""
+    return threadpoolctl.ThreadpoolController()
+
+
+def _failed(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL or trial.user_attrs.get(OUTCOME) == "failed"
+
+
+def _final_value(trial: FrozenTrial) -> float:
+    """NaN if it has none: it runs, or has failed."""
+    if trial.state != TrialState.COMPLETE or _failed(trial) or trial.value is None:
+        return math.nan
+    return trial.value
 
 
 def _rungs(first: int, horizon: int) -> list[int]:

@@ -74,8 +74,25 @@ def test_candidates_lie_where_settings_lie() -> None:
 
 
 def test_a_curve_is_compared_by_its_best_so_far_at_each_rung() -> None:
-    curve = [(1, 0.1), (2, 0.5), (4, 0.3), (7, 0.9)]
-    assert at_rungs(curve, [1, 3, 6, 12]) == pytest.approx([0.1, 0.5, 0.5, math.nan], nan_ok=True)
+    curves = [{4: 0.3, 1: 0.1, 2: 0.5, 7: 0.9}, {}, {5: 0.2, 12: 0.1}]
+    expected = [[0.1, 0.5, 0.5, math.nan], [math.nan] * 4, [0.2] * 4]
+    assert at_rungs(curves, [1, 3, 6, 12]) == pytest.approx(np.array(expected), nan_ok=True)
+
+
+def test_curves_at_rungs_are_those_of_a_loop_over_each_where_less_is_better_too() -> None:
+    rungs = [2, 4, 8, 16, 20]
+    for sign in (1.0, -1.0):
+        curves = []
+        for _ in range(200):
+            epochs = np.flatnonzero(RNG.random(RNG.integers(1, 22)) < 0.6) + 1
+            curves.append({int(epoch): float(RNG.standard_normal()) for epoch in epochs})
+        expected = np.full((200, len(rungs)), math.nan)
+        for row, curve in zip(expected, curves, strict=True):
+            for place, rung in enumerate(rungs):
+                if curve and max(curve) >= rung:
+                    by_then = [sign * value for epoch, value in curve.items() if epoch <= rung]
+                    row[place] = max(by_then) if by_then else sign * curve[min(curve)]
+        assert at_rungs(curves, rungs, sign) == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_short_trial_is_taken_to_where_trials_like_it_went_and_is_less_sure() -> None:
