@@ -24,7 +24,7 @@ demo: .venv/installed
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
 test: check
-	$(BIN)/python -m pytest -m 'not hosts' -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -m 'not hosts' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Each test says why where it is skipped: a browser test where there is no Chromium, one on hosts where root is needed.
 test-browser test-cluster: test-%: .venv/installed
