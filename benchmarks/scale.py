@@ -1,7 +1,8 @@
 """Large studies over trials that train nothing: reports a second, the driver's memory, and time a trial.
 
-Trials replay learning curves of up to 27 epochs, 64 at a time, with the defaults (gp_curves, ASHA) and MLflow in an SQLite
-file. A study without early stopping gives the reports a second: its trials live long, so reports are most of its work.
+Trials replay learning curves of up to 27 epochs, 64 at a time, with the defaults (gp_curves, ASHA) and MLflow in an
+SQLite file. A study without early stopping gives the reports a second: its trials live long, so reports are most of its
+work.
 """
 
 from __future__ import annotations
