@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks.curves.comparison import figures
 from benchmarks.curves.methods import METHODS
-from benchmarks.curves.simulation import Ending, Run, Verdict, simulate
+from benchmarks.curves.simulation import PAUSE_EPOCHS, Ending, Run, simulate
 from benchmarks.curves.tasks import Array, Params, load, regret
 from benchmarks.report import Report
+from tuner.search.rungs import Verdict
 
 
 class Slope:
@@ -44,7 +45,8 @@ class InTurn:
 
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
         self.told.append((trial, epoch, value))
-        return "stop" if epoch == self._proposals[(trial - 1) % len(self._proposals)][1] else "continue"
+        stops = epoch == self._proposals[(trial - 1) % len(self._proposals)][1]
+        return Verdict.STOP if stops else Verdict.CONTINUE
 
     def end(self, trial: int, state: Ending) -> None:
         self.told.append((trial, state))
@@ -75,8 +77,28 @@ def test_a_worker_continues_with_a_new_trial_when_one_ends_and_all_stop_with_the
     assert regret(Slope(), 7.2) == pytest.approx(0.4)
 
 
+class PausesOnce(InTurn):
+    """Its first trial pauses after an epoch, and resumes after the second, which stops after one."""
+
+    def next(self) -> tuple[int, Params]:
+        return (1, {"x": 0.5}) if self._asked == 2 else super().next()
+
+    def report(self, trial: int, epoch: int, value: float) -> Verdict:
+        stops = super().report(trial, epoch, value)
+        return Verdict.PAUSE if (trial, epoch) == (1, 1) else stops
+
+
+def test_a_paused_trial_resumes_where_it_was_and_pays_for_its_checkpoint() -> None:
+    method = PausesOnce((0.5, 0), (1.0, 1))
+    run = simulate(Slope(), method, workers=1, budget=3 + PAUSE_EPOCHS)
+    assert method.told == [(1, 1, 0.5), (2, 1, 1.0), (2, "stopped"), (1, 2, 1.0)]
+    assert run.proposals == 2
+    assert simulate(Slope(), PausesOnce((0.5, 0), (2.0, 1)), 1, 3.0).steps[-1][0] == 2
+
+
 def test_this_projects_search_ends_trials_and_finds_the_slope() -> None:
-    runs = {name: simulate(Slope(), METHODS[name](Slope(), 0), 4, 180) for name in ("random", "random+asha")}
+    methods = ("random", "random+asha", "promotion")
+    runs = {name: simulate(Slope(), METHODS[name](Slope(), 0), 4, 180) for name in methods}
     assert all(run.regret_at(180) < 0.3 for run in runs.values())
     assert runs["random+asha"].proposals > runs["random"].proposals > 180 / 9
 

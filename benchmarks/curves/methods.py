@@ -8,11 +8,12 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.curves.simulation import Ending, Method, Verdict
+from benchmarks.curves.simulation import Ending, Method
 from benchmarks.curves.tasks import Params, Task
-from tuner.events.event import EpochReported, TrialEnded, TrialStarted
+from tuner.events.event import EpochReported, TrialEnded, TrialPaused, TrialStarted
 from tuner.events.state import StudyRecord
 from tuner.search.early_stopping import early_stopping
+from tuner.search.rungs import Verdict
 from tuner.search.sampler import Sampler, value_for_sampler
 from tuner.spec.space import sample
 from tuner.spec.study import StudySpec
@@ -33,6 +34,7 @@ class ThisProject:
 
     def next(self) -> tuple[int, Params]:
         proposal = self._sampler.ask()
+        self._early_stopping.resume(proposal.trial)
         self._record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
         return proposal.trial, proposal.params
 
@@ -40,7 +42,13 @@ class ThisProject:
         self._record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
         best = self._record.trials[trial].value
         assert best is not None
-        return "stop" if self._early_stopping.decide(trial, epoch, best) else "continue"
+        verdict = self._early_stopping.decide(trial, epoch, best)
+        if verdict is Verdict.PAUSE:
+            self._record.apply(TrialPaused(self._time(), trial))
+            self._sampler.pause(trial)
+            for surplus in self._sampler.surplus_paused():
+                self.end(surplus, "stopped")
+        return verdict
 
     def end(self, trial: int, state: Ending) -> None:
         known = self._record.trials[trial]
@@ -71,7 +79,7 @@ class Optuna:
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
         self._running[trial].report(value, epoch)
         self._last[trial] = value
-        return "stop" if self._running[trial].should_prune() else "continue"
+        return Verdict.STOP if self._running[trial].should_prune() else Verdict.CONTINUE
 
     def end(self, trial: int, state: Ending) -> None:
         asked = self._running.pop(trial)
@@ -121,7 +129,7 @@ class TpeOnRungs:
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
         curve = self._known[trial][1]
         curve.append(value if not curve or self._sign * value > self._sign * curve[-1] else curve[-1])
-        return "stop" if self._early_stopping.decide(trial, epoch, curve[-1]) else "continue"
+        return self._early_stopping.decide(trial, epoch, curve[-1])
 
     def end(self, trial: int, state: Ending) -> None:
         del trial, state
@@ -150,5 +158,6 @@ METHODS: dict[str, Callable[[Task, int], Method]] = {
     BEFORE: lambda task, seed: ThisProject(task, seed, {"name": "asha", "grace_epochs": 1}, "tpe"),
     "tpe+asha": lambda task, seed: ThisProject(task, seed, _ASHA, "tpe"),
     "tpe-on-rungs": TpeOnRungs,
+    "promotion": lambda task, seed: ThisProject(task, seed, {"name": "promotion"}),
     NOW: lambda task, seed: ThisProject(task, seed, {}),
 }

@@ -1,4 +1,7 @@
-"""Asynchronous workers in simulated time: an epoch takes one unit of a worker's, proposals take nothing."""
+"""Asynchronous workers in simulated time: an epoch takes one unit of a worker's, proposals take nothing.
+
+A pause takes PAUSE_EPOCHS: the trial writes a checkpoint, and reads it when it resumes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from benchmarks.curves.tasks import Array, Params, Task, regret
+from tuner.search.rungs import Verdict
 
-Verdict = Literal["continue", "stop"]
+PAUSE_EPOCHS = 0.2
+
 Ending = Literal["finished", "stopped", "failed"]
 
 
@@ -18,7 +23,7 @@ class Method(Protocol):
     """A search, asked and told as a study does it."""
 
     def next(self) -> tuple[int, Params]:
-        """A new trial for a free worker: its number and its hyperparameters."""
+        """A trial for a free worker: its number and its hyperparameters. A paused one resumes where it was."""
 
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
         """A trial has finished an epoch."""
@@ -46,40 +51,44 @@ def simulate(task: Task, method: Method, workers: int, budget: float) -> Run:
     run, best = Run(), -math.inf
     sign = 1.0 if task.direction == "maximize" else -1.0
     curves: dict[int, Array] = {}
+    reached: dict[int, int] = {}
+    """The epoch after which each paused trial resumes."""
     # (time, worker, trial, epoch that it has finished then); epoch 0: the worker is free.
-    queue: list[tuple[int, int, int, int]] = [(0, worker, 0, 0) for worker in range(workers)]
+    queue: list[tuple[float, int, int, int]] = [(0.0, worker, 0, 0) for worker in range(workers)]
     while queue[0][0] * workers <= budget:
         now, worker, trial, epoch = heapq.heappop(queue)
         began = time.process_time()
+        verdict = Verdict.STOP
         if epoch:
             value = float(curves[trial][epoch - 1])
             if sign * value > best:
                 best = sign * value
                 run.steps.append((now * workers, regret(task, value)))
-            goes_on = _reported(method, task, trial, epoch, value)
-        else:
-            goes_on = False
-        if not goes_on:
+            verdict = _reported(method, task, trial, epoch, value)
+        if verdict is Verdict.PAUSE:
+            reached[trial] = epoch
+        if verdict is not Verdict.CONTINUE:
             trial, params = method.next()
-            run.seconds += time.process_time() - began
-            run.proposals += 1
-            curves[trial], epoch = task.curve(params), 0
-        else:
-            run.seconds += time.process_time() - began
+            if trial not in curves:
+                run.proposals += 1
+                curves[trial] = task.curve(params)
+            epoch = reached.pop(trial, 0)
+            now += PAUSE_EPOCHS if epoch else 0
+        run.seconds += time.process_time() - began
         heapq.heappush(queue, (now + 1, worker, trial, epoch + 1))
     return run
 
 
-def _reported(method: Method, task: Task, trial: int, epoch: int, value: float) -> bool:
-    """Whether the trial goes on."""
+def _reported(method: Method, task: Task, trial: int, epoch: int, value: float) -> Verdict:
+    """What becomes of the trial; STOP too if it has ended by itself."""
     ending: Ending
     if not math.isfinite(value):
         ending = "failed"
-    elif method.report(trial, epoch, value) == "stop":
+    elif (verdict := method.report(trial, epoch, value)) is Verdict.STOP:
         ending = "stopped"
     elif epoch == task.epochs:
         ending = "finished"
     else:
-        return True
+        return verdict
     method.end(trial, ending)
-    return False
+    return Verdict.STOP

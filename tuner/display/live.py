@@ -17,6 +17,7 @@ from tuner.events.event import (
     NodeLeftOut,
     NodeLost,
     TrialEnded,
+    TrialPaused,
     TrialRewound,
     TrialStarted,
 )
@@ -25,6 +26,7 @@ from tuner.events.state import StudyRecord, TrialRecord
 _LIVE_ROWS = 12
 _STATE_STYLE = {
     "running": "cyan",
+    "paused": "blue",
     "finished": "green",
     "stopped": "yellow",
     "failed": "red",
@@ -101,13 +103,15 @@ class Progress:
 
     def _sentence(self, event: Event) -> str | None:
         match event:
-            case TrialStarted() | TrialRewound() | EpochReported() | TrialEnded():
+            case TrialStarted() | TrialRewound() | EpochReported() | TrialPaused() | TrialEnded():
                 trial = self._record.trials[event.trial]
                 return f"trial {trial.id:<3} {self._describe(trial, event)}"
             case _:
                 return None
 
-    def _describe(self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialEnded) -> str:
+    def _describe(
+        self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialPaused | TrialEnded
+    ) -> str:
         match event:
             case TrialStarted():
                 again = f" again after epoch {trial.epoch}," if trial.epoch else ""
@@ -122,6 +126,8 @@ class Progress:
                 metric = self._record.spec.objective.metric
                 star = "  best of the study so far" if self._leads(trial) else ""
                 return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
+            case TrialPaused():
+                return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
             case TrialEnded():
                 best = (
                     f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}"
@@ -137,11 +143,13 @@ class Progress:
 
     def _table(self) -> RenderableType:
         record = self._record
-        running = [trial for trial in list(record.trials.values()) if trial.state == "running"]
-        best = record.ranking()[: max(3, _LIVE_ROWS - len(running))]
-        parts: list[RenderableType] = [self._headline(len(running))]
-        if running or best:
-            parts.append(trial_table(record, [*running, *best]))
+        trials = list(record.trials.values())
+        running = [trial for trial in trials if trial.state == "running"]
+        paused = [trial for trial in trials if trial.state == "paused"]
+        best = record.ranking()[: max(3, _LIVE_ROWS - len(running) - len(paused))]
+        parts: list[RenderableType] = [self._headline(len(running), len(paused))]
+        if running or paused or best:
+            parts.append(trial_table(record, [*running, *paused, *best]))
         else:
             parts.append(Text("the first slots are starting; each imports torch once", style="dim"))
         if error := self._mlflow_error():
@@ -152,7 +160,7 @@ class Progress:
             parts.append(Text(self._note, style="dim"))
         return Group(*parts)
 
-    def _headline(self, running: int) -> Text:
+    def _headline(self, running: int, paused: int) -> Text:
         record = self._record
         ended = record.ended
         failed = sum(trial.state == "failed" for trial in ended)
@@ -161,6 +169,8 @@ class Progress:
             (record.spec.name, "bold"),
             f"  {len(ended)} of {record.spec.budget.trials} trials, {running} running",
         )
+        if paused:
+            text.append(f", {paused} paused", style="blue")
         if failed:
             text.append(f", {failed} failed", style="red")
         text.append(f"  {_clock(elapsed)}", style="dim")

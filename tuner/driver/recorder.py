@@ -19,13 +19,15 @@ from tuner.events.event import (
     ImagesStored,
     TrialEnd,
     TrialEnded,
+    TrialPaused,
     TrialRewound,
     TrialStarted,
 )
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.early_stopping import EarlyStopping, early_stopping
-from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Report, StorageWait
+from tuner.search.rungs import Verdict
+from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Paused, Report, StorageWait
 
 _DISK_FULL_RETRY_SECONDS = 10.0
 _MAX_STARTS_FAILED_IN_A_ROW = 3  # of any trials, with no successful start in between
@@ -48,6 +50,8 @@ class Outcome(NamedTuple):
 
     ended: bool = True
     """Whether the trial has ended. If not, it is run again: the cause wasn't the trial."""
+    paused: bool = False
+    """Whether it waits, with a checkpoint, for a slot that is given to it again."""
     slot_is_lost: bool = False
     """Whether its slot can't run another trial."""
     note: str | None = None
@@ -121,6 +125,9 @@ class Recorder:
                     return self._report(trial, message)
                 case End():
                     self._end(trial, message)
+                case Paused():
+                    self._images(trial, message.images)
+                    self.write(TrialPaused(time.time(), number))
                 case Interruption():
                     self._interruptions[number] = message
                 case StorageWait():
@@ -175,10 +182,14 @@ class Recorder:
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         assert trial.value is not None
-        if self._early_stopping.decide(trial.id, trial.epoch, trial.value):
-            name = self.record.spec.scheduler.name
-            return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
-        return Decision(Action.CONTINUE, keep=keep)
+        match self._early_stopping.decide(trial.id, trial.epoch, trial.value):
+            case Verdict.STOP:
+                name = self.record.spec.scheduler.name
+                return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
+            case Verdict.PAUSE if report.resumable:
+                return Decision(Action.PAUSE, keep=keep)
+            case _:
+                return Decision(Action.CONTINUE, keep=keep)
 
     def _end(self, trial: TrialRecord, end: End) -> None:
         self._images(trial, end.images)
@@ -209,7 +220,21 @@ class Recorder:
             if number in self.storage_problems and not self.storage_problems[number].solved_by_report:
                 # The process that waited has died.
                 del self.storage_problems[number]
+            if self._is_paused(number):
+                self._early_stopping.resume(number)
             self.write(TrialStarted(time.time(), number, params))
+
+    def _is_paused(self, number: int) -> bool:
+        return number in self.record.trials and self.record.trials[number].state == "paused"
+
+    def end_paused(self, number: int) -> None:
+        """A paused trial won't resume."""
+        with self._lock:
+            reason = (
+                self._control.reason
+                or f"others promised more when it was paused at epoch {self.record.trials[number].epoch}"
+            )
+            self._write_end(self.record.trials[number], "stopped", reason)
 
     def last_message_time(self, number: int) -> float | None:
         """When a running trial last sent a message, in seconds since 1970.
@@ -252,6 +277,8 @@ class Recorder:
                 return self._start_failed(number, no_start, suspect_node)
             if trial is None or not trial.open:
                 return Outcome(slot_is_lost=slot_is_lost)
+            if trial.state == "paused":
+                return Outcome(ended=False, slot_is_lost=slot_is_lost, paused=True)
             if end is not None:
                 self._write_end(trial, end.state, end.reason)
             elif slot_is_lost and self._runs_again(number, interruption):
@@ -266,7 +293,11 @@ class Recorder:
         if self._starts_failed_in_a_row >= _MAX_STARTS_FAILED_IN_A_ROW:
             times = f"{self._starts_failed_in_a_row} times in a row"
             self._control.stop("interrupted", f"trials failed to start {times}: {reason}")
-        return Outcome(False, True, f"trial {number} did not start; it is run again on another slot: {reason}")
+        return Outcome(
+            ended=False,
+            slot_is_lost=True,
+            note=f"trial {number} did not start; it is run again on another slot: {reason}",
+        )
 
     def _unsent_end(self, number: int, failure: str | None, interruption: Interruption | None) -> tuple[TrialEnd, str]:
         """State and reason of a trial that ended without saying so."""
@@ -302,4 +333,6 @@ def _rebuilt(record: StudyRecord) -> EarlyStopping:
         for epoch, value in trial.curve:
             best = value if better(value, best) else best
             found.decide(trial.id, epoch, best if best is not None else value)
+        if trial.state != "paused":
+            found.resume(trial.id)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,10 @@ class TrialSource(_NotPickled, Searcher):
         if self._control.ending or self._sampler.exhausted:
             self._slots.end_idle()
             # A running trial may be queued again, and Tune never asks a searcher again that has finished.
-            return None if self._placed else str(Searcher.FINISHED)
+            if self._placed:
+                return None
+            self._end_paused(self._sampler.paused)
+            return str(Searcher.FINISHED)
         slot = self._slots.acquire()
         if slot is None:
             return None
@@ -97,8 +100,19 @@ class TrialSource(_NotPickled, Searcher):
             self._slots.release(slot)
         if outcome.ended:
             self._sampler.tell(number, value_for_sampler(self._record, self._record.trials.get(number)))
+        elif outcome.paused:
+            self._sampler.pause(number)
+            self._end_paused(self._sampler.surplus_paused())
         else:
             self._sampler.requeue(number)
+
+    def _end_paused(self, numbers: Iterable[int]) -> None:
+        """End paused trials that won't resume; those of a study that is stopped stay, to resume with it."""
+        if self._control.stopping:
+            return
+        for number in list(numbers):
+            self._recorder.end_paused(number)
+            self._sampler.tell(number, value_for_sampler(self._record, self._record.trials[number]))
 
     def on_process_started(self, tune_trial: Any) -> None:
         """A trial's process has started."""

@@ -140,6 +140,15 @@ class TrialRewound:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialPaused:
+    """A trial wrote a checkpoint and gave its slot to another; it may resume later."""
+
+    KIND: ClassVar = "pause"
+    time: float
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrialEnded:
     """A trial ended."""
 
@@ -172,6 +181,7 @@ Event = (
     | EpochReported
     | ImagesStored
     | TrialRewound
+    | TrialPaused
     | TrialEnded
     | RunEnded
 )

@@ -23,6 +23,7 @@ from tuner.events.event import (
     StudyEnd,
     TrialEnd,
     TrialEnded,
+    TrialPaused,
     TrialRewound,
     TrialStarted,
 )
@@ -32,7 +33,7 @@ from tuner.storage.storage import Storage
 
 SPEC = "study.json"
 
-TrialState = Literal["running", "interrupted"] | TrialEnd
+TrialState = Literal["running", "paused", "interrupted"] | TrialEnd
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class TrialRecord:
 
     @property
     def open(self) -> bool:
-        return self.state in ("running", "interrupted")
+        return self.state in ("running", "paused", "interrupted")
 
     def seconds(self, now: float) -> float:
         """How long it has run, without the time between its attempts."""
@@ -123,6 +124,10 @@ class StudyRecord:
                 self._end(self.trials[event.trial], event)
             case TrialRewound():
                 self._rewind(self.trials[event.trial], event.epoch)
+            case TrialPaused():
+                trial = self.trials[event.trial]
+                trial.state = "paused"
+                trial.pause(event.time)
             case RunBegan():
                 self._begin_run(event)
             case RunEnded():

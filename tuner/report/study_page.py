@@ -25,6 +25,7 @@ _STATES: dict[TrialState, str] = {
     "stopped": "stopped early",
     "failed": "failed",
     "running": "running",
+    "paused": "paused",
     "interrupted": "interrupted",
 }
 

@@ -19,7 +19,8 @@ def frozen_trials(record: StudyRecord) -> list[FrozenTrial]:
     """Every trial of a study, by its id: a trial's number is its id less one.
 
     A trial that the scheduler stopped is COMPLETE with its best value, as the sampler is told: it may be the winner.
-    One that it stopped before any report is PRUNED, a failed one FAIL, one that runs or is interrupted RUNNING.
+    One that it stopped before any report is PRUNED, a failed one FAIL, one that runs, is paused or is
+    interrupted RUNNING.
     Intermediate values are the objective's by epoch. User attributes: trial, state, and where they are known
     best_epoch, epochs, seconds, reason. A hyperparameter that the study's space doesn't hold, since the space was
     changed when the study was resumed, is there with a wider range, or if it can't be, as the user attribute

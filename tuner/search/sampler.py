@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.gp_curves import OUTCOME
 from tuner.search.optuna_samplers import optuna_sampler
+from tuner.search.promotion import standings
 from tuner.spec.space import is_active, sample
 
 # Samplers read all trials that they know for each proposal. TPE compares its best 25 with the rest, for which the
@@ -37,13 +38,16 @@ class Sampler:
     def __init__(self, record: StudyRecord):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._record, self._space, self._first_trials = record, record.spec.space, record.spec.first_trials
-        self._requeued = [Proposal(trial.id, trial.params) for trial in record.trials.values() if trial.open]
+        opened = [Proposal(trial.id, trial.params) for trial in record.trials.values() if trial.open]
+        self._requeued = [proposal for proposal in opened if record.trials[proposal.trial].state != "paused"]
+        self.paused = {proposal.trial for proposal in opened} - {proposal.trial for proposal in self._requeued}
+        """Trials that wait, each with a checkpoint, for a slot."""
         # A kill can leave a gap: a later trial's process may have been up before an earlier one's.
         self._new_numbers = [
             number for number in range(1, record.spec.budget.trials + 1) if number not in record.trials
         ]
-        self._open: dict[int, Proposal] = {proposal.trial: proposal for proposal in self._requeued}
-        """Trials that run, or wait to run again, by number."""
+        self._open: dict[int, Proposal] = {proposal.trial: proposal for proposal in opened}
+        """Trials that run, are paused or wait to run again, by number."""
         self._asked: dict[int, optuna.Trial] = {}
         """Those of them that Optuna knows; one of an earlier run may lie outside the present search space."""
         self._reported: dict[int, int] = {}
@@ -52,8 +56,8 @@ class Sampler:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no trial is left to propose; one that is requeued changes that."""
-        return not (self._requeued or self._new_numbers)
+        """Whether no trial is left to propose; one that is requeued or paused changes that."""
+        return not (self._requeued or self._new_numbers or self._promotable() is not None)
 
     @property
     def known(self) -> list[optuna.trial.FrozenTrial]:
@@ -61,8 +65,14 @@ class Sampler:
         return self._study.trials
 
     def ask(self) -> Proposal:
-        """The next trial. The sampler must not be exhausted."""
-        proposal = self._requeued.pop(0) if self._requeued else self._new(self._new_numbers.pop(0))
+        """The next trial, which may be a paused one. The sampler must not be exhausted."""
+        if self._requeued:
+            return self._requeued.pop(0)
+        promoted = self._promotable()
+        if promoted is not None:
+            self.paused.remove(promoted)
+            return self._open[promoted]
+        proposal = self._new(self._new_numbers.pop(0))
         self._open[proposal.trial] = proposal
         return proposal
 
@@ -72,6 +82,7 @@ class Sampler:
         Optuna ignores failed trials, and without a value would propose similar hyperparameters again.
         """
         del self._open[trial]
+        self.paused.discard(trial)
         if asked := self._asked.get(trial):
             self._report_curve(trial)
             del self._asked[trial]
@@ -84,6 +95,21 @@ class Sampler:
     def requeue(self, trial: int) -> None:
         """Propose a trial once more: it was interrupted and must run again."""
         self._requeued.append(self._open[trial])
+
+    def pause(self, trial: int) -> None:
+        """A trial was paused."""
+        self.paused.add(trial)
+
+    def surplus_paused(self) -> list[int]:
+        """The least promising of the paused trials, if there are more than the study file allows."""
+        most = self._record.spec.scheduler.max_paused
+        return [standing.trial for standing in standings(self._record, sorted(self.paused))[most:]]
+
+    def _promotable(self) -> int | None:
+        """The paused trial to resume before a new one is proposed, if any: among the best of those that came as far."""
+        best = standings(self._record, sorted(self.paused))[:1]
+        share = 1 / self._record.spec.scheduler.reduction_factor
+        return best[0].trial if best and best[0].share_ahead < share else None
 
     def _new(self, number: int) -> Proposal:
         for trial in self._asked:

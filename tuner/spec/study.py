@@ -39,9 +39,11 @@ class Search(_Table):
 
 
 class Scheduler(_Table):
-    name: Literal["asha", "none"] = "asha"
+    name: Literal["asha", "promotion", "none"] = "asha"
     grace_epochs: int = Field(default=3, ge=1)
     reduction_factor: float = Field(default=3.0, gt=1)
+    max_paused: int = Field(default=8, ge=1)
+    """Of promotion: trials that may wait paused, each with a checkpoint in the storage."""
 
 
 class Budget(_Table):

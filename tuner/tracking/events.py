@@ -19,6 +19,7 @@ from tuner.events.event import (
     RunBegan,
     RunEnded,
     TrialEnded,
+    TrialPaused,
     TrialRewound,
     TrialStarted,
 )
@@ -37,7 +38,7 @@ from tuner.tracking.state import TrackingState
 # MLflow's lists show a red cross for FAILED and KILLED, so only failures get these. The tag tuner.state is more exact.
 _STATUS = {
     "running": "RUNNING",
-    "paused": "RUNNING",
+    "paused": "SCHEDULED",  # it waits for a slot
     "interrupted": "SCHEDULED",  # it waits for a resume
     "stopped": "FINISHED",
     "finished": "FINISHED",
@@ -94,6 +95,8 @@ class EventWriter:
                     self._store_images(event)
                 case TrialRewound():
                     pass  # MLflow can't delete metrics
+                case TrialPaused():
+                    self._pause(event)
                 case TrialEnded():
                     self._end(event)
                 case RunEnded():
@@ -174,6 +177,12 @@ class EventWriter:
                 if name != "epoch":
                     self._add_metric(event.trial, name, value, event.time, event.epoch)
             self._page.found(event.metrics)
+
+    def _pause(self, event: TrialPaused) -> None:
+        run = self._runs.of(event.trial, event.time)
+        self._batches[event.trial].tags["tuner.state"] = "paused"
+        self._send(event.trial)
+        self._set_status(run, _name(event.trial), "paused", event.time)
 
     def _end(self, event: TrialEnded) -> None:
         trial, at = event.trial, event.time

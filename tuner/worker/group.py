@@ -21,7 +21,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.worker.death import cause_of_group
-from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message
+from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message, Paused
 from tuner.worker.report_queue import sender
 
 NAMESPACE = "tuner"
@@ -255,7 +255,7 @@ class GroupSlot:
 
 def _is_last(message: Message) -> bool:
     """Whether this is the attempt's last message."""
-    return isinstance(message, End | Interruption)
+    return isinstance(message, End | Paused | Interruption)
 
 
 def _is_failure(message: Message) -> bool:

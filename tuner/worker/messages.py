@@ -44,6 +44,8 @@ class Report:
     startup_seconds: float | None = None
     gpu_share: float | None = None
     """The trial's peak share of its GPU's memory, 0 to 1."""
+    resumable: bool = False
+    """Whether the trial could be paused after this epoch: the workload has handed over a checkpoint of it."""
     resumed: bool = False
     """Whether the trial resumes from this epoch's checkpoint; the driver may have recorded this report already."""
     best: tuple[int, float] | None = None
@@ -66,6 +68,13 @@ class End:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """The trial has written a checkpoint, and gives up its slot as it was told to."""
+
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Interruption:
     """The attempt has ended but not the trial, which must run again: its hyperparameters didn't cause this."""
 
@@ -83,12 +92,14 @@ class StorageWait:
     sentence: str | None
 
 
-Message = Begun | Report | End | Interruption | StorageWait
+Message = Begun | Report | End | Paused | Interruption | StorageWait
 
 
 class Action(Enum):
     CONTINUE = "continue"
     STOP = "stop"
+    PAUSE = "pause"
+    """Write a checkpoint and leave the slot. Only a Report that is `resumable` is answered so."""
     WAIT = "wait"
     """The node isn't checked yet: ask again. Only Begun is answered so."""
 

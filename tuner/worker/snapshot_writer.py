@@ -1,7 +1,7 @@
 """Writes a trial's snapshots to the storage, in a thread beside training, and only those that are needed:
 
 - a checkpoint to resume from, so seldom that writing takes at most a fiftieth of the time. After a kill the epochs
-  since the newest one are trained again;
+  since the newest one are trained again. A trial that is paused writes one at once;
 - the best epoch's weights, with the next such checkpoint, or when the trial ends if they would be kept
   (tuner/driver/retention.py). Until then a copy of them is held in memory;
 - the best epoch's images, with its weights or when the trial ends.
@@ -91,6 +91,14 @@ class SnapshotWriter:
         """Start to write a checkpoint in the thread, if the pause since the last one is over."""
         if time.monotonic() < self._next or (self._writing and not self._writing.done()):
             return
+        self._begin_writing(progress, snapshot)
+
+    def write(self, progress: Progress, snapshot: Snapshot) -> None:
+        """Write a checkpoint to resume from, and wait until it is in the storage."""
+        self._begin_writing(progress, snapshot)
+        self._wait()
+
+    def _begin_writing(self, progress: Progress, snapshot: Snapshot) -> None:
         self._wait()
         began = time.monotonic()
         best, self._best = self._best, None

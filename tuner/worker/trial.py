@@ -20,7 +20,18 @@ from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.worker.isolation import gpu_share, is_tainted_by, isolated
-from tuner.worker.messages import Action, Assignment, Decision, End, Interruption, Message, Report, Send, StorageWait
+from tuner.worker.messages import (
+    Action,
+    Assignment,
+    Decision,
+    End,
+    Interruption,
+    Message,
+    Paused,
+    Report,
+    Send,
+    StorageWait,
+)
 from tuner.worker.snapshot_writer import SnapshotWriter
 from tuner.worker.storage_retry import StorageRetry, is_storage_failure
 from tuner.worker.system_metrics import SystemMetrics, device_name
@@ -28,6 +39,10 @@ from tuner.worker.system_metrics import SystemMetrics, device_name
 
 class TrialStopped(SystemExit):
     """Raised by `report` to stop a trial. It is a SystemExit, which a workload must not catch."""
+
+
+class TrialPaused(SystemExit):
+    """Raised by `report` to pause a trial, when its checkpoint is in the storage."""
 
 
 def run_trial(
@@ -50,6 +65,8 @@ def run_trial(
                 reporter.end("finished")
             except TrialStopped as stopped:
                 reporter.end("stopped", stopped.code)
+            except TrialPaused:
+                reporter.paused()
         except (Exception, SystemExit) as error:
             if reporter.sending_failed:
                 raise
@@ -132,7 +149,8 @@ class _Reporter:
             self._snapshots.add_images(
                 self.retry.call(f"the images of epoch {best}", lambda: self._checkpoints.images(best))
             )
-        self._report(resumed=True)
+        if self._report(resumable=True, resumed=True) is Action.PAUSE:
+            raise TrialPaused
 
     def _rewind(self, epoch: int) -> None:
         self.retry.call(f"the checkpoints after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
@@ -149,14 +167,19 @@ class _Reporter:
             best_epoch=epoch if is_best else before.best_epoch,
         )
         if self._rank > 0 or checkpoint is None:
-            self._report()
+            action = self._report(resumable=checkpoint is not None)
         elif isinstance(checkpoint, Path):
             self._publish(checkpoint, progress)
-            self._report()
+            action = self._report(resumable=True)
         else:
             self._snapshots.copy_if_best(progress, checkpoint)
-            self._report()
-            self._snapshots.write_if_due(progress, checkpoint)
+            action = self._report(resumable=True)
+            if action is Action.PAUSE:
+                self._snapshots.write(progress, checkpoint)
+            else:
+                self._snapshots.write_if_due(progress, checkpoint)
+        if action is Action.PAUSE:
+            raise TrialPaused
 
     def _publish(self, checkpoint: Path, progress: Progress) -> None:
         if not checkpoint.is_dir():
@@ -169,8 +192,8 @@ class _Reporter:
             )
         )
 
-    def _report(self, *, resumed: bool = False) -> None:
-        """Send the last report. Raises TrialStopped if the driver stops the trial."""
+    def _report(self, *, resumable: bool, resumed: bool = False) -> Action:
+        """Send the last report. Returns whether to continue or to pause; raises TrialStopped if the trial stops."""
         progress = self._progress
         best = None
         if resumed and progress.best_epoch is not None and progress.best_value is not None:
@@ -182,6 +205,7 @@ class _Reporter:
                 images=tuple(self._snapshots.images()),
                 startup_seconds=self._startup_seconds,
                 gpu_share=gpu_share(),
+                resumable=resumable,
                 resumed=resumed,
                 best=best,
                 device=self._device,
@@ -191,6 +215,7 @@ class _Reporter:
         self._keep = decision.keep
         if decision.action is Action.STOP:
             raise TrialStopped(decision.reason)
+        return decision.action
 
     def end(
         self, state: Literal["finished", "stopped", "failed"], reason: Any = None, *, tainted: bool = False
@@ -202,6 +227,9 @@ class _Reporter:
         with contextlib.suppress(Exception) if failed else contextlib.nullcontext():
             self._snapshots.flush(self._keep and not failed)
         self._send(End(state, reason, tuple(self._snapshots.images()), tainted))
+
+    def paused(self) -> None:
+        self._send(Paused(tuple(self._snapshots.images())))
 
     def storage_failed(self, error: BaseException) -> None:
         """End this attempt, not the trial, since the storage or this machine's disk failed."""

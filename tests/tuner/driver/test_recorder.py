@@ -17,11 +17,11 @@ from tuner.checks.nodes import Placement
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Outcome, Recorder
 from tuner.errors import StorageError
-from tuner.events.event import EpochReported, Event, to_line
+from tuner.events.event import EpochReported, Event, RunEnded, to_line
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord
 from tuner.storage.storage import Storage
-from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Report, StorageWait
+from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Paused, Report, StorageWait
 
 
 @pytest.fixture
@@ -47,11 +47,14 @@ def report(
     epoch: int,
     score: float = 0.5,
     *,
+    resumable: bool = False,
     resumed: bool = False,
     images: tuple[str, ...] = (),
     best: tuple[int, float] | None = None,
 ) -> Report:
-    return Report(epoch, {"epoch": float(epoch), "score": score}, images, 0.1, None, resumed, best)
+    return Report(
+        epoch, {"epoch": float(epoch), "score": score}, images, 0.1, resumable=resumable, resumed=resumed, best=best
+    )
 
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
@@ -73,6 +76,65 @@ def test_a_trial_that_is_worse_on_a_rung_is_stopped_with_the_reason(recorder: Re
     stop = Decision(Action.STOP, "asha stopped it at epoch 2", keep=True)
     assert recorder.receive(2, report(2, 0.1)) == stop
     assert recorder.receive(2, report(2, 0.1, resumed=True)) == stop, "its process died before it knew"
+
+
+@pytest.fixture
+def promoting(journal: Journal, control: StudyControl) -> Recorder:
+    """Trials 1 and 2 have passed the rung at epoch 2, and the third has been told to pause there."""
+    spec = study_spec(budget={"trials": 9}, scheduler={"name": "promotion", "grace_epochs": 2})
+    recorder = Recorder(StudyRecord(spec), journal, control, [])
+    for number, value in ((1, 0.5), (2, 0.9), (3, 0.8)):
+        recorder.trial_started(number, {"x": 0.5})
+        recorder.receive(number, Begun(("n",)))
+        recorder.receive(number, report(1, value / 2, resumable=True))
+        expected = Action.PAUSE if number == 3 else Action.CONTINUE
+        assert recorder.receive(number, report(2, value, resumable=True)) == Decision(expected, keep=True)
+    return recorder
+
+
+def state_of(recorder: Recorder, number: int) -> str:
+    return recorder.record.trials[number].state
+
+
+def test_a_paused_trial_continues_when_its_slot_is_given_back_to_it(promoting: Recorder) -> None:
+    promoting.receive(3, Paused())
+    assert state_of(promoting, 3) == "paused"
+    assert promoting.trial_done(3) == Outcome(ended=False, paused=True)
+    promoting.trial_started(3, {"x": 0.5})
+    assert state_of(promoting, 3) == "running"
+    resumed = report(2, 0.8, resumable=True, resumed=True)
+    assert promoting.receive(3, resumed) == Decision(Action.CONTINUE, keep=True)
+
+
+def test_a_trial_whose_process_dies_before_it_has_paused_pauses_when_it_is_back(promoting: Recorder) -> None:
+    promoting.trial_started(3, {"x": 0.5})
+    resumed = report(2, 0.8, resumable=True, resumed=True)
+    assert promoting.receive(3, resumed) == Decision(Action.PAUSE, keep=True)
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_run_that_follows_a_kill_knows_who_is_paused(promoting: Recorder, journal: Journal, paused: bool) -> None:
+    if paused:
+        promoting.receive(3, Paused())
+    promoting.record.apply(RunEnded(0.0, "interrupted", None))
+    assert promoting.record.trials[3].state == ("paused" if paused else "interrupted")
+    rebuilt = Recorder(promoting.record, journal, StudyControl(), [])
+    rebuilt.trial_started(3, {"x": 0.5})
+    resumed = report(2, 0.8, resumable=True, resumed=True)
+    assert rebuilt.receive(3, resumed) == Decision(Action.CONTINUE, keep=True)
+
+
+def test_a_trial_that_hands_over_no_checkpoint_is_never_paused(promoting: Recorder) -> None:
+    promoting.trial_started(4, {"x": 0.5})
+    promoting.receive(4, report(1, 0.2))
+    assert promoting.receive(4, report(2, 0.85)) == Decision(Action.CONTINUE, keep=True)
+
+
+def test_a_paused_trial_ends_as_stopped_with_the_reason(promoting: Recorder, control: StudyControl) -> None:
+    promoting.receive(3, Paused())
+    promoting.end_paused(3)
+    assert promoting.record.trials[3].state == "stopped"
+    assert promoting.record.trials[3].reason == "others promised more when it was paused at epoch 2"
 
 
 def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorder, journal: Journal) -> None:

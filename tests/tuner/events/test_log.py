@@ -242,8 +242,8 @@ def test_a_truncated_end_of_several_lines_is_no_damage_and_is_removed(study: Sto
 
 
 def test_an_event_of_a_newer_version_is_reported(study: Storage) -> None:
-    (folder(study) / EVENTS).write_text(to_line(RUN).decode().strip() + '\n{"event": "pause", "time": 1}\n')
-    with pytest.raises(StudyError, match=r"line 2: event 'pause' is not known to this version.*: use that version"):
+    (folder(study) / EVENTS).write_text(to_line(RUN).decode().strip() + '\n{"event": "teleport", "time": 1}\n')
+    with pytest.raises(StudyError, match=r"line 2: event 'teleport' is not known to this version.*: use that version"):
         load_record(study)
 
 

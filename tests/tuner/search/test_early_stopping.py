@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from tuner.search.early_stopping import Asha, NoEarlyStopping, early_stopping
+from tuner.search.early_stopping import Asha, EarlyStopping, NoEarlyStopping, early_stopping
+from tuner.search.rungs import Verdict
 from tuner.spec.study import Objective, Scheduler
 
 Direction = Literal["maximize", "minimize"]
@@ -60,7 +61,7 @@ def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, see
         epoch, best = running[trial]
         # Few values, so that many are equal; some trials report every few epochs only.
         epoch, best = epoch + (trial % 3 or 1), better(best, round(draw.random(), 1))
-        stop = ours.decide(trial, epoch, best)
+        stop = ours.decide(trial, epoch, best) is Verdict.STOP
         assert stop == oracle.decide(trial, epoch, best), (trial, epoch, best)
         decided += 1
         stopped += stop
@@ -70,14 +71,20 @@ def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, see
     assert stopped > 20
 
 
+def stops(scheduler: EarlyStopping, trial: int, epoch: int, best: float) -> bool:
+    verdict = scheduler.decide(trial, epoch, best)
+    assert verdict is not Verdict.PAUSE
+    return verdict is Verdict.STOP
+
+
 def test_asked_again_about_a_report_it_decides_the_same() -> None:
     scheduler = asha()
-    assert [scheduler.decide(trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
+    assert [stops(scheduler, trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
         False,
         True,
         False,
     ]
-    assert [scheduler.decide(trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
+    assert [stops(scheduler, trial, 1, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.6))] == [
         False,
         True,
         False,
@@ -87,11 +94,11 @@ def test_asked_again_about_a_report_it_decides_the_same() -> None:
 def test_a_rewound_trial_is_judged_by_what_it_does_the_second_time() -> None:
     scheduler = asha(reduction_factor=2)
     for trial, value in ((1, 0.5), (2, 0.6)):
-        scheduler.decide(trial, 1, value)
-    assert not scheduler.decide(1, 2, 0.9)
-    assert scheduler.decide(2, 2, 0.7)
+        stops(scheduler, trial, 1, value)
+    assert not stops(scheduler, 1, 2, 0.9)
+    assert stops(scheduler, 2, 2, 0.7)
     scheduler.rewind(2, 1)
-    assert not scheduler.decide(2, 2, 0.95), "what it reported before is void"
+    assert not stops(scheduler, 2, 2, 0.95), "what it reported before is void"
 
 
 def test_decisions_rebuilt_from_the_same_reports_are_the_same() -> None:
@@ -107,36 +114,36 @@ def test_decisions_rebuilt_from_the_same_reports_are_the_same() -> None:
 def test_a_dip_after_its_best_does_not_stop_a_trial() -> None:
     scheduler = asha(grace_epochs=3)
     for trial, best in ((1, 0.8), (2, 0.7)):
-        scheduler.decide(trial, 3, best)
+        stops(scheduler, trial, 3, best)
     # Its last value was 0.1; only its best counts.
-    assert not scheduler.decide(3, 3, 0.9)
+    assert not stops(scheduler, 3, 3, 0.9)
 
 
 def test_no_trial_stops_in_its_grace_epochs() -> None:
     scheduler = asha(grace_epochs=4)
-    assert not any(scheduler.decide(trial, epoch, 1 / trial) for trial in range(1, 8) for epoch in range(1, 4))
+    assert not any(stops(scheduler, trial, epoch, 1 / trial) for trial in range(1, 8) for epoch in range(1, 4))
 
 
 def test_a_slow_starter_is_not_stopped_for_its_first_two_epochs_by_default() -> None:
     scheduler = early_stopping(Objective(metric="score"), Scheduler())
     slow, fast = (0.1, 0.2, 0.8), (0.5, 0.6, 0.7)
-    stops = [
-        scheduler.decide(trial, epoch, curve[epoch - 1])
+    stopped = [
+        stops(scheduler, trial, epoch, curve[epoch - 1])
         for trial, curve in ((1, fast), (2, slow))
         for epoch in (1, 2, 3)
     ]
-    assert not any(stops)
+    assert not any(stopped)
 
 
 def test_a_study_without_a_scheduler_stops_nothing() -> None:
     scheduler = early_stopping(Objective(metric="score"), Scheduler(name="none"))
     assert isinstance(scheduler, NoEarlyStopping)
-    assert not any(scheduler.decide(trial, 1, -trial) for trial in range(20))
+    assert not any(stops(scheduler, trial, 1, -trial) for trial in range(20))
 
 
 def test_a_rung_that_lies_exactly_at_an_epoch_is_reached_there() -> None:
     for factor in (2.0, 3.0, 10.0):
         for power in range(6):
             scheduler = asha(reduction_factor=factor)
-            scheduler.decide(1, int(factor**power), 0.9)
-            assert scheduler.decide(2, int(factor**power), 0.1), (factor, power)
+            stops(scheduler, 1, int(factor**power), 0.9)
+            assert stops(scheduler, 2, int(factor**power), 0.1), (factor, power)

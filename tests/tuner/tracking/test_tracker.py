@@ -90,6 +90,20 @@ def test_a_resumed_trial_has_one_run_which_is_running_again(study: TrackedStudy)
     assert seen["3"]["metrics"]["score"] == EXPECTED["3"]["metrics"]["score"]
 
 
+def test_a_paused_trial_waits_in_mlflow_too_until_it_runs_again(study: TrackedStudy) -> None:
+    events = lines()[:-1]
+    at = events[-1]["time"]
+    study.write([*events, {"event": "pause", "trial": 3, "time": at + 1}])
+    study.track()
+    assert study.seen()["3"]["status"] == "SCHEDULED"
+    assert study.tracker is not None
+    run = MlflowClient(study.uri).get_run(study.tracker.runs["3"])
+    assert run.data.tags["tuner.state"] == "paused"
+    study.write([{**events[3], "time": at + 2}])
+    study.track()
+    assert study.seen()["3"]["status"] == "RUNNING"
+
+
 def test_an_mlflow_that_is_down_loses_nothing(study: TrackedStudy) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ from tests.studies import study_spec
 from tuner.storage.storage import Storage
 from tuner.worker import group
 from tuner.worker.group import GroupDiedError, GroupNotStartedError, GroupSlot
-from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message, Report
+from tuner.worker.messages import Action, Assignment, Begun, Decision, End, Interruption, Message, Paused, Report
 
 REPORT = Report(1, {"score": 0.5})
 FINISHED, FAILED, STOPPED = End("finished"), End("failed", "ValueError: no"), End("stopped", "the test stops it")
@@ -163,6 +163,20 @@ def test_a_trial_that_is_stopped_keeps_the_group_for_the_next(tmp_path: Path) ->
         assert await asyncio.gather(*waiting) == [(2, assignment(2, runner))] * 2
         await groups(slot, 1)
         second.cancel()
+
+    run(body, tmp_path)
+
+
+def test_a_trial_that_pauses_leaves_the_group_to_the_next(tmp_path: Path) -> None:
+    async def body(slot: Slot, runner: Runner) -> None:
+        trial = await begin(slot, runner)
+        ranks = await send(slot, 1, Paused(("images/a.png",)), Paused())
+        assert await runner.decide(CONTINUE) == Paused(("images/a.png",))
+        await asyncio.gather(*ranks)
+        await trial
+        await begin(slot, runner, 2)
+        assigned, _ = await asyncio.gather(next_of(slot, 1), allowed(runner))
+        assert assigned == [(2, assignment(2, runner))] * 2
 
     run(body, tmp_path)
 

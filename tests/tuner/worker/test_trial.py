@@ -12,7 +12,7 @@ from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads import replay
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
-from tuner.worker.messages import Decision, End, Message
+from tuner.worker.messages import Decision, End, Message, Paused
 
 
 def runner_in(folder: Path, *, stop_after: int | None = None) -> TrialRunner:
@@ -59,6 +59,35 @@ def test_a_resumed_trial_sends_its_last_report_again_then_the_next(tmp_path: Pat
     assert second.reports[0].images == first.reports[1].images != ()
     assert [report.resumed for report in second.reports] == [True, False, False, False]
     assert second.reports[0].best == (2, scores(2)[1])
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_a_paused_trial_has_its_checkpoint_in_the_storage_when_it_says_so(tmp_path: Path, snapshots: bool) -> None:
+    paused = TrialRunner(Storage(str(tmp_path)) / "s", pause_at=2)
+    paused.run(epochs=5, dip_epoch=2, snapshots=snapshots)
+    assert [report.epoch for report in paused.reports] == [1, 2]
+    assert isinstance(paused.messages[-1], Paused)
+    checkpoints = TrialCheckpoints(trial_folder(paused.study, 1))
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert (newest[0].epoch, newest[0].best_epoch) == (2, 1)
+    assert checkpoints.has(1), "the best epoch's weights stay too"
+    second = runner_in(tmp_path)
+    second.run(epochs=5, dip_epoch=2, snapshots=snapshots)
+    assert [(report.epoch, report.resumed) for report in second.reports] == [
+        (2, True),
+        (3, False),
+        (4, False),
+        (5, False),
+    ]
+    assert second.end == ("finished", None)
+
+
+def test_another_rank_pauses_with_the_first_and_writes_nothing(tmp_path: Path) -> None:
+    runner = TrialRunner(Storage(str(tmp_path)) / "s", pause_at=2)
+    runner.run(epochs=5, rank=1)
+    assert isinstance(runner.messages[-1], Paused)
+    assert TrialCheckpoints(trial_folder(runner.study, 1)).newest() is None
 
 
 def test_a_trial_that_is_stopped_says_so_and_why(tmp_path: Path) -> None:

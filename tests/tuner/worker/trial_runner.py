@@ -17,8 +17,9 @@ from tuner.worker.trial import run_trial
 class TrialRunner:
     """Receives what a trial sends, and decides on it.
 
-    stop_after: the trial is stopped at this report. keep: whether its weights would stay. cancel: whether a trial that
-    waits for the storage is to end. at_wait: called with how often it has said that it waits.
+    stop_after: the trial is stopped at this report. pause_at: it is paused after this epoch. keep: whether its weights
+    would stay. cancel: whether a trial that waits for the storage is to end. at_wait: called with how often it has said
+    that it waits.
     """
 
     def __init__(
@@ -26,11 +27,12 @@ class TrialRunner:
         study: Storage,
         *,
         stop_after: int | None = None,
+        pause_at: int | None = None,
         keep: bool = False,
         cancel: bool = False,
         at_wait: Callable[[int], None] = lambda _: None,
     ):
-        self.study, self.stop_after, self.keep = study, stop_after, keep
+        self.study, self.stop_after, self.pause_at, self.keep = study, stop_after, pause_at, keep
         self.cancel, self.at_wait = cancel, at_wait
         self.messages: list[Message] = []
         self.reported_at: list[float] = []
@@ -44,6 +46,8 @@ class TrialRunner:
         elif isinstance(message, Report):
             self.reported_at.append(time.monotonic())
             stop = len(self.reports) == self.stop_after
+            if message.epoch == self.pause_at and not message.resumed:
+                return Decision(Action.PAUSE, keep=self.keep)
         return (
             Decision(Action.STOP, "the test stops it", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
         )
