@@ -122,7 +122,7 @@ EXPECTED: dict[str, Any] = {
         "status": "SCHEDULED",
         "params": {"objective": "maximize score", "epochs": "3"},
         "child": False,
-        "reason": None,
+        "reason": "SIGINT",
         "metrics": {"best/score": [(1, 0.1 * 1 * 3), (2, 0.1 * 2 * 3)]},
         "images": {},
     },

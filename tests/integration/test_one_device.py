@@ -113,3 +113,28 @@ def test_a_study_ends_early_when_all_fails_or_its_time_is_over(tmp_path: Path, s
         checkpoints = list((storage / "timed" / "trials" / str(end["trial"])).glob("epoch-*"))
         assert [folder.name for folder in checkpoints] == [f"epoch-{end['best_epoch']:06d}"]
         assert not (checkpoints[0] / "resume").exists()
+
+
+def test_a_study_ends_at_its_target_and_goes_on_with_a_higher_one(
+    tmp_path: Path, storage: Path, shared_ray: str
+) -> None:
+    file = write_study(
+        tmp_path / "target.toml",
+        budget={"trials": 40, "stop_when": {"value": 0.4}},
+        scheduler={"name": "none"},
+        fixed={"epochs": 100, "step_seconds": 0.1},
+        first_trials=[{"x": 0.3}, {"x": 0.5}, {"x": 0.9}],
+        resources={"max_concurrent_trials": 2, "cpus_per_worker": 0.5},
+    )
+    where = ("--storage", storage, "--address", shared_ray)
+    assert "score has reached 0.4" in tuner("run", file, *where).output
+    found = show(storage, "target")
+    assert (found["state"], {trial["state"] for trial in found["trials"]}) == ("finished", {"stopped"})
+    assert "budget.stop_when.value = 0.4" in found["reason"]
+    assert len(found["trials"]) == 2
+    assert "target has ended: score has reached" in tuner("resume", "target", *where).output
+    tuner("resume", "target", *where, "--set", "budget.stop_when.value=0.8")
+    again = show(storage, "target")
+    assert "budget.stop_when.value = 0.8" in again["reason"]
+    assert again["best"]["value"] >= 0.8
+    assert again["trials"][:2] == found["trials"]

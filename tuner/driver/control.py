@@ -38,6 +38,10 @@ class StudyControl:
         """Why the study drains or stops."""
         return self._stop_reason if self.stopping else self._drain_reason
 
+    def drain(self, reason: str) -> None:
+        """Drain the study. Only the first reason counts."""
+        self._drain_reason = self._drain_reason or reason
+
     def stop(self, outcome: Literal["interrupted", "failed"], reason: str) -> None:
         """Stop the study. Only the first call has an effect."""
         if self.outcome is None:

@@ -23,6 +23,7 @@ from tuner.events.event import (
     TrialRewound,
     TrialStarted,
 )
+from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.early_stopping import EarlyStopping, early_stopping
@@ -179,6 +180,7 @@ class Recorder:
             )
         self._images(trial, report.images)
         keep = self.record.would_be_kept(trial)
+        self.drain_at_limit()
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         assert trial.value is not None
@@ -200,6 +202,13 @@ class Recorder:
     def _write_end(self, trial: TrialRecord, state: TrialEnd, reason: str | None) -> None:
         self.storage_problems.pop(trial.id, None)
         self.write(TrialEnded(time.time(), trial.id, trial.value, trial.best_epoch, state, reason))
+        self.drain_at_limit()
+
+    def drain_at_limit(self) -> None:
+        """Drain the study if it has reached a limit of budget.stop_when."""
+        with self._lock:
+            if limit := limit_reached(self.record, time.time()):
+                self._control.drain(limit.reason)
 
     def _images(self, trial: TrialRecord, images: tuple[str, ...]) -> None:
         if images:
@@ -211,8 +220,8 @@ class Recorder:
         else:
             self.storage_problems.setdefault(number, StorageProblem(time.monotonic(), problem)).message = problem
 
-    def trial_started(self, number: int, params: dict[str, Any]) -> None:
-        """A trial was given to a slot."""
+    def trial_started(self, number: int, params: dict[str, Any], devices: float | None = None) -> None:
+        """A trial was given to a slot. devices: how many it holds, as the event has it."""
         with self._lock:
             self._asked_to_begin.pop(number, None)
             self._begun.discard(number)
@@ -222,7 +231,7 @@ class Recorder:
                 del self.storage_problems[number]
             if self._is_paused(number):
                 self._early_stopping.resume(number)
-            self.write(TrialStarted(time.time(), number, params))
+            self.write(TrialStarted(time.time(), number, params, devices))
 
     def _is_paused(self, number: int) -> bool:
         return number in self.record.trials and self.record.trials[number].state == "paused"

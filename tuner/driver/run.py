@@ -19,6 +19,7 @@ from tuner.driver.study_run import StudyRun
 from tuner.errors import StudyError
 from tuner.events.bucket import already_running
 from tuner.events.event import RunEnded
+from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, load_record
 from tuner.spec import workload as workloads
@@ -101,7 +102,8 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     if record.state == "running" and study.local:
         raise already_running(study)
     record.spec = spec
-    if not any(trial.open for trial in record.trials.values()) and len(record.trials) >= spec.budget.trials:
+    all_done = len(record.trials) >= spec.budget.trials or limit_reached(record, time.time())
+    if not any(trial.open for trial in record.trials.values()) and all_done:
         _end_completed(record, study, tracking_uri, overrides, console)
         return record
     return _start(record, spec, options, tracking_uri, overrides, console)
@@ -122,20 +124,23 @@ def _end_completed(
     spec = record.spec
     with Journal(study) as journal:
         _check_unchanged(record, study)
-        verdict = record.verdict()
-        if record.state == verdict[0]:
-            console.print(
-                f"{spec.name} has all its {spec.budget.trials} trials; "
+        state, reason = record.verdict()
+        limit = None if len(record.trials) >= spec.budget.trials else limit_reached(record, time.time())
+        if record.state == state:
+            _print_line(
+                console,
+                f"{spec.name} has ended: {limit.reason}; to go on, give another limit: python -m tuner resume "
+                f"{spec.name} --set budget.stop_when.{limit.key}=VALUE"
+                if limit
+                else f"{spec.name} has all its {spec.budget.trials} trials; "
                 f"for more: python -m tuner resume {spec.name} --set budget.trials={2 * spec.budget.trials}",
-                highlight=False,
-                soft_wrap=True,
             )
         else:
             study.write_text("study.json", to_json(spec))
             recorder = Recorder(record, journal, StudyControl(), [])
             recorder.write(run_began(record.runs + 1, overrides, tracking_uri))
             Retention(record, study).tidy()
-            recorder.write(RunEnded(time.time(), *verdict))
+            recorder.write(RunEnded(time.time(), state, reason or (limit.reason if limit else None)))
             write_study_report(record, study, console)
         _finish_tracking(TrackingProcess(spec, study, journal.path, tracking_uri), spec.name, console)
 

@@ -67,7 +67,7 @@ class StudyRun:
         self._last_waiting = 0
         self._capacity_checked_at = time.monotonic()
         self._watchdog = Watchdog(self._recorder, self._source, self._control, study, self._progress.note)
-        self._stop_noted = False
+        self._stop_noted = self._drain_noted = False
         self._storage_wait_noted = False
 
     def fit(self, began: RunBegan) -> None:
@@ -159,6 +159,9 @@ class StudyRun:
         if self._control.outcome == "interrupted" and not self._stop_noted:
             self._progress.note("stopping; every trial keeps its newest checkpoint (Ctrl-C again: at once)")
             self._stop_noted = True
+        elif self._control.ending and not self._control.stopping and not self._drain_noted:
+            self._progress.note(f"the study ends: {self._control.reason}; running trials end at their next report")
+            self._drain_noted = True
         if self._reader:
             self._reader.check()
         self._journal.check()

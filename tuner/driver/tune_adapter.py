@@ -61,6 +61,9 @@ class TrialSource(_NotPickled, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The config of the next trial, None while no slot is free, or FINISHED if nothing is left to run."""
+        if not self._sampler.has_requeued:
+            # Trials of an earlier run go on to their next report first: the best epoch's weights may need it.
+            self._recorder.drain_at_limit()
         if self._control.ending or self._sampler.exhausted:
             self._slots.end_idle()
             # A running trial may be queued again, and Tune never asks a searcher again that has finished.
@@ -178,7 +181,8 @@ class TuneEvents(_NotPickled, Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._source.on_process_started(trial)
-        self._recorder.trial_started(trial.config["trial"], trial.config["params"])
+        devices = self._recorder.record.spec.resources.devices(trial.config["gpus"])
+        self._recorder.trial_started(trial.config["trial"], trial.config["params"], devices)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         drop_statistics(trial)

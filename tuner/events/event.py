@@ -64,6 +64,8 @@ class TrialStarted:
     time: float
     trial: int
     params: dict[str, Any]
+    devices: float | None = None
+    """How many it holds: GPUs, or CPUs if it has no GPU. None in logs of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

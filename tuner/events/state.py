@@ -68,6 +68,8 @@ class TrialRecord:
     reason: str | None = None
     worst_by_then: float | None = None
     """The worst value that any trial of the study had reported when this one ended."""
+    devices: float = 1.0
+    """How many its newest attempt holds: GPUs, or CPUs if it has no GPU."""
     nodes: tuple[str, ...] = ()
     """Where its newest attempt has run: the node of each rank."""
 
@@ -102,6 +104,11 @@ class StudyRecord:
         """The trial with the best value reported so far, even if it failed; the first of equals."""
         self.worst_value: float | None = None
         """The worst that any trial reported."""
+        self.ended_since_best = 0
+        """How many trials with a value, failed ones left out, have ended since `best_value` last became better."""
+        self._open: dict[int, TrialRecord] = {}
+        self._device_seconds = 0.0
+        """Of the attempts that are over."""
         self._ended: list[TrialRecord] = []
         self._ranking: list[TrialRecord] = []
 
@@ -127,7 +134,7 @@ class StudyRecord:
             case TrialPaused():
                 trial = self.trials[event.trial]
                 trial.state = "paused"
-                trial.pause(event.time)
+                self._pause(trial, event.time)
             case RunBegan():
                 self._begin_run(event)
             case RunEnded():
@@ -143,8 +150,10 @@ class StudyRecord:
 
     def _start(self, event: TrialStarted) -> None:
         trial = self.trials.setdefault(event.trial, TrialRecord(event.trial, event.params))
-        if trial.began is not None:
-            trial.pause(event.time)
+        self._pause(trial, event.time)
+        # A log of an earlier version doesn't say: each worker has one.
+        trial.devices = event.devices if event.devices is not None else float(self.spec.resources.workers)
+        self._open[trial.id] = trial
         if not trial.open:
             self._ended.remove(trial)
             self._ranking = [other for other in self._ranking if other is not trial]
@@ -163,6 +172,8 @@ class StudyRecord:
         trial.furthest = max(trial.furthest, trial.epoch)
         if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
             self.worst_value = value
+        if self.spec.objective.better(value, self.best_value):
+            self.ended_since_best = 0
         if self.spec.objective.better(value, trial.value):
             trial.value, trial.best_epoch = value, trial.epoch
             if self.leader is None or self.spec.objective.better(value, self.leader.value):
@@ -184,7 +195,8 @@ class StudyRecord:
     def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
         had_ended = not trial.open
         trial.state, trial.reason = event.state, event.reason
-        trial.pause(event.time)
+        self._pause(trial, event.time)
+        self._open.pop(trial.id, None)
         trial.ended = event.time
         if had_ended:
             return
@@ -192,12 +204,34 @@ class StudyRecord:
         self._ended.append(trial)
         if trial.value is not None and trial.state in ("finished", "stopped"):
             bisect.insort(self._ranking, trial, key=self._rank)
+            self.ended_since_best += 1
+
+    def _pause(self, trial: TrialRecord, at: float) -> None:
+        if trial.began is not None:
+            self._device_seconds += trial.devices * (at - trial.began)
+            trial.pause(at)
 
     def _interrupt(self) -> None:
         for trial in self.trials.values():
             if trial.state == "running":
                 trial.state = "interrupted"
-                trial.pause(trial.last_seen)
+                self._pause(trial, trial.last_seen)
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value of the trials that can win, and of those that may yet: running, paused or interrupted."""
+        best: float | None = None
+        for trial in [*self._ranking[:1], *list(self._open.values())]:
+            if trial.value is not None and self.spec.objective.better(trial.value, best):
+                best = trial.value
+        return best
+
+    def device_seconds(self, now: float) -> float:
+        """Seconds that trials have held devices, each times how many it held; of an interrupted attempt up to its last
+        report. now: seconds since 1970.
+        """
+        running = [(trial.devices, trial.began) for trial in list(self._open.values())]
+        return self._device_seconds + sum(devices * (now - began) for devices, began in running if began is not None)
 
     def ranking(self) -> list[TrialRecord]:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""

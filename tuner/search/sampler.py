@@ -60,6 +60,11 @@ class Sampler:
         return not (self._requeued or self._new_numbers or self._promotable() is not None)
 
     @property
+    def has_requeued(self) -> bool:
+        """Whether a trial waits to be proposed once more."""
+        return bool(self._requeued)
+
+    @property
     def known(self) -> list[optuna.trial.FrozenTrial]:
         """The trials that Optuna has learnt from or knows to run: of a large study only the best and the newest."""
         return self._study.trials

@@ -46,9 +46,32 @@ class Scheduler(_Table):
     """Of promotion: trials that may wait paused, each with a checkpoint in the storage."""
 
 
+class StopWhen(_Table):
+    """Limits of which the first that is reached ends the study, over all of its runs. None: no such limit."""
+
+    value: float | None = None
+    no_improvement_trials: int | None = Field(default=None, ge=1)
+    device_hours: float | None = Field(default=None, gt=0)
+    cost: float | None = Field(default=None, gt=0)
+    price_per_device_hour: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _cost_has_a_price(self) -> StopWhen:
+        if (self.cost is None) != (self.price_per_device_hour is None):
+            given, missing = (
+                ("price_per_device_hour", "cost") if self.cost is None else ("cost", "price_per_device_hour")
+            )
+            raise ValueError(
+                f"cost and price_per_device_hour need each other, got {given} = {getattr(self, given):g} alone; "
+                f"add {missing} or remove {given}"
+            )
+        return self
+
+
 class Budget(_Table):
     trials: int = Field(ge=1)
     time_seconds: float | None = Field(default=None, gt=0)
+    stop_when: StopWhen = StopWhen()
 
 
 class Resources(_Table):
@@ -72,6 +95,10 @@ class Resources(_Table):
         if isinstance(trials, int) and trials < 1:
             raise ValueError(f'at least one trial must run, got {trials}; use 1 or more, or "auto"')
         return trials
+
+    def devices(self, gpus: float) -> float:
+        """How many devices a trial holds whose workers have so many GPUs each: GPUs, or CPUs if it has no GPU."""
+        return self.workers * (gpus or self.cpus_per_worker)
 
 
 class Checkpoints(_Table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -62,9 +62,13 @@ def _keys_at(loc: list[Any], full: tuple[Any, ...], spec_type: type[BaseModel]) 
         return spec_type.model_fields
     if loc[0] == "space":
         return {"type", "low", "high", "log", "step", "choices", "when"} if len(full) > 2 else set()
-    table = spec_type.model_fields.get(str(loc[0]))
-    model = table.annotation if table else None
-    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else ()
+    model: Any = spec_type
+    for name in loc:
+        table = model.model_fields.get(str(name))
+        model = table.annotation if table else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return ()
+    return cast(Iterable[str], model.model_fields)
 
 
 def nearest(key: str, known: Iterable[str]) -> str:

@@ -216,6 +216,9 @@ class EventWriter:
             self._change(child, "a trial", partial(self._interrupt, child))
         tags = self._batches[None].tags
         tags["tuner.state"] = event.state
+        if event.reason or self._record.runs > 1:
+            # Of an earlier run's end too, MLflow has a reason, which is no longer true.
+            tags["tuner.reason"] = event.reason or ""
         if ranking := self._record.ranking():
             best = ranking[0]
             tags |= {"tuner.winner": f"trial {best.id}", "tuner.winner.run_id": self._runs.of(best.id, event.time)}

@@ -137,6 +137,19 @@ def test_a_paused_trial_ends_as_stopped_with_the_reason(promoting: Recorder, con
     assert promoting.record.trials[3].reason == "others promised more when it was paused at epoch 2"
 
 
+def test_every_trial_ends_at_its_next_report_when_the_target_is_reached_and_after_a_kill_too(
+    recorder: Recorder, journal: Journal
+) -> None:
+    recorder.record.spec = study_spec(budget={"trials": 9, "stop_when": {"value": 0.9}})
+    begin(recorder, 2)
+    assert recorder.receive(1, report(1, 0.89)).action is Action.CONTINUE
+    stop = Decision(Action.STOP, "score has reached 0.95 (budget.stop_when.value = 0.9)", keep=True)
+    assert recorder.receive(1, report(2, 0.95)) == stop
+    assert recorder.receive(2, report(1, 0.1)) == stop
+    again = Recorder(recorder.record, journal, StudyControl(), [])
+    assert again.receive(2, report(1, 0.1, resumed=True)) == stop
+
+
 def test_trials_end_at_their_next_report_when_the_time_is_over(recorder: Recorder, journal: Journal) -> None:
     recorder.receive(1, report(1))
     recorder = Recorder(recorder.record, journal, StudyControl(time_seconds=0.0), [])

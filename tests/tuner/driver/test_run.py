@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.written_study import ROADS, end, run, start, stop, write_study
+from tests.written_study import ROADS, end, report, run, start, stop, write_study
 from tuner.cli.console import console
-from tuner.driver.run import write_study_report
+from tuner.driver.run import Options, resume, write_study_report
+from tuner.errors import StudyError
 from tuner.events.state import load_record
+from tuner.storage.storage import Storage
 
 
 def test_a_study_that_has_ended_leaves_its_report_and_an_interrupted_one_does_not(tmp_path: Path) -> None:
@@ -28,3 +30,29 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert said.startswith("warning: no report was written: --storage")
     assert "`python -m tuner report roads` writes one" in said
+
+
+LIMITED = (run(), start(1, x=0.5), report(1, 1, 0.9), end(1, value=0.9))
+
+
+def test_a_study_that_has_reached_its_limit_is_not_run_again_but_with_a_larger_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path, "roads", *LIMITED, stop(), budget={"trials": 9, "stop_when": {"value": 0.8}})
+    options = Options(Storage(str(tmp_path)), tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    record = resume("roads", options, [], console())
+    assert record.state == "finished"
+    assert (
+        "roads has ended: score has reached 0.9 (budget.stop_when.value = 0.8); to go on, give another limit: "
+        "python -m tuner resume roads --set budget.stop_when.value=VALUE" in capsys.readouterr().out
+    )
+    # With a larger limit it would start: here, one that doesn't fit on any machine says so.
+    with pytest.raises(StudyError, match="cpus_per_worker"):
+        resume("roads", options, ["budget.stop_when.value=0.95", "resources.cpus_per_worker=1e6"], console())
+
+
+def test_a_study_that_was_killed_after_its_last_trial_ends_with_its_limit_as_the_reason(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "roads", *LIMITED, budget={"trials": 9, "stop_when": {"value": 0.8}})
+    resume("roads", Options(Storage(str(tmp_path)), tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), [], console())
+    found = load_record(study)
+    assert (found.state, found.reason) == ("finished", "score has reached 0.9 (budget.stop_when.value = 0.8)")

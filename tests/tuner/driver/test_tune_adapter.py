@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,9 +37,9 @@ from tuner.worker.messages import Begun, Interruption
 class Study:
     """A study without Ray: its slots are processes that nobody starts."""
 
-    def __init__(self, journal: Journal, trials: int = 10, slots: int = 1):
+    def __init__(self, journal: Journal, trials: int = 10, slots: int = 1, record: StudyRecord | None = None):
         spec = study_spec(budget={"trials": trials})
-        record = StudyRecord(spec)
+        record = record or StudyRecord(spec)
         self.control = StudyControl()
         self.notes: list[str] = []
         self.recorder = Recorder(record, journal, self.control, [])
@@ -92,6 +93,28 @@ def test_a_study_that_ends_proposes_nothing_more(journal: Journal) -> None:
     assert study.source.suggest("b") is None
     study.source.on_trial_complete("a")
     assert study.source.suggest("b") == "FINISHED"
+
+
+def test_a_study_that_has_reached_its_limit_starts_no_trial_but_those_of_an_earlier_run(journal: Journal) -> None:
+    study = Study(journal, slots=3)
+    study.begin("a")
+    spec = study_spec(budget={"trials": 10, "stop_when": {"device_hours": 1e-9}})
+    study.recorder.record.spec = spec
+    assert study.source.suggest("b") is None
+    assert "device-hours (budget.stop_when.device_hours = 1e-09)" in str(study.control.reason)
+    resumed = Study(journal, slots=3, record=study.recorder.record)
+    assert resumed.begin("a")["trial"] == 1
+    assert not resumed.control.ending
+    assert resumed.source.suggest("b") is None
+    assert resumed.control.ending
+
+
+def test_a_trial_s_start_says_how_many_devices_it_holds(journal: Journal) -> None:
+    study = Study(journal)
+    study.plan = replace(study.plan, gpus=0.5)
+    study.slots.use_plan(study.plan)
+    study.begin("a")
+    assert study.recorder.record.trials[1].devices == 0.5
 
 
 def test_a_trial_whose_slot_did_not_answer_is_run_again_however_many_came_after_it(journal: Journal) -> None:

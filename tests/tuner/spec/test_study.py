@@ -274,3 +274,17 @@ def test_a_study_file_has_no_id_and_a_study_keeps_its_own(file: Path) -> None:
     spec = read_study(file).model_copy(update={"id": drawn})
     assert StudySpec.model_validate_json(to_json(spec)).id == drawn
     assert override_study(spec, ["budget.trials=20"]).id == drawn
+
+
+def test_limits_that_end_a_study_are_read_and_their_mistakes_told(file: Path) -> None:
+    limits = "budget.stop_when={value = 0.9, no_improvement_trials = 20, cost = 50, price_per_device_hour = 2.5}"
+    stop_when = read_study(file, [limits]).budget.stop_when
+    assert (stop_when.value, stop_when.no_improvement_trials, stop_when.device_hours) == (0.9, 20, None)
+    assert override_study(read_study(file), ["budget.stop_when.value=0.95"]).budget.stop_when.value == 0.95
+    assert mistakes(file, "budget.stop_when.valeu=0.9") == [
+        "budget.stop_when.valeu: no such key; did you mean value?",
+    ]
+    assert mistakes(file, "budget.stop_when.cost=50") == [
+        "budget.stop_when: cost and price_per_device_hour need each other, got cost = 50 alone; "
+        "add price_per_device_hour or remove cost",
+    ]
