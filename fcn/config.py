@@ -18,7 +18,7 @@ class Config(BaseModel):
     """One run.
 
     The defaults are neither of the two published recipes (fcn/presets.py): they are batch5's batch size and learning
-    rate with batch15's flips and L2, because both keep a small data set from being learned by heart.
+    rate with batch15's flips and L2, because both reduce overfitting on a small data set.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -118,14 +118,16 @@ class Config(BaseModel):
         le=10,
         description="Strength s of s*sum(w^2)/2 over kernels; adamw decays the weights by it instead.",
     )
-    l2_on: Literal["decoder", "all"] = Field("decoder", description="Kernels that l2 holds for.")
+    l2_on: Literal["decoder", "all"] = Field("decoder", description="Kernels to which l2 applies.")
     schedule: Literal["constant", "cosine", "polynomial"] = Field(
         "constant", description="Learning rate after warm-up; polynomial falls with the power 0.9."
     )
     warmup_epochs: float = Field(
         0, ge=0, le=100_000, description="Epochs in which the learning rate rises from zero, step by step."
     )
-    clip_norm: float | None = Field(None, gt=0, description="Longest gradient (2-norm); None: any length.")
+    clip_norm: float | None = Field(
+        None, gt=0, description="Largest norm of the gradient (2-norm), above which it is scaled down; None: no limit."
+    )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: a class counts in the loss by the inverse of its share of pixels."
     )
@@ -191,7 +193,7 @@ class Config(BaseModel):
         if self.warmup_epochs > self.epochs:
             raise ValueError(
                 f"warmup_epochs must not exceed epochs, got {self.warmup_epochs} > {self.epochs}: "
-                "the learning rate would never arrive"
+                "learning_rate would never be reached"
             )
         return self
 

@@ -51,9 +51,8 @@ def open_folder(config: Config) -> Dataset:
         if held_out and all(frame.sequence == frame.name for frame in frames):
             of_split.append(
                 "folder: each image counts as a sequence of its own; if they are frames of videos, "
-                "neighbours land in "
-                "training and validation: put each video into a folder of images/ and masks/, or set "
-                "sequence in classes.toml"
+                "neighbours land in training and validation: put each video into a folder of images/ and masks/, "
+                "or set sequence in classes.toml"
             )
 
     def decode(frame: Frame) -> Decoded:

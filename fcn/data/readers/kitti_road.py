@@ -116,8 +116,7 @@ def _shared_categories(frames: list[Frame], splits: dict[str, tuple[int, ...]]) 
     if not shared:
         return []
     return [
-        f"kitti_road: train shares the categories {', '.join(shared)} with val or test, and KITTI "
-        "doesn't say "
+        f"kitti_road: train shares the categories {', '.join(shared)} with val or test, and KITTI doesn't say "
         "which drive a frame is of, so neighbouring frames may show one street in both; name categories in "
         'val_sequences and test_sequences (such as ["umm"]) to keep them apart'
     ]
