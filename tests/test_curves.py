@@ -16,7 +16,7 @@ from benchmarks.curves.methods import METHODS
 from benchmarks.curves.simulation import PAUSE_EPOCHS, Ending, Run, simulate
 from benchmarks.curves.tasks import Array, Params, load, regret
 from benchmarks.report import Report
-from tuner.search.rungs import Verdict
+from tuner.search.schedulers.rungs import Verdict
 
 
 class Slope:

@@ -12,9 +12,9 @@ from benchmarks.curves.simulation import Ending, Method
 from benchmarks.curves.tasks import Params, Task
 from tuner.events.event import EpochReported, TrialEnded, TrialPaused, TrialStarted
 from tuner.events.state import StudyRecord
-from tuner.search.early_stopping import early_stopping
-from tuner.search.rungs import Verdict
 from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.search.schedulers.early_stopping import early_stopping
+from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.space import sample
 from tuner.spec.study import StudySpec
 

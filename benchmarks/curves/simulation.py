@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from benchmarks.curves.tasks import Array, Params, Task, regret
-from tuner.search.rungs import Verdict
+from tuner.search.schedulers.rungs import Verdict
 
 PAUSE_EPOCHS = 0.2
 

@@ -26,8 +26,8 @@ from tuner.events.event import (
 from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, TrialRecord
-from tuner.search.early_stopping import EarlyStopping, early_stopping
-from tuner.search.rungs import Verdict
+from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
+from tuner.search.schedulers.rungs import Verdict
 from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Paused, Report, StorageWait
 
 _DISK_FULL_RETRY_SECONDS = 10.0

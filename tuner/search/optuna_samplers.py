@@ -6,6 +6,7 @@ import warnings
 
 import optuna
 
+from tuner.search.counted_samplers import Grid, Nsga2, Qmc
 from tuner.search.gp_curves import GpCurvesSampler
 from tuner.spec.study import StudySpec
 
@@ -13,14 +14,23 @@ from tuner.spec.study import StudySpec
 def optuna_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
     """For the proposal of this trial, with a seed of its own: a resumed study then draws what an unbroken one would."""
     seed = (spec.search.seed + 7919 * number) % 2**32
-    match spec.search.sampler:
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "gp_curves":
-            return GpCurvesSampler(spec.space, seed, spec.scheduler.grace_epochs)
-        case "tpe":
-            conditional = any(dimension.when for dimension in spec.space.values())
-            with warnings.catch_warnings():
-                # Optuna says so of `group`, by which it models the hyperparameters under each condition together.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with warnings.catch_warnings():
+        # Optuna says so of QMCSampler, and of TPE's `group`, by which it models hyperparameters under each condition
+        # together.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match spec.search.sampler:
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "qmc":
+                return Qmc(spec.space, spec.search.seed, number)
+            case "grid":
+                return Grid(spec.space, spec.search.seed, max(0, number - 1 - len(spec.first_trials)))
+            case "nsga2":
+                return Nsga2(seed, number)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+            case "gp_curves":
+                return GpCurvesSampler(spec.space, seed, spec.scheduler.grace_epochs)
+            case "tpe":
+                conditional = any(dimension.when for dimension in spec.space.values())
                 return optuna.samplers.TPESampler(seed=seed, group=conditional)

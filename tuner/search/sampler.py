@@ -10,9 +10,10 @@ import optuna
 from optuna.trial import TrialState
 
 from tuner.events.state import StudyRecord, TrialRecord
+from tuner.search.counted_samplers import NUMBER
 from tuner.search.gp_curves import OUTCOME
 from tuner.search.optuna_samplers import optuna_sampler
-from tuner.search.promotion import standings
+from tuner.search.schedulers.promotion import standings
 from tuner.spec.space import is_active, sample
 
 # Samplers read all trials that they know for each proposal. TPE compares its best 25 with the rest, for which the
@@ -36,7 +37,8 @@ class Sampler:
     """
 
     def __init__(self, record: StudyRecord):
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # Its warnings name settings of Optuna that a study file does not have.
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._record, self._space, self._first_trials = record, record.spec.space, record.spec.first_trials
         opened = [Proposal(trial.id, trial.params) for trial in record.trials.values() if trial.open]
         self._requeued = [proposal for proposal in opened if record.trials[proposal.trial].state != "paused"]
@@ -123,6 +125,7 @@ class Sampler:
             self._study.enqueue_trial(self._first_trials[number - 1])
         self._study.sampler = optuna_sampler(self._record.spec, number)
         self._asked[number], self._reported[number] = self._study.ask(), 0
+        self._asked[number].set_user_attr(NUMBER, number)
         return Proposal(number, sample(self._space, self._asked[number]))
 
     def _report_curve(self, trial: int) -> None:
@@ -153,6 +156,7 @@ class Sampler:
         if params := self._within_space(proposal.params):
             study.enqueue_trial(params)
             self._asked[proposal.trial], self._reported[proposal.trial] = study.ask(), 0
+            self._asked[proposal.trial].set_user_attr(NUMBER, proposal.trial)
             sample(self._space, self._asked[proposal.trial])
 
     def _add_ended(self, study: optuna.Study, trial: TrialRecord) -> None:
@@ -164,7 +168,7 @@ class Sampler:
                     value=value,
                     params=params,
                     distributions={name: self._space[name].distribution() for name in params},
-                    user_attrs={OUTCOME: trial.state},
+                    user_attrs={OUTCOME: trial.state, NUMBER: trial.id},
                     intermediate_values=dict(trial.curve),
                 )
             )

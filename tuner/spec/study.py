@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tuner.spec.grid import grid_problems
 from tuner.spec.space import Dimension, Scalar, ordered
 from tuner.spec.validation_errors import nearest
 
@@ -34,7 +35,7 @@ class Objective(_Table):
 
 
 class Search(_Table):
-    sampler: Literal["gp_curves", "tpe", "random"] = "gp_curves"
+    sampler: Literal["gp_curves", "tpe", "gp", "nsga2", "random", "qmc", "grid"] = "gp_curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
@@ -151,6 +152,8 @@ class StudySpec(_Table):
         ]
         problems += self._condition_problems()
         problems += self._first_trial_problems()
+        if self.search.sampler == "grid" and not problems:
+            problems += grid_problems(self.space, self.budget.trials, len(self.first_trials))
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -19,6 +19,7 @@ from tuner.spec.study import StudySpec
 from tuner.spec.study_file import override_study
 
 Line = tuple[str, float, dict[str, Any]]
+X: dict[str, Any] = {"type": "float", "low": 0.0, "high": 1.0}
 
 
 class Study:
@@ -95,11 +96,13 @@ def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
     assert drawn[0][0] != drawn[1][0]
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp_curves"])
+@pytest.mark.parametrize("name", ["random", "tpe", "gp_curves", "gp", "nsga2", "qmc", "grid"])
 def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_killed(name: str) -> None:
-    # TPE looks at what it drew for the running trials under conditions that they don't meet, which no event says.
-    space = {**SPACE, "momentum": {**SPACE["momentum"], "when": {}}} if name == "tpe" else SPACE
-    spec = study_spec(space=space, search={"sampler": name}, budget={"trials": 24})
+    # These look at what they drew for the running trials under conditions that they don't meet, which no event says.
+    space = {**SPACE, "momentum": {**SPACE["momentum"], "when": {}}} if name in ("tpe", "gp") else SPACE
+    if name == "grid":
+        space = {"x": {**X, "step": 0.1}, **{key: SPACE[key] for key in ("batch_size", "optimizer")}}
+    spec = study_spec(space=space, search={"sampler": name}, budget={"trials": {"nsga2": 44, "gp": 15}.get(name, 24)})
     study = Study(StudyRecord(spec))
     for lines, begun in _three_at_a_time(study):
         again = Study(_killed(spec, lines))

@@ -15,7 +15,7 @@ import numpy as np
 
 from tuner.events.state import StudyRecord
 from tuner.search.extrapolation import at_rungs
-from tuner.search.rungs import Rung, Rungs, Verdict
+from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
 
 _MIDDLE = 0.5
 

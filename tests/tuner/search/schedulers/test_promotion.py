@@ -7,9 +7,9 @@ from typing import Any, Literal
 from tests.studies import study_spec
 from tests.tuner.search.test_sampler import Study
 from tuner.events.state import StudyRecord
-from tuner.search.promotion import Promotion, standings
-from tuner.search.rungs import Verdict
 from tuner.search.sampler import Sampler
+from tuner.search.schedulers.promotion import Promotion, standings
+from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective
 
 

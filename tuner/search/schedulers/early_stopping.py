@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tuner.search.promotion import Promotion
-from tuner.search.rungs import Rung, Rungs, Verdict
+from tuner.search.schedulers.promotion import Promotion
+from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
 from tuner.spec.study import Objective, Scheduler
 
 

@@ -1,0 +1,1 @@
+"""Early stopping: which trials train on, decided from their reports alone."""
