@@ -50,20 +50,22 @@ class Encoding:
     def random(self, rng: np.random.Generator) -> dict[str, Scalar]:
         return self.params(rng.random(len(self.owners)))
 
-    def candidates(self, rng: np.random.Generator, leading: Array, count: int) -> Array:
-        """Rows (N, D) to choose from, all within the space: half anywhere, half near one of the leading (M, D)."""
-        anywhere = rng.random((count // 2, len(self.owners)))
-        near = leading[rng.integers(len(leading), size=count - count // 2)].copy()
+    def anywhere(self, rng: np.random.Generator, count: int) -> Array:
+        """Rows (N, D) of settings drawn evenly."""
+        return self._snapped(rng.random((count, len(self.owners))))
+
+    def near(self, rng: np.random.Generator, rows: Array, count: int) -> Array:
+        """Rows (N, D) of settings that differ from one of these rows (M, D), drawn evenly, in some hyperparameters."""
+        near = rows[rng.integers(len(rows), size=count)].copy()
         hyperparameters = int(self.owners.max()) + 1
-        moved = rng.random((len(near), hyperparameters)) < max(0.4, 1 / hyperparameters)
-        moved[np.arange(len(near)), rng.integers(hyperparameters, size=len(near))] = True
-        reach = 10 ** rng.uniform(-2.0, -0.5, size=(len(near), 1))
+        moved = rng.random((count, hyperparameters)) < max(0.4, 1 / hyperparameters)
+        moved[np.arange(count), rng.integers(hyperparameters, size=count)] = True
+        reach = 10 ** rng.uniform(-2.0, -0.5, size=(count, 1))
         steps = reach * rng.standard_normal(near.shape)
         for dimension, columns in zip(self._space.values(), self._columns.values(), strict=True):
             if isinstance(dimension, Choice):
-                steps[:, columns] = rng.random((len(near), columns.stop - columns.start)) - near[:, columns]
-        near = np.clip(near + steps * moved[:, self.owners], 0.0, 1.0)
-        return self._snapped(np.concatenate([anywhere, near]))
+                steps[:, columns] = rng.random((count, columns.stop - columns.start)) - near[:, columns]
+        return self._snapped(np.clip(near + steps * moved[:, self.owners], 0.0, 1.0))
 
     def _snapped(self, rows: Array) -> Array:
         """(N, D): each row moved to that of the hyperparameters that it stands for."""

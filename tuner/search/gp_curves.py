@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import optuna
-import scipy.special
 import threadpoolctl
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
 from tuner.search.extrapolation import at_rungs, extrapolate
 from tuner.search.gaussian_process import Array, GaussianProcess
@@ -34,8 +34,6 @@ OUTCOME = "outcome"
 _FIRST_RANDOM = 4  # trials whose reports are known before the process proposes one
 _RANDOM_SHARE = 0.5
 _FITTED, _MOST_ROWS = 60, 200  # rows that the process's own numbers are fitted to, and that it predicts from
-_CANDIDATES = 300
-_LEADING = 5  # trials near which half of the candidates lie
 _LOWEST = -1.5  # values are 1 for the best, 0 for the middle; lower ones count as this, as failed trials do
 _KNOWN_EXACTLY = 1e-3  # variance of a value that needn't be extrapolated
 
@@ -93,12 +91,8 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
                 np.concatenate([y, expected]),
                 np.concatenate([noise, certain]),
             )
-        leading = rows[np.argsort(-y, kind="stable")[:_LEADING]]
-        candidates = self._encoding.candidates(rng, leading, _CANDIDATES)
         best = (known.best - centre) / spread
-        return self._encoding.params(
-            candidates[int(np.argmax(_expected_improvement(*process.predict(candidates), best)))]
-        )
+        return self._encoding.params(most_improving(process, best, self._encoding, rows, y, rng))
 
 
 class _Knowledge:
@@ -165,19 +159,6 @@ def _best_and_newest(means: Array, most: int) -> NDArray[np.int_]:
     """Places of at most so many rows: one half the best, the other the newest of the rest, in the rows' order."""
     if len(means) <= most:
         return np.arange(len(means))
-    best = np.argsort(-means, kind="stable")[: most // 2]
+    best = greatest(means, most // 2)
     rest = np.setdiff1d(np.arange(len(means)), best)
     return np.sort(np.concatenate([best, rest[-(most - most // 2) :]]))
-
-
-def _expected_improvement(means: Array, variances: Array, best: float) -> Array:
-    """Its logarithm: the improvement itself underflows to 0 far below the best."""
-    deviations = np.sqrt(variances)
-    z = (means - best) / deviations
-    log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-    # density(z) + z Phi(z), by its tail's expansion where the two cancel.
-    near = np.maximum(z, -5.0)
-    direct = np.log(np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi) + near * scipy.special.ndtr(near))
-    tail = log_density - 2 * np.log(np.maximum(-z, 1.0))
-    found: Array = np.where(z > -5.0, direct, tail) + np.log(deviations)
-    return found

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.optimize import check_grad
+from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
@@ -14,6 +16,7 @@ from tests.studies import study_spec
 from tests.tuner.search.test_sampler import Study
 from tests.written_study import SPACE
 from tuner.events.state import StudyRecord
+from tuner.search.acquisition import expected_improvement, most_improving
 from tuner.search.encoding import Encoding
 from tuner.search.extrapolation import at_rungs, extrapolate
 from tuner.search.gaussian_process import GaussianProcess
@@ -67,10 +70,34 @@ def test_candidates_lie_where_settings_lie() -> None:
     leading = encoding.rows(
         [{"x": 0.1, "batch_size": 3, "optimizer": "sgd", "momentum": 0.5, "width": 1.0, "units": 8}]
     )
-    candidates = encoding.candidates(RNG, leading, 200)
+    candidates = np.concatenate([encoding.anywhere(RNG, 100), encoding.near(RNG, leading, 100)])
     settings = [encoding.params(row) for row in candidates]
     assert candidates == pytest.approx(encoding.rows(settings))
     assert any("units" in setting for setting in settings)
+
+
+def test_the_setting_found_improves_more_than_the_best_of_many_random_ones() -> None:
+    encoding = Encoding(study_spec(space={**SPACE, **{f"y{k}": SPACE["x"] for k in range(4)}}).space)
+    rng = np.random.default_rng(1)
+    rows = encoding.anywhere(rng, 30)
+    values = -((rows - 0.3) ** 2).sum(axis=1)
+    process = GaussianProcess(encoding.owners)
+    process.fit(rows, values, np.full(30, 1e-3))
+    process.condition(rows, values, np.full(30, 1e-3))
+    found = most_improving(process, float(values.max()), encoding, rows, values, rng)
+    random = encoding.anywhere(rng, 20_000)
+    found_and_random = np.concatenate([found[None], random])
+    scores = expected_improvement(*process.predict(found_and_random), float(values.max()))
+    assert scores[0] > scores[1:].max()
+
+
+def test_the_expected_improvement_is_the_mean_of_what_exceeds_the_best() -> None:
+    means, deviations, best = np.array([0.4, 0.0, -1.0, -6.0]), np.array([0.3, 1.0, 0.5, 1.1]), 0.2
+    for mean, deviation in zip(means, deviations, strict=True):
+        law = norm(mean, deviation)
+        truth, _ = quad(lambda value, law=law: (value - best) * law.pdf(value), best, best + 12 * deviation)
+        found = expected_improvement(np.array([mean]), np.array([deviation**2]), best)[0]
+        assert found == pytest.approx(math.log(truth), abs=0.1)
 
 
 def test_a_curve_is_compared_by_its_best_so_far_at_each_rung() -> None:
