@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -31,6 +33,17 @@ class OnPrem:
     """The cluster file."""
     storage: Path
     """A folder that all of them share."""
+    install: str
+    """The command that stands for the installation on a node."""
+    start_worker: list[str]
+    """The cluster file's commands that start Ray on a worker, where RAY_HEAD_IP is the head's address."""
+
+    def up(self) -> None:
+        """`ray up`, which brings a cluster up or brings up again what is down, and both workers."""
+        with contextlib.chdir(ROOT / "deploy"):  # it copies the folder that it is run in
+            self.ray("up", "--yes", "--no-config-cache", self.file)
+        status = ["env", "RAY_AUTH_MODE=token", sys.executable, "-m", "ray.scripts.scripts", "status"]
+        wait_for(lambda: "/2.0 CPU" in self.head.run(*status, check=False), seconds=600)
 
     def ray(self, *words: str | Path) -> str:
         """A command of Ray's on the laptop."""
@@ -84,18 +97,20 @@ def on_prem(hosts: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config["worker_start_ray_commands"] = [
         command.replace("ray start", "ray start --num-cpus=1") for command in config["worker_start_ray_commands"]
     ]
-    made = OnPrem(laptop, head, workers, folder / "on_prem.yaml", folder / "shared")
+    start = config["worker_start_ray_commands"]
+    made = OnPrem(laptop, head, workers, folder / "on_prem.yaml", folder / "shared", in_its_place, start)
     made.file.write_text(yaml.safe_dump(config, sort_keys=False))
     made.storage.mkdir()
-    # `ray up` copies the folder that it is run in.
-    with contextlib.chdir(ROOT / "deploy"):
-        made.ray("up", "--yes", "--no-config-cache", made.file)
-        status = ["env", "RAY_AUTH_MODE=token", sys.executable, "-m", "ray.scripts.scripts", "status"]
-        wait_for(lambda: "/2.0 CPU" in head.run(*status), seconds=600)
-        yield made
-        made.ray("exec", made.file, "pkill --full '[m]lflow server'")
-        made.ray("down", "--yes", made.file)
-    wait_for(lambda: not any(host.processes() for host in (laptop, head, *workers)))
+    made.up()
+    yield made
+    made.ray("exec", made.file, "pkill --full '[m]lflow server'")
+    made.ray("down", "--yes", made.file)
+    wait_for(
+        lambda: not any("/raylet " in each for each in running_on(head, *workers)), about=lambda: running_on(*workers)
+    )
+    for worker in workers:  # Ray's log monitor stays where a raylet has ended by itself
+        worker.run(sys.executable, "-m", "ray.scripts.scripts", "stop", "--force", check=False)
+    wait_for(lambda: not running_on(laptop, head, *workers), about=lambda: running_on(laptop, head, *workers))
 
 
 def _installed(folder: Path) -> Path:
@@ -108,8 +123,19 @@ def _installed(folder: Path) -> Path:
     return programs.parent
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
+def running_on(*hosts: Host) -> list[str]:
+    """What runs on these hosts: host and command of each process."""
+    found = []
+    for host in hosts:
+        for process in host.processes():
+            with contextlib.suppress(psutil.Error):
+                found.append(f"{host.name}: {process.status()} {shlex.join(process.cmdline()) or process.name()}"[:300])
+    return found
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 180, about: Callable[[], object] = str) -> None:
+    """Wait until something has happened. about: returns what to say if it doesn't happen in time."""
     deadline = time.monotonic() + seconds
     while not happened():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {about()}"
         time.sleep(0.2)

@@ -15,7 +15,8 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tuner.checks import node_check
-from tuner.events.event import Event, NodeLeftOut, NodeLost
+from tuner.checks.draining import draining_nodes
+from tuner.events.event import Event, NodeDraining, NodeLeftOut, NodeLost
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 from tuner.worker.messages import Action
@@ -38,11 +39,13 @@ class _Node:
     check: Any
     """Ray's reference to the check's result; None if there is no check to wait for."""
     problem: str | None = None
+    draining: bool = False
+    """Whether it was announced that it will be gone. It stays so when the node has gone."""
     gone: bool = False
 
 
 class Nodes:
-    """The nodes of a cluster and their checks. All methods but `placement` must be called in one thread."""
+    """The nodes of a cluster and their checks. `placement` and `are_draining` may be called in any thread."""
 
     def __init__(self, spec: StudySpec, study: Storage):
         self._spec = spec
@@ -60,19 +63,21 @@ class Nodes:
         self._task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(node_check.problem)
 
     def poll(self) -> list[Event]:
-        """Events of nodes that were left out or lost since the last call. Starts the checks of new nodes."""
+        """Events of nodes that were left out, drained or lost since the last call. Starts the checks of new nodes."""
         events: list[Event] = []
         if time.monotonic() - self._polled_at > _POLL_SECONDS:
             self._polled_at = time.monotonic()
-            events += self._compare({node["NodeID"]: node for node in alive_nodes()})
+            events += self._compare({node["NodeID"]: node for node in alive_nodes()}, draining_nodes())
         for node in self._nodes.values():
             if node.check is not None and not node.gone and ray.wait([node.check], timeout=0)[0]:
                 node.problem, node.check = _result(node.check), None
+                if node.draining:
+                    node.problem = None  # no check can start there
                 if node.problem is not None:
                     events.append(NodeLeftOut(time.time(), node.name, node.problem))
         return events
 
-    def _compare(self, alive: dict[str, dict[str, Any]]) -> list[Event]:
+    def _compare(self, alive: dict[str, dict[str, Any]], draining: dict[str, float | None]) -> list[Event]:
         events: list[Event] = []
         for node in self._nodes.values():
             if not node.gone and node.id not in alive:
@@ -81,8 +86,12 @@ class Nodes:
         for id, found in alive.items():
             # A head without CPUs and GPUs gets no trials, so it needs no data.
             if id not in self._nodes and (found["Resources"].get("CPU") or found["Resources"].get("GPU")):
-                check = None if id == self._own_node else self._check(id)
+                check = None if id == self._own_node or id in draining else self._check(id)
                 self._nodes[id] = _Node(id, f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})", check)
+        for node in self._nodes.values():
+            if node.id in draining and not node.draining and not node.gone:
+                node.draining = True
+                events.append(NodeDraining(time.time(), node.name, draining[node.id]))
         return events
 
     def _check(self, node: str) -> Any:
@@ -94,15 +103,22 @@ class Nodes:
         """Whether an attempt may begin on these nodes, given by their ids. May be called in any thread."""
         known = [self._nodes.get(id) for id in nodes]
         names = tuple(node.name if node else id for id, node in zip(nodes, known, strict=True))
-        if any(node and node.problem for node in known):
+        if any(node and (node.problem or node.draining) for node in known):
             return Placement(Action.STOP, names)
         checked = all(node and node.check is None for node in known)
         return Placement(Action.CONTINUE if checked else Action.WAIT, names)
 
+    def are_draining(self, nodes: tuple[str, ...]) -> bool:
+        """Whether one of these nodes, given by their ids, will soon be gone, or has gone as announced."""
+        return any(id in self._nodes and self._nodes[id].draining for id in nodes)
+
     @property
     def left_out(self) -> frozenset[str]:
-        """The ids of the nodes that get no trials."""
-        return frozenset(node.id for node in self._nodes.values() if node.problem is not None)
+        """The ids of the nodes that get no trials: they failed their check, or will soon be gone."""
+        without = (
+            node.id for node in self._nodes.values() if node.problem is not None or (node.draining and not node.gone)
+        )
+        return frozenset(without)
 
     @property
     def being_checked(self) -> list[str]:
@@ -112,7 +128,7 @@ class Nodes:
     @property
     def some_passed(self) -> bool:
         """Whether at least one node has passed its check."""
-        return any(node.check is None and node.problem is None for node in self._nodes.values())
+        return any(node.check is None and node.problem is None and not node.draining for node in self._nodes.values())
 
     @property
     def none_left(self) -> bool:

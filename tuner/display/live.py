@@ -14,6 +14,7 @@ from rich.text import Text
 from tuner.events.event import (
     EpochReported,
     Event,
+    NodeDraining,
     NodeLeftOut,
     NodeLost,
     TrialEnded,
@@ -75,6 +76,8 @@ class Progress:
         """Print the event, if it is one that the user should see."""
         if isinstance(event, NodeLeftOut):
             self.note(f"node {event.node} gets no trials: {event.reason}")
+        elif isinstance(event, NodeDraining):
+            self.note(self._draining(event.node, event.until))
         elif isinstance(event, NodeLost):
             self.note(self._lost(event))
         if self._live:
@@ -88,13 +91,30 @@ class Progress:
             self._line(skipped)
 
     def _lost(self, event: NodeLost) -> str:
-        trials = [str(trial.id) for trial in self._record.trials.values() if self._ran_on(trial, event.node)]
+        trials = self._trials_on(event.node)
         if not trials:
-            return f"node {event.node} was lost; no trial ran there"
-        return f"node {event.node} was lost, where trial {', '.join(trials)} ran: begun again as soon as there is room"
+            return f"node {event.node} has gone; no trial ran there"
+        return (
+            f"node {event.node} was lost, where {trials} ran: started again elsewhere, from the newest checkpoint, "
+            "as soon as there is room"
+        )
 
-    def _ran_on(self, trial: TrialRecord, node: str) -> bool:
-        return trial.state == "running" and node in trial.nodes
+    def _draining(self, node: str, until: float | None) -> str:
+        left = "" if until is None else f" in {max(0.0, until - time.time()):.0f} s"
+        trials = self._trials_on(node)
+        moving = "move at their next reports" if "," in trials else "moves at its next report"
+        what = f"{trials} {moving}, with a checkpoint" if trials else "no trial runs there"
+        return f"node {node} will be gone{left}: {what}"
+
+    def _trials_on(self, node: str) -> str:
+        """The running trials of a node, in words; an empty string if there are none."""
+        # A copy: the table is drawn in another thread.
+        found = [
+            str(trial.id)
+            for trial in list(self._record.trials.values())
+            if trial.state == "running" and node in trial.nodes
+        ]
+        return ", ".join(f"trial {number}" for number in found)
 
     def _line(self, text: str) -> None:
         self._console.print(
@@ -156,6 +176,8 @@ class Progress:
             parts.append(Text(f"MLflow doesn't respond; events are kept and sent later: {error}", style="yellow"))
         if skipped := self._skipped():
             parts.append(Text(skipped, style="yellow"))
+        for node, until in list(record.draining.items()):
+            parts.append(Text(self._draining(node, until), style="yellow"))
         if self._note:
             parts.append(Text(self._note, style="dim"))
         return Group(*parts)

@@ -35,6 +35,10 @@ _MAX_STARTS_FAILED_IN_A_ROW = 3  # of any trials, with no successful start in be
 _CONTINUE, _STOP = Decision(Action.CONTINUE), Decision(Action.STOP)
 
 
+def _no_node_drains(_: tuple[str, ...]) -> bool:
+    return False
+
+
 @dataclass
 class StorageProblem:
     """A failure of the storage that a trial waits out."""
@@ -69,15 +73,21 @@ class Recorder:
         control: StudyControl,
         readers: list[Callable[[Event], None]],
         placement: Callable[[tuple[str, ...]], Placement] = this_machine,
+        are_draining: Callable[[tuple[str, ...]], bool] = _no_node_drains,
     ):
         """readers: called with each event after it has been applied to the record.
 
         placement: decides whether an attempt may begin on these nodes, given by Ray's ids.
+        are_draining: whether one of these nodes will soon be gone.
         """
-        self.record, self._placement = record, placement
+        self.record, self._placement, self._are_draining = record, placement, are_draining
         self._journal, self._control, self._readers = journal, control, readers
         self._early_stopping = _rebuilt(record)
         self._interruptions: dict[int, Interruption] = {}
+        self._moving: set[int] = set()
+        """Trials that were told to leave their slot with a checkpoint, since a node of theirs will soon be gone."""
+        self._nodes: dict[int, tuple[str, ...]] = {}
+        """By trial: the ids of the nodes of its current attempt, once that has begun."""
         self._to_be_killed: dict[int, End | None] = {}
         self._asked_to_begin: dict[int, float] = {}
         """By trial: when its current attempt last asked whether it may begin, in seconds since 1970."""
@@ -128,7 +138,8 @@ class Recorder:
                     self._end(trial, message)
                 case Paused():
                     self._images(trial, message.images)
-                    self.write(TrialPaused(time.time(), number))
+                    if number not in self._moving:
+                        self.write(TrialPaused(time.time(), number))
                 case Interruption():
                     self._interruptions[number] = message
                 case StorageWait():
@@ -147,6 +158,7 @@ class Recorder:
             return _STOP
         elif action is Action.CONTINUE:
             self._begun.add(number)
+            self._nodes[number] = begun.nodes
             self._starts_failed_in_a_row = 0
             self.write(AttemptBegan(time.time(), number, nodes))
         return Decision(action)
@@ -190,6 +202,9 @@ class Recorder:
                 return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
             case Verdict.PAUSE if report.resumable:
                 return Decision(Action.PAUSE, keep=keep)
+            case _ if report.resumable and self.node_is_draining(trial.id):
+                self._moving.add(trial.id)
+                return Decision(Action.PAUSE, keep=keep)
             case _:
                 return Decision(Action.CONTINUE, keep=keep)
 
@@ -225,6 +240,8 @@ class Recorder:
         with self._lock:
             self._asked_to_begin.pop(number, None)
             self._begun.discard(number)
+            self._moving.discard(number)
+            self._nodes.pop(number, None)
             self._node_rejected.discard(number)
             if number in self.storage_problems and not self.storage_problems[number].solved_by_report:
                 # The process that waited has died.
@@ -260,6 +277,10 @@ class Recorder:
         """Whether all processes of a trial's current attempt have started."""
         return number in self._begun
 
+    def node_is_draining(self, number: int) -> bool:
+        """Whether a node of a trial's current attempt will soon be gone, or has gone as announced."""
+        return self._are_draining(self._nodes.get(number, ()))
+
     def will_be_killed(self, number: int, end: End | None) -> None:
         """Announce that a trial's process will be killed. end: how the trial ends; None if it is run again."""
         with self._lock:
@@ -273,7 +294,9 @@ class Recorder:
         """
         with self._lock:
             interruption = self._interruptions.pop(number, None)
-            slot_is_lost = interruption is not None or number in self._to_be_killed
+            moved = number in self._moving or (failure is not None and self.node_is_draining(number))
+            self._moving.discard(number)
+            slot_is_lost = interruption is not None or number in self._to_be_killed or moved
             end = self._to_be_killed.pop(number, None)
             trial = self.record.trials.get(number)
             if self._control.stopping:
@@ -290,7 +313,7 @@ class Recorder:
                 return Outcome(ended=False, slot_is_lost=slot_is_lost, paused=True)
             if end is not None:
                 self._write_end(trial, end.state, end.reason)
-            elif slot_is_lost and self._runs_again(number, interruption):
+            elif slot_is_lost and self._runs_again(number, interruption, moved):
                 return Outcome(ended=False, slot_is_lost=True)
             else:
                 self._write_end(trial, *self._unsent_end(number, failure, interruption))
@@ -318,11 +341,11 @@ class Recorder:
             return "failed", f"{interruption.reason}, {self._losses[number]} times"
         return "failed", "its process ended without an error message"
 
-    def _runs_again(self, number: int, interruption: Interruption | None) -> bool:
+    def _runs_again(self, number: int, interruption: Interruption | None, moved: bool) -> bool:
         """Whether an interrupted trial is run again. interruption: None if the driver killed it."""
         if self._control.ending:
             return False
-        if interruption is None:
+        if interruption is None or moved:
             return True
         if interruption.storage:
             self.storage_problems.setdefault(

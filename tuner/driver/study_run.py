@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import ray.tune
 from rich.console import Console
 
-from tuner.checks.nodes import Nodes, this_machine
+from tuner.checks.nodes import Nodes
 from tuner.display.live import Progress
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -21,7 +21,7 @@ from tuner.driver.slots import SlotPool, tune_function
 from tuner.driver.tune_adapter import StepHook, TrialSource, TuneEvents, WarmFifo
 from tuner.driver.watchdog import Watchdog
 from tuner.errors import StudyError
-from tuner.events.event import Event, RunBegan, RunEnded, StudyEnd, TrialEnded
+from tuner.events.event import Event, NodeDraining, RunBegan, RunEnded, StudyEnd, TrialEnded
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
 from tuner.storage.scratch import scratch
@@ -60,7 +60,7 @@ class StudyRun:
             journal,
             self._control,
             [self._progress.event, self._on_event],
-            nodes.placement if nodes else this_machine,
+            *((nodes.placement, nodes.are_draining) if nodes else ()),
         )
         self._source = TrialSource(record, self._recorder, self._slots, self._control, self._progress.note)
         self._reader: QueueReader | None = None
@@ -190,6 +190,8 @@ class StudyRun:
     def _update_nodes(self, nodes: Nodes) -> None:
         for event in nodes.poll():
             self._recorder.write(event)
+            if isinstance(event, NodeDraining):
+                self._capacity_checked_at = -_CAPACITY_CHECK_SECONDS  # no slot may count on that node
         self._slots.leave_out(nodes.left_out, bool(nodes.being_checked))
         if nodes.none_left:
             self._control.stop(

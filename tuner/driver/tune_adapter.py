@@ -124,7 +124,10 @@ class TrialSource(_NotPickled, Searcher):
     def on_process_died(self, tune_trial: Any) -> None:
         """A trial's process died, and Tune restarts it."""
         number, cause = tune_trial.config["trial"], cause_of_death(tune_trial)
-        self._causes_of_death[number].append(cause)
+        if self._recorder.node_is_draining(number):
+            forget_failure(tune_trial)
+        else:
+            self._causes_of_death[number].append(cause)
         self._note(f"trial {number} is restarted, from its newest checkpoint if it has one: {cause}")
 
     def on_retries_used_up(self, tune_trial: Any) -> None:
@@ -254,6 +257,15 @@ def drop_statistics(tune_trial: Any) -> None:
     number = {"trial": tune_trial.config["trial"]}
     for configuration in ("config", "evaluated_params", "_Trial__unresolved_config"):
         setattr(tune_trial, configuration, number)
+
+
+def forget_failure(tune_trial: Any) -> None:
+    """Have Tune not count the last death of a trial's process as one of its retries.
+
+    By itself Tune does so only if the node was still there when its announced time was over.
+    """
+    kept = tune_trial.run_metadata
+    kept.num_failures = max(0, kept.num_failures - 1)
 
 
 def share_metadata(tune_trial: Any, other: Any) -> None:

@@ -90,8 +90,19 @@ class NodeLeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDraining:
+    """A node will soon be gone: its trials move, each at its next report."""
+
+    KIND: ClassVar = "draining"
+    time: float
+    node: str
+    until: float | None = None
+    """When it will be gone, in seconds since 1970, if that was said."""
+
+
+@dataclass(frozen=True, slots=True)
 class NodeLost:
-    """A node has gone, and the trials that ran there begin again."""
+    """A node has gone, and the trials that still ran there begin again."""
 
     KIND: ClassVar = "lost"
     time: float
@@ -179,6 +190,7 @@ Event = (
     | TrialStarted
     | AttemptBegan
     | NodeLeftOut
+    | NodeDraining
     | NodeLost
     | EpochReported
     | ImagesStored

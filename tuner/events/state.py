@@ -16,6 +16,7 @@ from tuner.events.event import (
     EpochReported,
     Event,
     ImagesStored,
+    NodeDraining,
     NodeLeftOut,
     NodeLost,
     RunBegan,
@@ -99,6 +100,8 @@ class StudyRecord:
         self.tracking_uri: str | None = None
         self.left_out: dict[str, str] = {}
         """Nodes that the present run gives no trials, and why."""
+        self.draining: dict[str, float | None] = {}
+        """Nodes that will soon be gone, and when, in seconds since 1970, if that is known."""
         # These are kept up to date: computing them from all trials at each event would make a large study slow.
         self.leader: TrialRecord | None = None
         """The trial with the best value reported so far, even if it failed; the first of equals."""
@@ -123,8 +126,10 @@ class StudyRecord:
                 self.trials[event.trial].nodes = event.nodes
             case NodeLeftOut():
                 self.left_out[event.node] = event.reason
+            case NodeDraining():
+                self.draining[event.node] = event.until
             case NodeLost():
-                pass  # its trials begin again
+                self.draining.pop(event.node, None)
             case TrialStarted():
                 self._start(event)
             case TrialEnded():
@@ -146,6 +151,7 @@ class StudyRecord:
         self.created = self.created or event.time
         self.tracking_uri = event.tracking_uri
         self.left_out.clear()
+        self.draining.clear()
         self._interrupt()
 
     def _start(self, event: TrialStarted) -> None:

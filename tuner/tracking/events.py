@@ -14,6 +14,7 @@ from tuner.events.event import (
     EpochReported,
     Event,
     ImagesStored,
+    NodeDraining,
     NodeLeftOut,
     NodeLost,
     RunBegan,
@@ -87,7 +88,7 @@ class EventWriter:
                 case AttemptBegan():
                     self._runs.of(event.trial, event.time)
                     self._batches[event.trial].tags["tuner.node"] = ", ".join(dict.fromkeys(event.nodes))
-                case NodeLeftOut() | NodeLost():
+                case NodeLeftOut() | NodeDraining() | NodeLost():
                     pass  # `show` has them
                 case EpochReported():
                     self._report(event)

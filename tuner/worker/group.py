@@ -328,4 +328,6 @@ def quiet_run(name: str, folder: str) -> Any:
     """A RunConfig without retries, whose storage is a scratch folder: checkpoints go to the study's storage."""
     import ray.train
 
-    return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=0))
+    # Ray's types are those of the Train before this one.
+    none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}
+    return ray.train.RunConfig(name=name, storage_path=folder, failure_config=ray.train.FailureConfig(**none))

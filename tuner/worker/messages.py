@@ -69,7 +69,7 @@ class End:
 
 @dataclass(frozen=True)
 class Paused:
-    """The trial has written a checkpoint, and gives up its slot as it was told to."""
+    """The trial has written a checkpoint, and gives up its slot as it was told to: by its scheduler, or to move."""
 
     images: tuple[str, ...] = ()
 

@@ -377,3 +377,39 @@ def test_a_study_whose_processes_do_not_start_is_interrupted_and_no_trial_has_fa
 
 def test_a_trial_that_never_had_a_process_is_not_dropped(recorder: Recorder) -> None:
     assert not recorder.trial_done(2, "its process didn't start").ended
+
+
+def test_a_trial_on_a_drained_node_moves_as_often_as_that_happens_and_loses_no_retry(recorder: Recorder) -> None:
+    recorder._are_draining = lambda nodes: "going" in nodes
+    for epoch in range(1, 11):
+        recorder.receive(1, Begun(("stays", "going")))
+        assert recorder.receive(1, report(epoch, resumable=True)).action is Action.PAUSE
+        recorder.receive(1, Paused(("images/epoch-000001/a.png",)))
+        assert recorder.trial_done(1) == Outcome(ended=False, slot_is_lost=True)
+        begin(recorder, 1)
+    recorder.receive(1, Begun(("stays", "stays too")))
+    assert recorder.receive(1, report(11, resumable=True)).action is Action.CONTINUE
+    recorder.receive(1, End("finished"))
+    assert recorder.trial_done(1) == Outcome()
+    assert recorder.record.trials[1].state == "finished"
+
+
+def test_a_trial_without_a_checkpoint_of_its_epoch_trains_on_while_its_node_is_there(recorder: Recorder) -> None:
+    recorder._are_draining = lambda nodes: True
+    recorder.receive(1, Begun(("going",)))
+    assert recorder.receive(1, report(1)).action is Action.CONTINUE
+
+
+def test_a_trial_whose_drained_node_went_before_its_next_report_is_run_again_however_few_retries_there_are(
+    recorder: Recorder,
+) -> None:
+    recorder._are_draining = lambda nodes: "going" in nodes
+    recorder.receive(1, Begun(("going",)))
+    assert recorder.trial_done(1, "its process died once (its node died)") == Outcome(ended=False, slot_is_lost=True)
+
+
+def test_a_trial_that_is_stopped_anyhow_does_not_move(recorder: Recorder, control: StudyControl) -> None:
+    recorder._are_draining = lambda nodes: True
+    recorder.receive(1, Begun(("going",)))
+    control.stop("interrupted", "SIGINT")
+    assert recorder.receive(1, report(1, resumable=True)).action is Action.STOP

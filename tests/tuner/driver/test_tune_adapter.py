@@ -25,6 +25,7 @@ from tuner.driver.tune_adapter import (
     TuneEvents,
     WarmFifo,
     drop_statistics,
+    forget_failure,
     process_cache,
     share_metadata,
 )
@@ -171,6 +172,22 @@ def test_a_trial_without_retries_left_fails_with_the_cause_of_its_processs_death
     assert "SIGSEGV" in trial.reason
 
 
+def test_a_death_on_a_node_that_was_drained_is_no_retry_and_no_cause_of_a_failure(journal: Journal) -> None:
+    study = Study(journal)
+    study.recorder._are_draining = lambda nodes: "going" in nodes
+    config = study.begin("a")
+    study.recorder.receive(1, Begun(("going",)))
+    trial = SimpleNamespace(
+        config=config, pickled_error_file=None, error_file=None, run_metadata=SimpleNamespace(num_failures=2)
+    )
+    study.events.on_trial_recover(0, [], trial)
+    assert trial.run_metadata.num_failures == 1
+    assert study.source._causes_of_death == {}
+    forget_failure(trial)
+    forget_failure(trial)
+    assert trial.run_metadata.num_failures == 0
+
+
 def test_each_slot_keeps_its_own_process_until_nothing_is_left_to_run(journal: Journal) -> None:
     study = Study(journal, trials=3, slots=2)
     processes = _ObjectCache()
@@ -249,7 +266,7 @@ def test_tunes_trial_has_each_attribute_that_is_cleared_or_shared(tmp_path: Path
         assert hasattr(trial, part), part
     for part in ("pickled_error_file", "error_file"):
         assert isinstance(getattr(Trial, part), property), part
-    for part in ("metric_analysis", "metric_n_steps", "last_result"):
+    for part in ("metric_analysis", "metric_n_steps", "last_result", "num_failures"):
         assert hasattr(trial.run_metadata, part), part
     assert hasattr(trial.temporary_state, "ray_actor")
     drop_statistics(trial)

@@ -19,6 +19,7 @@ from tuner.events.event import (
     Event,
     ImagesStored,
     IncompleteEventError,
+    NodeDraining,
     NodeLeftOut,
     NodeLost,
     RunBegan,
@@ -61,6 +62,8 @@ def study(tmp_path: Path) -> Storage:
 LATER_KINDS: list[Event] = [
     AttemptBegan(1.5, 1, ("host1 (10.0.0.1)", "host2 (10.0.0.2)")),
     NodeLeftOut(1.5, "host3 (10.0.0.3)", "torch must be 2, as the driver's, got 1: install that version there"),
+    NodeDraining(1.5, "host2 (10.0.0.2)"),
+    NodeDraining(1.5, "host2 (10.0.0.2)", 121.5),
     NodeLost(1.5, "host2 (10.0.0.2)"),
 ]
 

@@ -1,0 +1,65 @@
+"""What a running study says of the nodes that it loses."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+from rich.console import Console
+
+from tests.studies import study_spec
+from tests.written_event import event
+from tuner.display.live import Progress
+from tuner.events.event import Event
+from tuner.events.state import StudyRecord
+
+GOING, OTHER = "host1 (10.0.0.1)", "host2 (10.0.0.2)"
+BEGUN = [
+    event("start", trial=1, params={"x": 0.5}),
+    event("start", trial=2, params={"x": 0.6}),
+    event("start", trial=3, params={"x": 0.7}),
+    event("begin", trial=1, nodes=[GOING]),
+    event("begin", trial=2, nodes=[OTHER]),
+    event("begin", trial=3, nodes=[OTHER, GOING]),
+]
+
+
+def said(*events: Event, terminal: bool = False) -> str:
+    """What is on the screen after these events; in a terminal, the table of that moment."""
+    record = StudyRecord(study_spec())
+    console = Console(file=io.StringIO(), width=160, force_terminal=terminal, color_system=None)
+    progress = Progress(record, console, lambda: None, lambda: None)
+    for each in events:
+        record.apply(each)
+        progress.event(each)
+    if terminal:
+        console.print(progress._table())
+    return str(console.file.getvalue())  # type: ignore[attr-defined]  # a StringIO
+
+
+def test_a_node_that_is_drained_is_named_with_the_trials_that_move() -> None:
+    until = time.time() + 150
+    text = said(*BEGUN, event("draining", node=GOING, until=until))
+    assert re.search(rf"node {re.escape(GOING)} will be gone in 1[345]\d s: trial 1, trial 3 move at their next", text)
+    alone = said(
+        *BEGUN,
+        event("end", trial=3, value=None, best_epoch=None, state="stopped", reason=None),
+        event("draining", node=GOING),
+    )
+    assert f"node {GOING} will be gone: trial 1 moves at its next report, with a checkpoint" in alone
+
+
+def test_the_table_says_so_until_the_trials_have_moved_and_the_node_has_gone() -> None:
+    drained = [*BEGUN, event("draining", node=GOING), event("left_out", node=OTHER, reason="no data")]
+    assert f"node {GOING} will be gone: trial 1, trial 3 move" in said(*drained, terminal=True)
+    moved = [event("begin", trial=number, nodes=[OTHER]) for number in (1, 3)]
+    assert f"node {GOING} will be gone: no trial runs there" in said(*drained, *moved, terminal=True)
+    gone = said(*drained, *moved, event("lost", node=GOING), terminal=True)
+    assert "will be gone" not in gone
+    assert f"node {GOING} has gone; no trial ran there" in gone
+
+
+def test_a_node_that_is_lost_is_named_with_the_trials_that_start_again() -> None:
+    text = said(*BEGUN, event("lost", node=GOING))
+    assert f"node {GOING} was lost, where trial 1, trial 3 ran: started again elsewhere, from the newest" in text
