@@ -159,5 +159,7 @@ METHODS: dict[str, Callable[[Task, int], Method]] = {
     "tpe+asha": lambda task, seed: ThisProject(task, seed, _ASHA, "tpe"),
     "tpe-on-rungs": TpeOnRungs,
     "promotion": lambda task, seed: ThisProject(task, seed, {"name": "promotion"}),
+    "hyperband": lambda task, seed: ThisProject(task, seed, {"name": "hyperband"}),
+    "median": lambda task, seed: ThisProject(task, seed, {"name": "median"}),
     NOW: lambda task, seed: ThisProject(task, seed, {}),
 }

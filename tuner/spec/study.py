@@ -40,11 +40,13 @@ class Search(_Table):
 
 
 class Scheduler(_Table):
-    name: Literal["asha", "promotion", "none"] = "asha"
+    name: Literal["asha", "promotion", "hyperband", "median", "none"] = "asha"
     grace_epochs: int = Field(default=3, ge=1)
     reduction_factor: float = Field(default=3.0, gt=1)
     max_paused: int = Field(default=8, ge=1)
     """Of promotion: trials that may wait paused, each with a checkpoint in the storage."""
+    brackets: int = Field(default=3, ge=1, le=10)
+    """Of hyperband: how many times later, by the reduction factor, its latest trials are first judged, and one."""
 
 
 class StopWhen(_Table):

@@ -86,8 +86,8 @@ def _thinned(trials: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def rungs(spec: StudySpec, longest: float) -> list[float]:
-    """The epochs at which early stopping compares trials, up to `longest`; none without it."""
-    if spec.scheduler.name == "none":
+    """The epochs at which early stopping compares trials, up to `longest`; none without it, or if it is every epoch."""
+    if spec.scheduler.name in ("none", "median"):
         return []
     grace, factor = spec.scheduler.grace_epochs, spec.scheduler.reduction_factor
     return list(takewhile(lambda rung: rung <= longest, (grace * factor**number for number in count())))
@@ -102,6 +102,8 @@ def _caption(
     sentences = [f"Trials that reported {metric}: {len(trials):,}; stopped{by}: {stopped:,}."]
     if reached:
         sentences.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
+    elif scheduler == "median":
+        sentences.append(f"Trials were compared at each epoch from {study.spec.scheduler.grace_epochs} on.")
     if top:
         sentences.append(f"In colour: {_listed([f'trial {trial.id}' for trial in top])}, best first.")
     if len(others) + len(top) < len(trials):

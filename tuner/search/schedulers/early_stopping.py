@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from tuner.search.schedulers.asha import Asha
+from tuner.search.schedulers.hyperband import Hyperband
+from tuner.search.schedulers.median import Median
 from tuner.search.schedulers.promotion import Promotion
-from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
+from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective, Scheduler
 
 
@@ -39,21 +42,6 @@ class NoEarlyStopping:
         del trial, epoch
 
 
-class Asha(Rungs):
-    """Asynchronous successive halving in the stopping variant of Ray Tune, whose decisions it repeats.
-
-    At each rung a trial stops if its best value so far is worse than the best 1 / reduction_factor of those that came
-    there before it.
-    """
-
-    def __init__(self, objective: Objective, grace_epochs: int, reduction_factor: float):
-        super().__init__(objective, grace_epochs, reduction_factor)
-        self._share = (1 - 1 / reduction_factor) * 100 / 100  # in percent and back, which rounds as Ray Tune does
-
-    def judge(self, rung: Rung, best: float) -> Verdict:
-        return Verdict.STOP if best < rung.quantile(self._share) else Verdict.CONTINUE
-
-
 def early_stopping(objective: Objective, scheduler: Scheduler) -> EarlyStopping:
     """The early stopping of a study file's [scheduler] table."""
     match scheduler.name:
@@ -61,5 +49,9 @@ def early_stopping(objective: Objective, scheduler: Scheduler) -> EarlyStopping:
             return NoEarlyStopping()
         case "promotion":
             return Promotion(objective, scheduler.grace_epochs, scheduler.reduction_factor)
+        case "hyperband":
+            return Hyperband(objective, scheduler.grace_epochs, scheduler.reduction_factor, scheduler.brackets)
+        case "median":
+            return Median(objective, scheduler.grace_epochs)
         case "asha":
             return Asha(objective, scheduler.grace_epochs, scheduler.reduction_factor)

@@ -15,12 +15,12 @@ import numpy as np
 
 from tuner.events.state import StudyRecord
 from tuner.search.extrapolation import at_rungs
-from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
+from tuner.search.schedulers.rungs import GeometricRungs, Rung, Verdict
 
 _MIDDLE = 0.5
 
 
-class Promotion(Rungs):
+class Promotion(GeometricRungs):
     def judge(self, rung: Rung, best: float) -> Verdict:
         if best >= rung.best:
             return Verdict.CONTINUE

@@ -1,8 +1,6 @@
 """Rungs: the epochs at which trials are compared, and the best value with which each trial came there.
 
-They lie at grace_epochs * reduction_factor ** k, as those of ASHA do (Li et al., A System for Massively Parallel
-Hyperparameter Tuning, MLSys 2020). The best so far counts, not the last: road IoU dips for an epoch and recovers, and a
-stop on a dip loses winners.
+The best so far counts, not the last: road IoU dips for an epoch and recovers, and a stop on a dip loses winners.
 """
 
 from __future__ import annotations
@@ -65,13 +63,16 @@ class Rung:
 
 
 class Rungs(ABC):
-    """Decides on trials at rungs; each subclass has a rule of its own for those who come to one."""
+    """Decides on trials at rungs; each subclass says where they lie, and has a rule for those who come to one."""
 
-    def __init__(self, objective: Objective, grace_epochs: int, reduction_factor: float):
+    def __init__(self, objective: Objective):
         self._sign = 1.0 if objective.direction == "maximize" else -1.0
-        self._grace_epochs, self._factor = grace_epochs, reduction_factor
         self._rungs: list[Rung] = []
         """By ascending epoch."""
+
+    @abstractmethod
+    def reached(self, epoch: int) -> int:
+        """The number of rungs at or before this epoch."""
 
     @abstractmethod
     def judge(self, rung: Rung, best: float) -> Verdict:
@@ -85,7 +86,7 @@ class Rungs(ABC):
 
         A report that was decided before is decided the same.
         """
-        reached = self._reached(epoch)
+        reached = self.reached(epoch)
         while len(self._rungs) < reached:
             self._rungs.append(Rung())
         for rung in reversed(self._rungs[:reached]):
@@ -112,8 +113,18 @@ class Rungs(ABC):
             if there is not None and there.epoch > epoch:
                 rung.remove(trial)
 
-    def _reached(self, epoch: int) -> int:
-        """The number of rungs at or before this epoch."""
+
+class GeometricRungs(Rungs):
+    """Rungs at epochs grace_epochs * reduction_factor ** k, as those of ASHA.
+
+    Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
+    """
+
+    def __init__(self, objective: Objective, grace_epochs: float, reduction_factor: float):
+        super().__init__(objective)
+        self._grace_epochs, self._factor = grace_epochs, reduction_factor
+
+    def reached(self, epoch: int) -> int:
         if epoch < self._grace_epochs:
             return 0
         # The logarithm is only a first estimate: rounding makes it wrong where a rung lies exactly at the epoch.

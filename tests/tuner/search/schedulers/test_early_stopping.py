@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from tuner.search.schedulers.early_stopping import Asha, EarlyStopping, NoEarlyStopping, early_stopping
+from tuner.search.schedulers.asha import Asha
+from tuner.search.schedulers.early_stopping import EarlyStopping, NoEarlyStopping, early_stopping
 from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective, Scheduler
 

@@ -1,0 +1,28 @@
+"""The median rule: a trial stops when it is worse than half of those that came as far.
+
+Golovin et al., Google Vizier: A Service for Black-Box Optimization, KDD 2017, with each trial's best so far, as in
+Optuna's MedianPruner. Optuna compares with finished trials alone. Here all that have reported the epoch count, stopped
+ones too: the rule works from the first trials on, and doesn't grow stricter as only good ones finish.
+"""
+
+from __future__ import annotations
+
+from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
+from tuner.spec.study import Objective
+
+_LEAST = 5  # trials that must have reported an epoch before one is judged there
+
+
+class Median(Rungs):
+    """Every epoch from grace_epochs on is a rung."""
+
+    def __init__(self, objective: Objective, grace_epochs: int):
+        super().__init__(objective)
+        self._grace_epochs = grace_epochs
+
+    def reached(self, epoch: int) -> int:
+        return max(0, epoch - self._grace_epochs + 1)
+
+    def judge(self, rung: Rung, best: float) -> Verdict:
+        worse = len(rung.arrivals) >= _LEAST and best < rung.quantile(0.5)
+        return Verdict.STOP if worse else Verdict.CONTINUE
