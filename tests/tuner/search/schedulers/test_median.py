@@ -13,7 +13,7 @@ from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective
 
 
-def optunas_verdict(direction: str, grace: int, curves: dict[int, dict[int, float]], trial: int) -> bool:
+def optunas_verdict(direction: Any, grace: int, curves: dict[int, dict[int, float]], trial: int) -> bool:
     study = optuna.create_study(direction=direction)
     for number, curve in curves.items():
         if number != trial and curve:
