@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ def _config(gcs_address: str) -> dict[str, Any] | None:
         command: list[str] = process.info["cmdline"] or []
         path = next((word.removeprefix(_CONFIG) for word in command if word.startswith(_CONFIG)), None)
         if path and _OF + gcs_address in command:
-            loaded: dict[str, Any] = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-            return loaded
+            # Of another user or in another container, the file may not be there or not be readable.
+            with contextlib.suppress(OSError):
+                loaded: dict[str, Any] = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+                return loaded
     return None
 
 

@@ -63,11 +63,13 @@ def test_where_the_cloud_has_none_at_all_it_is_asked_again() -> None:
 def test_the_limits_are_those_of_the_autoscaler_that_serves_this_ray(tmp_path: Path) -> None:
     file = tmp_path / "ray_bootstrap_config.yaml"
     file.write_text(yaml.safe_dump(cluster()))
-    arguments = [f"--autoscaling-config={file}", "--gcs-address=10.79.0.11:6379"]
+    arguments = [f"--autoscaling-config={file}", "--gcs-address=192.0.2.11:6379"]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *arguments]) as process:
         try:
             # Four machines at most, two of them with four GPUs and 48 CPUs.
-            assert autoscaler.limits("10.79.0.11:6379") == {"CPU": 2 * 48 + 2 * 4, "GPU": 2 * 4 + 2 * 1}
-            assert autoscaler.limits("10.79.0.12:6379") == {"CPU": 0, "GPU": 0}
+            assert autoscaler.limits("192.0.2.11:6379") == {"CPU": 2 * 48 + 2 * 4, "GPU": 2 * 4 + 2 * 1}
+            assert autoscaler.limits("192.0.2.12:6379") == {"CPU": 0, "GPU": 0}
+            file.unlink()
+            assert autoscaler.limits("192.0.2.11:6379") == {"CPU": 0, "GPU": 0}, "another user's file, for example"
         finally:
             process.kill()
