@@ -27,6 +27,7 @@ _SECONDS = {
     "time/checkpoint_seconds": 0.02,
     "time/epoch_seconds": 0.5,
 }
+_SYSTEM = {"process_cpu_cores": 0.9, "process_memory_megabytes": 640.0}
 
 
 def spec(name: str, trials: int) -> StudySpec:
@@ -82,7 +83,14 @@ def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -
             value = max(0.0, reach * (1 - math.exp(-epoch / 2.5)) + draw.gauss(0, 0.01))
             metrics = {"epoch": epoch, "val/iou_road": value, "train/loss": 1.2 - value, **_SECONDS}
             events.append(
-                {"event": "report", "trial": trial, "epoch": epoch, "metrics": metrics, "startup_seconds": 0.02}
+                {
+                    "event": "report",
+                    "trial": trial,
+                    "epoch": epoch,
+                    "metrics": metrics,
+                    "startup_seconds": 0.02,
+                    "system": _SYSTEM | {"cpu_utilization_percentage": 60 + 3.0 * epoch},
+                }
             )
             if value > best:
                 best, best_epoch = value, epoch

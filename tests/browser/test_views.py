@@ -100,3 +100,24 @@ def test_the_note_on_the_winner_shows_its_mask(ranking: str, page: Page) -> None
     page.wait_for_function(
         "() => [...document.querySelectorAll('img[src*=\"get-artifact?path\"]')].some(i => i.naturalWidth > 0)"
     )
+
+
+def test_a_trials_system_metrics_are_drawn_in_their_own_tab(ranking: str, page: Page) -> None:
+    page.goto("about:blank")
+    page.goto(ranking, wait_until="domcontentloaded")
+    trial = page.locator("[role=row]").get_by_role("link", name="trial ").first
+    trial.wait_for(timeout=60_000)
+    run = trial.get_attribute("href")
+    assert run is not None
+    address = f"{ranking.partition('#')[0]}#{run.partition('#')[2]}"
+    for tab, shown, hidden in (
+        ("model-metrics", "val/iou_road", "process_cpu_cores"),
+        ("system-metrics", "process_cpu_cores", "val/iou_road"),
+    ):
+        page.goto("about:blank")
+        page.goto(f"{address}/{tab}", wait_until="domcontentloaded")
+        expect(page.locator("g.scatterlayer path[d]").first).to_be_attached(timeout=60_000)
+        expect(page.get_by_text(shown).first).to_be_visible()
+        expect(page.get_by_text(hidden)).to_have_count(0)
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / f"{tab}.png")

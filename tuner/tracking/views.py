@@ -21,6 +21,9 @@ from tuner.tracking.names import BEST_IMAGE, best_metric, fit_name, logarithm_of
 PREFIX = "mlflow.sharedViewState."
 _HASH = "tuner"  # a key that MLflow's own menu drops when a user overwrites the view
 _MOST_IMAGES, _MOST_SCATTERS = 12, 24
+# MLflow loads a hundred runs. Drawing all of them in each chart takes a browser as long as the rest of the page, so a
+# larger study's charts begin with the best trials; parallel coordinates always have all that are loaded.
+_MOST_DRAWN_TRIALS = 50
 _SECTION = "study"
 
 
@@ -136,7 +139,7 @@ def _charts(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> di
     sections += [_section(f"group-{group}", group, False) for group in names]
     return {
         **_of_trials(spec),
-        "runsHiddenMode": "SHOW_ALL",
+        "runsHiddenMode": "SHOW_ALL" if spec.budget.trials <= _MOST_DRAWN_TRIALS else "FIRST_20_RUNS",
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
         "compareRunSections": sections,

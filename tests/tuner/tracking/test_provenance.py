@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from tests.mlflow_server import MlflowServer
 from tests.tracked_study import TrackedStudy, lines
+from tuner.cli.app import app
+from tuner.driver.provenance import run_began
+from tuner.events.event import to_line
+from tuner.spec.study import to_json
 from tuner.spec.study_file import check_study
 from tuner.tracking.experiment_page import NOTE
 
@@ -131,3 +137,39 @@ def test_a_secret_among_the_config_fields_is_in_no_page_and_no_file(study: Track
     in_mlflow = [path for path in study.events.parents[1].rglob("*") if path.is_file() and path != study.events]
     assert len(in_mlflow) > 5
     assert [path for path in in_mlflow if b"s3cret" in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_the_password_of_a_server_is_in_no_message_no_report_and_nothing_that_mlflow_holds(
+    tmp_path: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The slash of the password is percent-encoded in an address; neither spelling may be shown.
+    uri = server.uri.replace("http://", "http://me:s3cret%2Fpa55@")
+    monkeypatch.setattr("sys.argv", ["tuner", "run", "roads.toml", "--tracking-uri", uri])
+    study = TrackedStudy(tmp_path / "studies", uri, f"secret-{tmp_path.name}", "0123456789abcdef" * 2)
+    study.study.write_text("study.json", to_json(study.spec))
+    study.events.write_bytes(to_line(run_began(1, [f"fixed.server={uri}"], uri)))
+    study.write(lines()[1:])
+    assert study.track() == 0
+    shown, report = [], tmp_path / "report.html"
+    for command in (
+        ["sync", study.spec.name, "--tracking-uri", uri],
+        ["ui", study.spec.name, "--tracking-uri", uri, "--no-open"],
+        ["report", study.spec.name, "--output", str(report)],
+        ["show", study.spec.name],
+    ):
+        done = CliRunner().invoke(app, [*command, "--storage", study.storage.uri])
+        assert done.exit_code == 0, done.output
+        shown.append(done.output)
+    assert server.uri in shown[0]
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(study.spec.name)
+    assert experiment is not None
+    held = [experiment.tags, *(run.to_dictionary() for run in client.search_runs([experiment.experiment_id]))]
+    assert "http://me:***@127.0.0.1" in str(held), "the command is there"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files += [path for path in server.artifacts.rglob("*") if path.is_file()]
+    assert report in files
+    texts = {**dict(zip(("sync", "ui", "report", "show"), shown, strict=True)), "mlflow": str(held)}
+    texts |= {str(path): path.read_bytes().decode(errors="replace") for path in files}
+    assert [place for place, text in texts.items() if "s3cret" in text or "pa55" in text] == []

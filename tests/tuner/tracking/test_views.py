@@ -107,10 +107,9 @@ def test_studies_of_one_name_show_their_own_trials_under_names_of_their_own(stud
     assert names == {"Ranking", "Charts", "Ranking of 012345", "Charts of 012345"}
 
 
-def spec(space: dict[str, Any]) -> StudySpec:
-    return StudySpec.model_validate(
-        {"name": "s", "objective": {"metric": "loss", "direction": "minimize"}, "budget": {"trials": 1}, "space": space}
-    )
+def spec(space: dict[str, Any], trials: int = 1) -> StudySpec:
+    objective = {"metric": "loss", "direction": "minimize"}
+    return StudySpec.model_validate({"name": "s", "objective": objective, "budget": {"trials": trials}, "space": space})
 
 
 def test_a_logarithmic_range_has_the_logarithm_as_its_axis_and_a_condition_a_card_of_its_own() -> None:
@@ -136,6 +135,16 @@ def test_a_view_of_a_hundred_hyperparameters_fits_a_tag() -> None:
         value = view_value(view, {}, 0.0)
         assert value is not None
         assert len(value) < 5000  # what older servers take
+
+
+def test_the_charts_of_a_large_study_begin_with_its_best_trials_and_parallel_coordinates_with_all() -> None:
+    space = {"x": {"type": "float", "low": 0, "high": 1}}
+    modes = {}
+    for trials in (50, 1000):
+        charts = dict(study_views(spec(space, trials), [], [])[1].state)
+        modes[trials] = charts["runsHiddenMode"]
+        assert [card["showAllRuns"] for card in cards(charts, "PARALLEL")] == [True]
+    assert modes == {50: "SHOW_ALL", 1000: "FIRST_20_RUNS"}
 
 
 def test_a_trial_that_was_stopped_early_has_no_red_cross(study: TrackedStudy) -> None:
