@@ -18,12 +18,16 @@ Event = dict[str, Any]
 
 
 def run_study(
-    tables: dict[str, Any], storage: Path, watch: Callable[[int, list[Event]], bool] | None = None
+    tables: dict[str, Any],
+    storage: Path,
+    watch: Callable[[int, list[Event]], bool] | None = None,
+    address: str | None = None,
 ) -> list[Event]:
     """Run `python -m tuner run` on a study of these tables, and return its events.
 
     watch: called every fifth of a second with the process id of the study and the events that are new; True: enough,
-    the study is stopped. Raises RuntimeError with the end of what the study printed if it fails.
+    the study is stopped. address: of the Ray that it runs on; None: a Ray of its own.
+    Raises RuntimeError with the end of what the study printed if it fails.
     """
     name = tables["name"]
     storage.mkdir(parents=True, exist_ok=True)
@@ -33,7 +37,10 @@ def run_study(
     stopped = False
     with output.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner", "run", str(file), "--storage", str(storage)],
+            [
+                *(sys.executable, "-m", "tuner", "run", str(file), "--storage", str(storage)),
+                *(("--address", address) if address else ()),
+            ],
             cwd=ROOT,
             env=clean_environment(),
             stdout=log,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.nodes import most_at_once
 from benchmarks.report import ROOT, Report, interval
 from benchmarks.study import gaps
 
@@ -53,6 +54,12 @@ def test_the_first_trial_is_separate_from_the_time_between_ends() -> None:
         {"event": "end", "time": 111.5},
     ]
     assert gaps(events) == (10.0, [0.5, 1.0])
+
+
+def test_the_most_trials_at_a_time_are_counted_from_their_begins_and_ends() -> None:
+    kinds = [("begin", 1), ("begin", 2), ("end", 1), ("begin", 3), ("begin", 2), ("begin", 4), ("end", 2)]
+    events = [{"event": kind, "trial": trial, "time": float(time)} for time, (kind, trial) in enumerate(kinds)]
+    assert most_at_once(events) == (3, 5.0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.name)
