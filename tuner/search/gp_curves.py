@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
-from tuner.search.extrapolation import at_rungs, extrapolate
+from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
 from tuner.search.gaussian_process import Array, GaussianProcess
 from tuner.spec.space import Dimension
 
@@ -32,9 +32,10 @@ OUTCOME = "outcome"
 """The user attribute of an Optuna trial that says how it ended: finished, stopped or failed."""
 
 _FIRST_RANDOM = 4  # trials whose reports are known before the process proposes one
-_RANDOM_SHARE = 0.5
+_RANDOM_SHARE = 0.25
 _FITTED, _MOST_ROWS = 60, 200  # rows that the process's own numbers are fitted to, and that it predicts from
-_LOWEST = -1.5  # values are 1 for the best, 0 for the middle; lower ones count as this, as failed trials do
+_LOWEST = -1.5  # values are 1 for the best, 0 for the middle; lower ones count as this
+_FAILED_SCORE = -3.0  # a failed trial's: below the ranks of all others, however many have failed
 _KNOWN_EXACTLY = 1e-3  # variance of a value that needn't be extrapolated
 
 
@@ -75,23 +76,23 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         means, variances = known.at_full_length()
         kept = _best_and_newest(means, _MOST_ROWS)
         rows = self._encoding.rows([known.trials[place].params for place in kept])
-        means, variances = means[kept], variances[kept]
-        centre, spread = means.mean(), max(float(means.std()), 1e-3)
-        y, noise = (means - centre) / spread, variances / spread**2
+        means, variances, good = means[kept], variances[kept], ~known.failed[kept]
+        scores, noise = np.full(len(kept), _FAILED_SCORE), np.zeros(len(kept))
+        if good.any():
+            scores[good], noise[good] = normal_scores(means[good], variances[good])
+        centre, spread = scores.mean(), max(float(scores.std()), 1e-3)
+        y, noise = (scores - centre) / spread, np.maximum(noise / spread**2, _KNOWN_EXACTLY)
         process, fitted = GaussianProcess(self._encoding.owners), _best_and_newest(means, _FITTED)
         process.fit(rows[fitted], y[fitted], noise[fitted])
-        process.condition(rows, y, noise)
         if known.silent:
             # Trials that run and say nothing yet are believed to come to what is expected of them.
+            process.condition(rows, y, noise)
             running = self._encoding.rows([trial.params for trial in known.silent])
             expected, _ = process.predict(running)
-            certain = np.full(len(running), _KNOWN_EXACTLY)
-            process.condition(
-                np.concatenate([rows, running]),
-                np.concatenate([y, expected]),
-                np.concatenate([noise, certain]),
-            )
-        best = (known.best - centre) / spread
+            rows, y = np.concatenate([rows, running]), np.concatenate([y, expected])
+            noise = np.concatenate([noise, np.full(len(running), _KNOWN_EXACTLY)])
+        process.condition(rows, y, noise)
+        best = float(y[: len(kept)].max())
         return self._encoding.params(most_improving(process, best, self._encoding, rows, y, rng))
 
 
@@ -114,16 +115,15 @@ class _Knowledge:
         """Of which something is known."""
         self.silent = [trials[place] for place in np.flatnonzero(~known) if trials[place].state == TrialState.RUNNING]
         """That run, and have not come to the first rung."""
-        values, self._failed = reached[known], failed[known]
-        bests = np.fmax.reduce(values[~self._failed], axis=1)
+        values, self.failed = reached[known], failed[known]
+        bests = np.fmax.reduce(values[~self.failed], axis=1)
         top, middle = (float(bests.max()), float(np.median(bests))) if len(bests) else (1.0, 0.0)
         self._values = np.maximum((values - middle) / (top - middle if top > middle else 1.0), _LOWEST)
-        self.best = 1.0 if top > middle else 0.0
 
     def at_full_length(self) -> tuple[Array, Array]:
         """Means and variances (N,) of what the trials would come to."""
         means, variances = np.full(len(self._values), _LOWEST), np.full(len(self._values), _KNOWN_EXACTLY)
-        good = ~self._failed
+        good = ~self.failed
         if good.any():
             means[good], variances[good] = extrapolate(self._values[good])
         return means, variances

@@ -18,7 +18,7 @@ from tests.written_study import SPACE
 from tuner.events.state import StudyRecord
 from tuner.search.acquisition import expected_improvement, most_improving
 from tuner.search.encoding import Encoding
-from tuner.search.extrapolation import at_rungs, extrapolate
+from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
 from tuner.search.gaussian_process import GaussianProcess
 
 RNG = np.random.default_rng(0)
@@ -132,6 +132,31 @@ def test_a_short_trial_is_taken_to_where_trials_like_it_went_and_is_less_sure() 
     assert 0 == variances[0] < variances[8] < variances[10]
 
 
+def test_ranks_and_how_far_an_error_reaches_among_them_stand_for_values() -> None:
+    means, variances = np.array([0.0, 9.0, 1.0, 1.0, 8.0]), np.array([0.0, 0.0, 0.0, 4.0, 16.0])
+    scores, errors = normal_scores(means, variances)
+    assert norm.cdf(scores) == pytest.approx([0.1, 0.9, 0.4, 0.4, 0.7])
+    assert errors[:3] == pytest.approx(0.0)
+    # From 1 a deviation of 2 passes 0 and no other; from 8 one of 4 passes 9.
+    assert errors[3:] == pytest.approx(
+        [((norm.ppf(0.6) - norm.ppf(0.1)) / 2) ** 2, ((norm.ppf(0.9) - norm.ppf(0.6)) / 2) ** 2]
+    )
+
+
+def test_nothing_is_proposed_next_to_a_known_setting_unless_there_is_nothing_else() -> None:
+    numbers, few = {"x": SPACE["x"], "y": SPACE["x"]}, {"x": {"type": "int", "low": 1, "high": 3}}
+    for space, free in ((numbers, True), (few, False)):
+        encoding = Encoding(study_spec(space=space).space)
+        rng = np.random.default_rng(2)
+        rows = encoding.anywhere(rng, 25)
+        values = -((rows - 0.3) ** 2).sum(axis=1)
+        process = GaussianProcess(encoding.owners)
+        process.condition(rows, values, np.full(25, 1e-3))
+        found = most_improving(process, float(values.max()), encoding, rows, values, rng)
+        nearest = np.sqrt(((rows - found) ** 2).sum(axis=1)).min()
+        assert nearest > 0.04 if free else nearest == 0
+
+
 def test_a_slow_starter_is_found_that_early_stopping_s_values_hide() -> None:
     """x near 0.8 ends best, x near 0.1 starts fastest; every second trial is stopped after three epochs."""
     study = Study(StudyRecord(study_spec(search={"sampler": "gp_curves"}, budget={"trials": 40})))
@@ -142,8 +167,8 @@ def test_a_slow_starter_is_found_that_early_stopping_s_values_hide() -> None:
         for epoch in range(1, 4 if turn % 2 else 13):
             study.report(number, epoch, _slope(params["x"], epoch))
         study.end(number, "stopped" if turn % 2 else "finished")
-    # Half of the proposals are random, of which one in ten lies as near.
-    assert sum(abs(x - 0.8) < 0.05 for x in proposed[15:]) >= 5
+    # One in five random settings lies as near.
+    assert sum(abs(x - 0.8) < 0.1 for x in proposed[15:]) >= 6
     assert max(trial.value or 0.0 for trial in study.record.trials.values()) > 0.98
 
 

@@ -227,7 +227,7 @@ def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
 
 
 def test_gp_curves_turns_away_from_what_fails() -> None:
-    """Random proposals, half of its own, fail in 10 of 40 trials; all random, 20 would."""
+    """Random proposals, a quarter of its own, fail in 5 of 40 trials; all random, 20 would."""
     assert sum(failing_proposals("gp_curves", seed, given=True) for seed in range(4)) / 4 < 16
 
 
