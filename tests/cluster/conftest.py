@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,11 @@ import yaml
 from tests.cluster.hosts import Host, Network, environment, network, why_not
 
 ROOT = Path(__file__).parents[2]
+CPUS = """
+import ray
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+print("CPUs", ray.available_resources().get("CPU", 0), ray.cluster_resources().get("CPU", 0))
+"""
 
 
 @dataclass
@@ -42,8 +48,16 @@ class OnPrem:
         """`ray up`, which brings a cluster up or brings up again what is down, and both workers."""
         with contextlib.chdir(ROOT / "deploy"):  # it copies the folder that it is run in
             self.ray("up", "--yes", "--no-config-cache", self.file)
-        status = ["env", "RAY_AUTH_MODE=token", sys.executable, "-m", "ray.scripts.scripts", "status"]
-        wait_for(lambda: "/2.0 CPU" in self.head.run(*status, check=False), seconds=600)
+        wait_for(lambda: self.cpus() == (2.0, 2.0), seconds=600, about=self.cpus)
+
+    def cpus(self) -> tuple[float, float] | None:
+        """How many CPUs are free, and how many there are; None while Ray isn't up.
+
+        `ray status` goes on counting nodes that have gone.
+        """
+        command = ["env", "RAY_AUTH_MODE=token", sys.executable, "-c", CPUS]
+        said = re.search(r"CPUs (\S+) (\S+)", self.head.run(*command, check=False))
+        return (float(said[1]), float(said[2])) if said else None
 
     def ray(self, *words: str | Path) -> str:
         """A command of Ray's on the laptop."""

@@ -14,6 +14,7 @@ import pytest
 from tests.cluster.conftest import ROOT, OnPrem, wait_for
 from tests.cluster.hosts import Host, Network
 from tests.studies import write_study
+from tests.workloads.replay import Config, score
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.hosts, pytest.mark.timeout(900)]
 # Each host has a /dev/shm of its own.
@@ -31,9 +32,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def study_file(project: Path, name: str, trials: int, epochs: int) -> Path:
-    fixed = {"epochs": epochs, "step_seconds": 0.5, "log": LOG}
-    return write_study(project / f"{name}.toml", budget={"trials": trials}, scheduler={"name": "none"}, fixed=fixed)
+def study_file(project: Path, name: str, trials: int, epochs: int, workers: int = 1) -> Path:
+    return write_study(
+        project / f"{name}.toml",
+        budget={"trials": trials},
+        resources={"workers": workers},
+        scheduler={"name": "none"},
+        fixed={"epochs": epochs, "step_seconds": 0.5, "log": LOG, "collective": workers > 1},
+    )
 
 
 def trained_on(host: Host) -> int:
@@ -101,3 +107,17 @@ def test_a_study_outlives_the_laptop_that_submitted_it(on_prem: OnPrem, project:
     showing.communicate()
     on_prem.tuner("fetch", "streets", *at, "--output", project / "export")
     assert any((project / "export").iterdir())
+
+
+def test_ranks_on_two_hosts_report_what_one_process_would(on_prem: OnPrem, project: Path) -> None:
+    file = study_file(project, "pair", trials=2, epochs=3, workers=2)
+    on_prem.tuner("submit", file, "--cluster", on_prem.file, "--storage", on_prem.storage, "--tracking-uri", MLFLOW)
+    wait_for(lambda: len(on_prem.ended("pair")) == 2, 600, lambda: on_prem.events("pair"))
+    events = on_prem.events("pair")
+    nodes = sorted(f"{worker.name} ({worker.address})" for worker in on_prem.workers)
+    assert [sorted(event["nodes"]) for event in events if event["event"] == "begin"] == [nodes] * 2
+    x = {event["trial"]: event["params"]["x"] for event in events if event["event"] == "start"}
+    for event in events:
+        if event["event"] == "report":
+            truth = score(Config(x=x[event["trial"]], epochs=3), event["epoch"])
+            assert event["metrics"]["score"] == truth

@@ -1,11 +1,13 @@
 """Sets up torch's process group so that ranks on several hosts connect over the addresses of Ray's nodes.
 
-By itself torch uses the address that the host's name resolves to. On Debian that is a loopback address.
+By itself torch uses the address that the host's name resolves to. On Debian that is a loopback address. It also waits
+for half an hour where a firewall drops what ranks send each other, so the ranks try to reach each other first.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import psutil
@@ -14,6 +16,10 @@ import ray.train.torch
 from ray.train.torch.config import _TorchBackend
 
 _INTERFACE_SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+_REACH_SECONDS = 20.0
+
+_doors: list[socket.socket] = []
+"""Where this rank listens while the others try to reach it."""
 
 
 class ProcessGroup(ray.train.torch.TorchConfig):
@@ -30,9 +36,48 @@ class _Backend(_TorchBackend):
         if len(set(hosts)) > 1:
             worker_group.execute(use_interface)
         try:
+            if len(set(hosts)) > 1:
+                _try_out(worker_group)
             super().on_start(worker_group, backend_config)
         except Exception as error:
             raise RuntimeError(not_connected(hosts, error)) from None
+
+
+def _try_out(worker_group: Any) -> None:
+    """Raises RuntimeError if one rank doesn't reach another within seconds."""
+    try:
+        ports: list[int] = worker_group.execute(open_door)
+        hosts: list[tuple[str, str]] = worker_group.execute(_host)
+        doors = [(rank, address, port) for rank, ((_, address), port) in enumerate(zip(hosts, ports, strict=True))]
+        problems = worker_group.execute(unreached, doors)
+    finally:
+        worker_group.execute(close_doors)
+    found = [f"rank {rank} {problem}" for rank, problem in enumerate(problems) if problem]
+    if found:
+        raise RuntimeError(", ".join(found))
+
+
+def open_door() -> int:
+    """Listen at this node's address. Returns the port, which the system chose among those that torch gets too."""
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    _doors.append(socket.create_server((address, 0), family=family))
+    return int(_doors[-1].getsockname()[1])
+
+
+def unreached(doors: list[tuple[int, str, int]]) -> str | None:
+    """The first of these doors (rank, address, port) that can't be reached from here, and why; None if all can be."""
+    for rank, address, port in doors:
+        try:
+            socket.create_connection((address, port), timeout=_REACH_SECONDS).close()
+        except OSError as error:
+            return f"does not reach rank {rank} at {address}:{port} ({error})"
+    return None
+
+
+def close_doors() -> None:
+    while _doors:
+        _doors.pop().close()
 
 
 def not_connected(hosts: list[tuple[str, str]], error: Exception) -> str:

@@ -8,7 +8,8 @@ import socket
 import psutil
 import pytest
 
-from tuner.worker.process_group import interface_of, not_connected, use_interface
+from tuner.worker import process_group
+from tuner.worker.process_group import close_doors, interface_of, not_connected, open_door, unreached, use_interface
 
 
 def test_the_interface_is_the_one_that_has_the_address() -> None:
@@ -40,3 +41,25 @@ def test_the_error_for_ranks_that_cannot_connect_names_hosts_addresses_and_cause
         "its ranks can't be connected, rank 0 on host1 (10.0.0.1), rank 1 on host2 (10.0.0.2): "
         "RuntimeError: connect [127.0.1.1]:4711: Connection refused; all ports must be open between these hosts"
     )
+
+
+def test_a_rank_that_is_not_reached_is_named_within_seconds_also_where_packets_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(process_group, "_REACH_SECONDS", 0.2)
+    port = open_door()
+    assert unreached([(0, "127.0.0.1", port)]) is None
+    # A queue of connections that is full drops packets, as a firewall does.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        doors = [(0, "127.0.0.1", port), (1, *silent.getsockname())]
+        assert unreached(doors) == f"does not reach rank 1 at 127.0.0.1:{silent.getsockname()[1]} (timed out)"
+    close_doors()
+    assert "refused" in str(unreached([(0, "127.0.0.1", port)]))
