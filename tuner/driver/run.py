@@ -20,8 +20,9 @@ from tuner.errors import StudyError
 from tuner.events.bucket import already_running
 from tuner.events.event import RunEnded
 from tuner.events.limits import limit_reached
-from tuner.events.log import Journal
+from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
+from tuner.report import REPORT
 from tuner.spec import workload as workloads
 from tuner.spec.study import StudySpec, to_json
 from tuner.spec.study_file import first_config, override_study
@@ -135,6 +136,8 @@ def _end_completed(
                 else f"{spec.name} has all its {spec.budget.trials} trials; "
                 f"for more: python -m tuner resume {spec.name} --set budget.trials={2 * spec.budget.trials}",
             )
+            if not _has_report(study):
+                write_study_report(record, study, console)
         else:
             study.write_text("study.json", to_json(spec))
             recorder = Recorder(record, journal, StudyControl(), [])
@@ -218,6 +221,13 @@ def write_study_report(record: StudyRecord, study: Storage, console: Console) ->
             markup=False,
             soft_wrap=True,
         )
+
+
+def _has_report(study: Storage) -> bool:
+    """Whether there is a report of all events: a kill may come before it is written, and someone may delete it."""
+    *_, last = read_events(study)
+    written_at = study.written_at(REPORT)
+    return written_at is not None and written_at >= last.time
 
 
 def _finish_tracking(tracker: TrackingProcess, name: str, console: Console) -> None:

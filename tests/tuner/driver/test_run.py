@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.written_study import ROADS, end, report, run, start, stop, write_study
+from tests.written_study import BEGAN, ROADS, end, report, run, start, stop, write_study
 from tuner.cli.console import console
 from tuner.driver.run import Options, resume, write_study_report
 from tuner.errors import StudyError
@@ -33,6 +34,21 @@ def test_a_report_that_cannot_be_written_is_a_warning(tmp_path: Path, capsys: py
 
 
 LIMITED = (run(), start(1, x=0.5), report(1, 1, 0.9), end(1, value=0.9))
+
+
+def test_resume_of_a_finished_study_writes_a_report_that_is_missing_or_older_than_its_events(tmp_path: Path) -> None:
+    write_study(tmp_path, "roads", *LIMITED, stop(), budget={"trials": 1})
+    options = Options(Storage(str(tmp_path)), tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    page = tmp_path / "roads" / "report.html"
+    resume("roads", options, [], console())
+    assert "<h1>roads</h1>" in page.read_text()
+    page.write_text("newer than the events")
+    os.utime(page, (BEGAN + 1000, BEGAN + 1000))
+    resume("roads", options, [], console())
+    assert page.read_text() == "newer than the events"
+    os.utime(page, (BEGAN, BEGAN))
+    resume("roads", options, [], console())
+    assert "<h1>roads</h1>" in page.read_text()
 
 
 def test_a_study_that_has_reached_its_limit_is_not_run_again_but_with_a_larger_one(
