@@ -51,7 +51,7 @@ def spec(name: str, trials: int) -> StudySpec:
 
 
 def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -> StudySpec:
-    """Write the study's folder. Images are written for every tenth trial, and for each of the first ten."""
+    """Write the study's folder. Images are written for every tenth trial, and for each of the first 24."""
     assert storage.local is not None
     found, study, draw = spec(name, trials), storage / name, random.Random(7)
     study.write_text("study.json", to_json(found))
@@ -94,7 +94,7 @@ def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -
             )
             if value > best:
                 best, best_epoch = value, epoch
-                if trial <= 10 or trial % 10 == 0:
+                if trial <= 24 or trial % 10 == 0:
                     events.append(
                         {
                             "event": "images",

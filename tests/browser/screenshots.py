@@ -62,8 +62,8 @@ def _write(page: Page, name: str) -> None:
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     assistant = page.get_by_text("MLflow Assistant")
     if assistant.count() and (box := assistant.first.bounding_box()):
-        # It takes the right fifth of MLflow's pages, and is nothing of this project.
-        picture = picture.crop((0, 0, int(box["x"]) - 50, picture.height))
+        # It takes the right quarter of MLflow's pages, and is nothing of this project. Left of its title is an icon.
+        picture = picture.crop((0, 0, int(box["x"]) - 22, picture.height))
     path = IMAGES / f"{name}.png"
     picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
