@@ -53,7 +53,7 @@ class ThisProject:
     def end(self, trial: int, state: Ending) -> None:
         known = self._record.trials[trial]
         self._record.apply(TrialEnded(self._time(), trial, known.value, known.best_epoch, state, None))
-        self._sampler.tell(trial, value_for_sampler(self._record, known))
+        self._sampler.tell(trial, value_for_sampler(known))
 
     def _time(self) -> float:
         self._events += 1

@@ -212,11 +212,14 @@ class Recorder:
         self._images(trial, end.images)
         # While the study stops, a trial ends because it was told to, and is resumed later.
         if trial.open and not self._control.stopping:
-            self._write_end(trial, end.state, end.reason)
+            # Its own process says so, so that process and machine work.
+            self._write_end(trial, end.state, end.reason, infeasible=True)
 
-    def _write_end(self, trial: TrialRecord, state: TrialEnd, reason: str | None) -> None:
+    def _write_end(self, trial: TrialRecord, state: TrialEnd, reason: str | None, infeasible: bool = False) -> None:
+        """infeasible: if it failed, whether its training did."""
         self.storage_problems.pop(trial.id, None)
-        self.write(TrialEnded(time.time(), trial.id, trial.value, trial.best_epoch, state, reason))
+        cause = infeasible if state == "failed" else None
+        self.write(TrialEnded(time.time(), trial.id, trial.value, trial.best_epoch, state, reason, cause))
         self.drain_at_limit()
 
     def drain_at_limit(self) -> None:

@@ -102,7 +102,7 @@ class TrialSource(_NotPickled, Searcher):
         else:
             self._slots.release(slot)
         if outcome.ended:
-            self._sampler.tell(number, value_for_sampler(self._record, self._record.trials.get(number)))
+            self._sampler.tell(number, value_for_sampler(self._record.trials.get(number)))
         elif outcome.paused:
             self._sampler.pause(number)
             self._end_paused(self._sampler.surplus_paused())
@@ -115,7 +115,7 @@ class TrialSource(_NotPickled, Searcher):
             return
         for number in list(numbers):
             self._recorder.end_paused(number)
-            self._sampler.tell(number, value_for_sampler(self._record, self._record.trials[number]))
+            self._sampler.tell(number, value_for_sampler(self._record.trials[number]))
 
     def on_process_started(self, tune_trial: Any) -> None:
         """A trial's process has started."""

@@ -173,6 +173,9 @@ class TrialEnded:
     best_epoch: int | None
     state: TrialEnd
     reason: str | None
+    infeasible: bool | None = None
+    """Of a failed trial: whether its training failed, as with a loss that isn't finite, and not its process or machine.
+    None in logs of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class TrialRecord:
     device: str | None = None
     """The device that it trains on, or trained on last."""
     reason: str | None = None
+    infeasible: bool = False
+    """Whether it has failed by its training and not by its process or machine: its hyperparameters can't work."""
     worst_by_then: float | None = None
     """The worst value that any trial of the study had reported when this one ended."""
     devices: float = 1.0
@@ -201,6 +203,7 @@ class StudyRecord:
     def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
         had_ended = not trial.open
         trial.state, trial.reason = event.state, event.reason
+        trial.infeasible = event.state == "failed" and event.infeasible is not False
         self._pause(trial, event.time)
         self._open.pop(trial.id, None)
         trial.ended = event.time

@@ -29,7 +29,8 @@ from tuner.search.gaussian_process import Array, GaussianProcess
 from tuner.spec.space import Dimension
 
 OUTCOME = "outcome"
-"""The user attribute of an Optuna trial that says how it ended: finished, stopped or failed."""
+"""The user attribute of an Optuna trial that says how it ended: finished, stopped, failed, or lost: its process or
+machine failed, which says nothing of its hyperparameters."""
 
 _FIRST_RANDOM = 4  # trials whose reports are known before the process proposes one
 _RANDOM_SHARE = 0.25
@@ -62,7 +63,7 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
             return self._encoding.random(rng)
         # The matrices are small: more threads of linear algebra cost more than they bring, and take cores from trials.
-        with _linear_algebra().limit(limits=1):
+        with linear_algebra().limit(limits=1):
             return self._most_improving(known, rng)
 
     def sample_independent(
@@ -130,13 +131,13 @@ class _Knowledge:
 
 
 @functools.cache
-def _linear_algebra() -> threadpoolctl.ThreadpoolController:
+def linear_algebra() -> threadpoolctl.ThreadpoolController:
     """Of this process's libraries; looking for them takes longer than a proposal."""
     return threadpoolctl.ThreadpoolController()
 
 
 def _failed(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.FAIL or trial.user_attrs.get(OUTCOME) == "failed"
+    return trial.user_attrs.get(OUTCOME) == "failed"
 
 
 def _final_value(trial: FrozenTrial) -> float:

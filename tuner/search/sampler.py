@@ -10,9 +10,9 @@ import optuna
 from optuna.trial import TrialState
 
 from tuner.events.state import StudyRecord, TrialRecord
-from tuner.search.counted_samplers import NUMBER
 from tuner.search.gp_curves import OUTCOME
-from tuner.search.optuna_samplers import optuna_sampler
+from tuner.search.samplers.counted_samplers import NUMBER
+from tuner.search.samplers.optuna_samplers import optuna_sampler
 from tuner.search.schedulers.promotion import standings
 from tuner.spec.space import is_active, sample
 
@@ -84,9 +84,9 @@ class Sampler:
         return proposal
 
     def tell(self, trial: int, value: float | None) -> None:
-        """A trial has ended. value: its best; for a failed one the study's worst, or None if there is none.
+        """A trial has ended. value: of `value_for_sampler`.
 
-        Optuna ignores failed trials, and without a value would propose similar hyperparameters again.
+        Optuna ignores trials without a value, and would propose hyperparameters like those of a failed one again.
         """
         del self._open[trial]
         self.paused.discard(trial)
@@ -94,7 +94,7 @@ class Sampler:
             self._report_curve(trial)
             del self._asked[trial]
             if trial in self._record.trials:
-                asked.set_user_attr(OUTCOME, self._record.trials[trial].state)
+                asked.set_user_attr(OUTCOME, _outcome(self._record.trials[trial]))
             self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
             if _trimmed_at(len(self._record.ended)) == len(self._record.ended) - 1:
                 self._study = self._optuna_study()
@@ -160,7 +160,7 @@ class Sampler:
             sample(self._space, self._asked[proposal.trial])
 
     def _add_ended(self, study: optuna.Study, trial: TrialRecord) -> None:
-        value = value_for_sampler(self._record, trial)
+        value = value_for_sampler(trial)
         if params := self._within_space(trial.params):
             study.add_trial(
                 optuna.trial.create_trial(
@@ -168,7 +168,7 @@ class Sampler:
                     value=value,
                     params=params,
                     distributions={name: self._space[name].distribution() for name in params},
-                    user_attrs={OUTCOME: trial.state, NUMBER: trial.id},
+                    user_attrs={OUTCOME: _outcome(trial), NUMBER: trial.id},
                     intermediate_values=dict(trial.curve),
                 )
             )
@@ -181,17 +181,21 @@ class Sampler:
         return None
 
 
-def value_for_sampler(record: StudyRecord, trial: TrialRecord | None) -> float | None:
-    """The value to give the sampler for a trial: its best, or for a failed one the worst of any trial by then.
+def value_for_sampler(trial: TrialRecord | None) -> float | None:
+    """The value to give the sampler for a trial: its best, or for one that can't work the worst of any trial by then.
 
-    None for a failed trial when no trial has reported a value yet, and for a trial that was stopped before its first
-    report.
+    None for that one when no trial has reported a value yet, for a trial that was stopped before its first report, and
+    for one whose process or machine failed, which says nothing of its hyperparameters.
     """
-    if trial is None:
-        return record.worst_value
+    if trial is None or (trial.state == "failed" and not trial.infeasible):
+        return None
     if trial.state == "stopped" or (trial.state != "failed" and trial.value is not None):
         return trial.value
     return trial.worst_by_then
+
+
+def _outcome(trial: TrialRecord) -> str:
+    return "lost" if trial.state == "failed" and not trial.infeasible else trial.state
 
 
 def _known(record: StudyRecord) -> list[TrialRecord]:

@@ -413,3 +413,15 @@ def test_a_trial_that_is_stopped_anyhow_does_not_move(recorder: Recorder, contro
     recorder.receive(1, Begun(("going",)))
     control.stop("interrupted", "SIGINT")
     assert recorder.receive(1, report(1, resumable=True)).action is Action.STOP
+
+
+def test_a_failed_trial_is_infeasible_if_its_training_failed_and_not_if_its_process_did(recorder: Recorder) -> None:
+    begin(recorder, 2)
+    recorder.receive(1, End("failed", "epoch 1: loss is nan"))
+    recorder.receive(2, Begun(("n",)))
+    recorder.trial_done(2, "its process died 4 times (SIGSEGV)")
+    trials = recorder.record.trials
+    assert [(trials[number].state, trials[number].infeasible) for number in (1, 2)] == [
+        ("failed", True),
+        ("failed", False),
+    ]

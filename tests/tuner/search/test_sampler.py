@@ -44,10 +44,11 @@ class Study:
     def report(self, number: int, epoch: int, value: float) -> None:
         self.event("report", trial=number, epoch=epoch, metrics={"score": value})
 
-    def end(self, number: int, state: str = "finished") -> None:
+    def end(self, number: int, state: str = "finished", infeasible: bool | None = None) -> None:
         trial = self.record.trials[number]
-        self.event("end", trial=number, reason=None, value=trial.value, best_epoch=trial.best_epoch, state=state)
-        self.sampler.tell(number, value_for_sampler(self.record, trial))
+        best = {"value": trial.value, "best_epoch": trial.best_epoch}
+        self.event("end", trial=number, reason=None, state=state, infeasible=infeasible, **best)
+        self.sampler.tell(number, value_for_sampler(trial))
 
     def completed(self) -> list[FrozenTrial]:
         """The trials that the sampler has learnt from."""
@@ -226,11 +227,6 @@ def test_a_failed_trial_turns_the_sampler_away_from_its_like() -> None:
     assert sum(counts[True]) / 4 < 0.6 * sum(counts[False]) / 4, counts
 
 
-def test_gp_curves_turns_away_from_what_fails() -> None:
-    """Random proposals, a quarter of its own, fail in 5 of 40 trials; all random, 20 would."""
-    assert sum(failing_proposals("gp_curves", seed, given=True) for seed in range(4)) / 4 < 16
-
-
 def failing_proposals(name: str, seed: int, given: bool, trials: int = 40) -> int:
     """How often a failing batch size is proposed. given False: a failure is Optuna's FAIL, as OptunaSearch has it."""
     space = {"batch_size": {"type": "choice", "choices": [1, 2, 4, 8]}}
@@ -249,6 +245,18 @@ def failing_proposals(name: str, seed: int, given: bool, trials: int = 40) -> in
             failed += 1
             study.sampler.tell(trial, None)
     return failed
+
+
+def test_a_trial_whose_machine_failed_is_not_held_against_its_hyperparameters() -> None:
+    study = Study(StudyRecord(study_spec()))
+    study.run(0.5)
+    number, _ = study.begin()
+    study.report(number, 1, 0.1)
+    study.end(number, "failed", infeasible=False)
+    lost = study.sampler.known[1]
+    assert (lost.value, lost.state.name, lost.user_attrs["outcome"]) == (None, "FAIL", "lost")
+    again = Study(study.record).sampler.known[1]
+    assert (again.value, again.state.name, again.user_attrs["outcome"]) == (None, "FAIL", "lost")
 
 
 @pytest.mark.parametrize(("direction", "worst"), [("maximize", 0.1), ("minimize", 0.8)])

@@ -14,7 +14,7 @@ from tests.tuner.search.test_sampler import Study
 from tests.written_study import SPACE
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord
-from tuner.search.counted_samplers import POPULATION
+from tuner.search.samplers.counted_samplers import POPULATION
 from tuner.spec.grid import points
 from tuner.spec.study_file import check_study
 

@@ -6,8 +6,9 @@ import warnings
 
 import optuna
 
-from tuner.search.counted_samplers import Grid, Nsga2, Qmc
 from tuner.search.gp_curves import GpCurvesSampler
+from tuner.search.samplers.counted_samplers import Grid, Nsga2, Qmc
+from tuner.search.samplers.feasible import Feasible
 from tuner.spec.study import StudySpec
 
 
@@ -30,7 +31,8 @@ def optuna_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
             case "gp_curves":
-                return GpCurvesSampler(spec.space, seed, spec.scheduler.grace_epochs)
+                grace_epochs = spec.scheduler.grace_epochs
+                return Feasible(lambda seed: GpCurvesSampler(spec.space, seed, grace_epochs), spec.space, seed)
             case "tpe":
                 conditional = any(dimension.when for dimension in spec.space.values())
-                return optuna.samplers.TPESampler(seed=seed, group=conditional)
+                return Feasible(lambda seed: optuna.samplers.TPESampler(seed=seed, group=conditional), spec.space, seed)
