@@ -1,4 +1,4 @@
-"""What a study on hosts survives: a worker host that is drained, one that is lost, one that comes late."""
+"""What a study on hosts survives: a worker host drained, lost, or late; the process that runs it killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,18 @@ def test_a_lost_host_is_named_and_its_trials_start_again_elsewhere(
     join(on_prem, on_prem.workers[1])
     study.check_whole()
     assert f"node {gone.name} ({gone.address}) was lost, where trial " in study.logs()
+
+
+def kill(host: Host, which: Callable[[str], bool]) -> None:
+    for process in host.processes():
+        if which(" ".join(process.cmdline())):
+            process.kill()
+
+
+def test_a_study_whose_process_was_killed_goes_on_by_the_same_command(on_prem: OnPrem, study: Study) -> None:
+    study.submit()
+    wait_for(study.both_train, 300, study.logs)
+    kill(on_prem.head, lambda command: " -m tuner run" in command)
+    wait_for(lambda: "failed" in study.status(), 180, study.status)
+    study.submit()
+    study.check_whole()
