@@ -18,6 +18,8 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 def study_toml(spec: StudySpec) -> str:
     """A study as a study file with every key, also those at their defaults, which may differ in another version."""
     whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None and name != "id"}
+    if not any(limit is not None for limit in whole["budget"]["stop_when"].values()):
+        del whole["budget"]["stop_when"]
     tables = {name: value for name, value in whole.items() if isinstance(value, dict)}
     lines = [f"{key(name)} = {toml(value)}" for name, value in whole.items() if name not in tables and value != []]
     for name, table in tables.items():

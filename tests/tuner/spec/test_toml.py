@@ -27,6 +27,9 @@ def test_a_studys_id_is_not_in_its_file_and_absent_values_are_left_out() -> None
     text = study_toml(study_spec(id="0" * 32, space={"y": {"type": "choice", "choices": ["a", 1, False]}}))
     assert "id =" not in text
     assert "time_seconds" not in text
+    assert "stop_when" not in text
+    limited = study_spec(budget={"stop_when": {"value": 0.5}})
+    assert tomllib.loads(study_toml(limited))["budget"]["stop_when"] == {"value": 0.5}
     assert tomllib.loads(text)["space"]["y"]["choices"] == ["a", 1, False]
 
 
