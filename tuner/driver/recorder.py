@@ -50,6 +50,27 @@ class StorageProblem:
     """Whether the failure ended the trial's attempt: the next report then shows that the storage works again."""
 
 
+@dataclass
+class _Attempt:
+    """What is known of a trial's current attempt."""
+
+    asked_to_begin: float | None = None
+    """When it last asked whether it may begin, in seconds since 1970."""
+    begun: bool = False
+    """Whether all of its processes have started, on nodes that it may use."""
+    nodes: tuple[str, ...] = ()
+    """The ids of its nodes, once it has begun."""
+    node_rejected: bool = False
+    """Whether it may not run on its nodes, since one of them failed its check."""
+    moving: bool = False
+    """Whether it was told to leave its slot with a checkpoint, since a node of its will soon be gone."""
+    interruption: Interruption | None = None
+    killed: bool = False
+    """Whether the driver kills its process."""
+    end_when_killed: End | None = None
+    """How the trial ends then; None if it is run again."""
+
+
 class Outcome(NamedTuple):
     """What is to be done about a trial that Tune is done with."""
 
@@ -83,18 +104,8 @@ class Recorder:
         self.record, self._placement, self._are_draining = record, placement, are_draining
         self._journal, self._control, self._readers = journal, control, readers
         self._early_stopping = _rebuilt(record)
-        self._interruptions: dict[int, Interruption] = {}
-        self._moving: set[int] = set()
-        """Trials that were told to leave their slot with a checkpoint, since a node of theirs will soon be gone."""
-        self._nodes: dict[int, tuple[str, ...]] = {}
-        """By trial: the ids of the nodes of its current attempt, once that has begun."""
-        self._to_be_killed: dict[int, End | None] = {}
-        self._asked_to_begin: dict[int, float] = {}
-        """By trial: when its current attempt last asked whether it may begin, in seconds since 1970."""
-        self._begun: set[int] = set()
-        """Trials whose current attempt has begun."""
-        self._node_rejected: set[int] = set()
-        """Trials whose current attempt may not run on its nodes, since one of them failed its check."""
+        self._attempts: collections.defaultdict[int, _Attempt] = collections.defaultdict(_Attempt)
+        """By trial."""
         self._starts_failed_in_a_row = 0
         self._losses: collections.Counter[int] = collections.Counter()
         self._lock = threading.RLock()
@@ -138,27 +149,27 @@ class Recorder:
                     self._end(trial, message)
                 case Paused():
                     self._images(trial, message.images)
-                    if number not in self._moving:
+                    if not self._attempts[number].moving:
                         self.write(TrialPaused(time.time(), number))
                 case Interruption():
-                    self._interruptions[number] = message
+                    self._attempts[number].interruption = message
                 case StorageWait():
                     self._storage_wait(number, message.sentence)
                     return _STOP if self._control.stopping else _CONTINUE
             return _CONTINUE
 
     def _begin(self, number: int, begun: Begun) -> Decision:
-        self._asked_to_begin[number] = time.time()
+        attempt = self._attempts[number]
+        attempt.asked_to_begin = time.time()
         if self._control.stopping:
             return _STOP
         action, nodes = self._placement(begun.nodes)
         if action is Action.STOP:
-            self._node_rejected.add(number)
+            attempt.node_rejected = True
         elif action is Action.WAIT and self._control.ending:
             return _STOP
         elif action is Action.CONTINUE:
-            self._begun.add(number)
-            self._nodes[number] = begun.nodes
+            attempt.begun, attempt.nodes = True, begun.nodes
             self._starts_failed_in_a_row = 0
             self.write(AttemptBegan(time.time(), number, nodes))
         return Decision(action)
@@ -200,12 +211,14 @@ class Recorder:
             case Verdict.STOP:
                 name = self.record.spec.scheduler.name
                 return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
-            case Verdict.PAUSE if report.resumable:
+            case _ if not report.resumable or self.record.at_full_length(trial):
+                return Decision(Action.CONTINUE, keep=keep)
+            case Verdict.PAUSE:
                 return Decision(Action.PAUSE, keep=keep)
-            case _ if report.resumable and self.node_is_draining(trial.id):
-                self._moving.add(trial.id)
+            case Verdict.CONTINUE if self.node_is_draining(trial.id):
+                self._attempts[trial.id].moving = True
                 return Decision(Action.PAUSE, keep=keep)
-            case _:
+            case Verdict.CONTINUE:
                 return Decision(Action.CONTINUE, keep=keep)
 
     def _end(self, trial: TrialRecord, end: End) -> None:
@@ -241,11 +254,7 @@ class Recorder:
     def trial_started(self, number: int, params: dict[str, Any], devices: float | None = None) -> None:
         """A trial was given to a slot. devices: how many it holds, as the event has it."""
         with self._lock:
-            self._asked_to_begin.pop(number, None)
-            self._begun.discard(number)
-            self._moving.discard(number)
-            self._nodes.pop(number, None)
-            self._node_rejected.discard(number)
+            self._attempts[number] = _Attempt()
             if number in self.storage_problems and not self.storage_problems[number].solved_by_report:
                 # The process that waited has died.
                 del self.storage_problems[number]
@@ -271,23 +280,23 @@ class Recorder:
         None while the trial waits for the storage or for the start of its worker group: silence is then no sign of a
         hang.
         """
-        asked = self._asked_to_begin.get(number)
+        asked = self._attempts[number].asked_to_begin
         if number in self.storage_problems or (asked is None and self.record.spec.resources.workers > 1):
             return None
         return max(self.record.trials[number].last_seen, asked or 0.0)
 
     def has_begun(self, number: int) -> bool:
         """Whether all processes of a trial's current attempt have started."""
-        return number in self._begun
+        return self._attempts[number].begun
 
     def node_is_draining(self, number: int) -> bool:
         """Whether a node of a trial's current attempt will soon be gone, or has gone as announced."""
-        return self._are_draining(self._nodes.get(number, ()))
+        return self._are_draining(self._attempts[number].nodes)
 
     def will_be_killed(self, number: int, end: End | None) -> None:
         """Announce that a trial's process will be killed. end: how the trial ends; None if it is run again."""
         with self._lock:
-            self._to_be_killed[number] = end
+            self._attempts[number].killed, self._attempts[number].end_when_killed = True, end
 
     def trial_done(self, number: int, failure: str | None = None, *, suspect_node: bool = False) -> Outcome:
         """Decide what becomes of a trial that Tune is done with.
@@ -296,19 +305,18 @@ class Recorder:
         has failed or isn't done.
         """
         with self._lock:
-            interruption = self._interruptions.pop(number, None)
-            moved = number in self._moving or (failure is not None and self.node_is_draining(number))
-            self._moving.discard(number)
-            slot_is_lost = interruption is not None or number in self._to_be_killed or moved
-            end = self._to_be_killed.pop(number, None)
+            attempt = self._attempts[number]
+            interruption, end = attempt.interruption, attempt.end_when_killed
+            moved = attempt.moving or (failure is not None and self.node_is_draining(number))
+            del self._attempts[number]
+            slot_is_lost = interruption is not None or attempt.killed or moved
             trial = self.record.trials.get(number)
             if self._control.stopping:
                 return Outcome(slot_is_lost=slot_is_lost)
-            if number in self._node_rejected:
-                self._node_rejected.discard(number)
+            if attempt.node_rejected:
                 return Outcome(ended=False, slot_is_lost=True)
             no_start = interruption.reason if interruption and interruption.at_start else failure
-            if no_start is not None and number not in self._begun and end is None and not self._control.ending:
+            if no_start is not None and not attempt.begun and end is None and not self._control.ending:
                 return self._start_failed(number, no_start, suspect_node)
             if trial is None or not trial.open:
                 return Outcome(slot_is_lost=slot_is_lost)

@@ -109,6 +109,8 @@ class StudyRecord:
         """The trial with the best value reported so far, even if it failed; the first of equals."""
         self.worst_value: float | None = None
         """The worst that any trial reported."""
+        self._full_length: int | None = None
+        """The last epoch of the longest trial that has finished."""
         self.ended_since_best = 0
         """How many trials with a value, failed ones left out, have ended since `best_value` last became better."""
         self._open: dict[int, TrialRecord] = {}
@@ -207,6 +209,8 @@ class StudyRecord:
         self._pause(trial, event.time)
         self._open.pop(trial.id, None)
         trial.ended = event.time
+        if trial.state == "finished":
+            self._full_length = max(trial.epoch, self._full_length or 0)
         if had_ended:
             return
         trial.worst_by_then = self.worst_value
@@ -246,6 +250,10 @@ class StudyRecord:
         """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
         # A copy, as of `ended` too: the live table is drawn in another thread.
         return list(self._ranking)
+
+    def at_full_length(self, trial: TrialRecord) -> bool:
+        """Whether a trial has come as far as the longest that has finished, so that it probably ends by itself."""
+        return self._full_length is not None and trial.epoch >= self._full_length
 
     def would_be_kept(self, trial: TrialRecord) -> bool:
         """Whether a running trial, if it ended now, would be among those whose weights are kept."""

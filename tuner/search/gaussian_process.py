@@ -7,12 +7,15 @@ ICML 2024). Nothing is kept from one fit to the next, so that what is proposed d
 
 from __future__ import annotations
 
+import functools
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import threadpoolctl
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -112,6 +115,18 @@ class GaussianProcess:
             loss += 0.5 * float((((prior - mean) / deviation) ** 2).sum())
             gradient[part] += (prior - mean) / deviation**2
         return float(loss), gradient
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Keeps linear algebra to one thread: with matrices this small, more cost time and take cores from trials."""
+    limited: AbstractContextManager[Any] = _libraries().limit(limits=1)
+    return limited
+
+
+@functools.cache
+def _libraries() -> threadpoolctl.ThreadpoolController:
+    """Of this process; looking for them takes longer than a proposal."""
+    return threadpoolctl.ThreadpoolController()
 
 
 def _prior_mean(count: int) -> float:

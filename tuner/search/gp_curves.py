@@ -11,13 +11,11 @@ proposal to the next.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import numpy as np
 import optuna
-import threadpoolctl
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -25,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
 from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
-from tuner.search.gaussian_process import Array, GaussianProcess
-from tuner.spec.space import Dimension
+from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
+from tuner.spec.space import Dimension, distributions
 
 OUTCOME = "outcome"
 """The user attribute of an Optuna trial that says how it ended: finished, stopped, failed, or lost: its process or
@@ -51,7 +49,7 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         del study, trial
-        return {name: dimension.distribution() for name, dimension in self._space.items()}
+        return distributions(self._space)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -62,8 +60,7 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         known = _Knowledge(others, study.direction, self._first_rung)
         if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
             return self._encoding.random(rng)
-        # The matrices are small: more threads of linear algebra cost more than they bring, and take cores from trials.
-        with linear_algebra().limit(limits=1):
+        with one_thread():
             return self._most_improving(known, rng)
 
     def sample_independent(
@@ -105,7 +102,7 @@ class _Knowledge:
         horizon = max((max(trial.intermediate_values, default=1) for trial in trials), default=1)
         rungs = _rungs(first_rung, horizon)
         reached = at_rungs([trial.intermediate_values for trial in trials], rungs, sign)
-        failed = np.array([_failed(trial) for trial in trials], dtype=bool)
+        failed = np.array([has_failed(trial) for trial in trials], dtype=bool)
         stopped = np.array([trial.user_attrs.get(OUTCOME) == "stopped" for trial in trials], dtype=bool)
         ended = np.array([sign * _final_value(trial) for trial in trials])
         # A stopped trial's value says nothing of later rungs; a finished trial's counts for all that its curve lacks.
@@ -130,19 +127,14 @@ class _Knowledge:
         return means, variances
 
 
-@functools.cache
-def linear_algebra() -> threadpoolctl.ThreadpoolController:
-    """Of this process's libraries; looking for them takes longer than a proposal."""
-    return threadpoolctl.ThreadpoolController()
-
-
-def _failed(trial: FrozenTrial) -> bool:
+def has_failed(trial: FrozenTrial) -> bool:
+    """Whether its hyperparameters didn't work."""
     return trial.user_attrs.get(OUTCOME) == "failed"
 
 
 def _final_value(trial: FrozenTrial) -> float:
     """NaN if it has none: it runs, or has failed."""
-    if trial.state != TrialState.COMPLETE or _failed(trial) or trial.value is None:
+    if trial.state != TrialState.COMPLETE or has_failed(trial) or trial.value is None:
         return math.nan
     return trial.value
 

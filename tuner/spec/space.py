@@ -155,6 +155,11 @@ def is_active(dimension: Dimension, params: dict[str, Any]) -> bool:
     return all(parent in params and params[parent] in allowed for parent, allowed in dimension.when.items())
 
 
+def distributions(space: dict[str, Dimension]) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each hyperparameter."""
+    return {name: dimension.distribution() for name, dimension in space.items()}
+
+
 def sample(space: dict[str, Dimension], trial: optuna.Trial) -> dict[str, Scalar]:
     """Ask Optuna for every active hyperparameter of one trial, parents first."""
     params: dict[str, Scalar] = {}

@@ -18,7 +18,7 @@ from ray.train.torch.config import _TorchBackend
 _INTERFACE_SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _REACH_SECONDS = 20.0
 
-_doors: list[socket.socket] = []
+_listeners: list[socket.socket] = []
 """Where this rank listens while the others try to reach it."""
 
 
@@ -37,37 +37,37 @@ class _Backend(_TorchBackend):
             worker_group.execute(use_interface)
         try:
             if len(set(hosts)) > 1:
-                _try_out(worker_group)
+                _check_reachable(worker_group)
             super().on_start(worker_group, backend_config)
         except Exception as error:
             raise RuntimeError(not_connected(hosts, error)) from None
 
 
-def _try_out(worker_group: Any) -> None:
+def _check_reachable(worker_group: Any) -> None:
     """Raises RuntimeError if one rank doesn't reach another within seconds."""
     try:
-        ports: list[int] = worker_group.execute(open_door)
+        ports: list[int] = worker_group.execute(open_listener)
         hosts: list[tuple[str, str]] = worker_group.execute(_host)
-        doors = [(rank, address, port) for rank, ((_, address), port) in enumerate(zip(hosts, ports, strict=True))]
-        problems = worker_group.execute(unreached, doors)
+        listeners = [(rank, address, port) for rank, ((_, address), port) in enumerate(zip(hosts, ports, strict=True))]
+        problems = worker_group.execute(unreached, listeners)
     finally:
-        worker_group.execute(close_doors)
+        worker_group.execute(close_listeners)
     found = [f"rank {rank} {problem}" for rank, problem in enumerate(problems) if problem]
     if found:
         raise RuntimeError(", ".join(found))
 
 
-def open_door() -> int:
+def open_listener() -> int:
     """Listen at this node's address. Returns the port, which the system chose among those that torch gets too."""
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    _doors.append(socket.create_server((address, 0), family=family))
-    return int(_doors[-1].getsockname()[1])
+    _listeners.append(socket.create_server((address, 0), family=family))
+    return int(_listeners[-1].getsockname()[1])
 
 
-def unreached(doors: list[tuple[int, str, int]]) -> str | None:
-    """The first of these doors (rank, address, port) that can't be reached from here, and why; None if all can be."""
-    for rank, address, port in doors:
+def unreached(listeners: list[tuple[int, str, int]]) -> str | None:
+    """The first of these (rank, address, port) that can't be reached from here, and why; None if all can be."""
+    for rank, address, port in listeners:
         try:
             socket.create_connection((address, port), timeout=_REACH_SECONDS).close()
         except OSError as error:
@@ -75,9 +75,10 @@ def unreached(doors: list[tuple[int, str, int]]) -> str | None:
     return None
 
 
-def close_doors() -> None:
-    while _doors:
-        _doors.pop().close()
+def close_listeners() -> None:
+    """End what open_listener began."""
+    while _listeners:
+        _listeners.pop().close()
 
 
 def not_connected(hosts: list[tuple[str, str]], error: Exception) -> str:

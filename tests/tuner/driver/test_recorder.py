@@ -124,6 +124,13 @@ def test_a_run_that_follows_a_kill_knows_who_is_paused(promoting: Recorder, jour
     assert rebuilt.receive(3, resumed) == Decision(Action.CONTINUE, keep=True)
 
 
+def test_a_trial_that_has_come_as_far_as_a_finished_one_is_not_paused_at_its_end(promoting: Recorder) -> None:
+    promoting.receive(1, End("finished"))
+    promoting.trial_started(4, {"x": 0.5})
+    promoting.receive(4, report(1, 0.3, resumable=True))
+    assert promoting.receive(4, report(2, 0.85, resumable=True)) == Decision(Action.CONTINUE, keep=True)
+
+
 def test_a_trial_that_hands_over_no_checkpoint_is_never_paused(promoting: Recorder) -> None:
     promoting.trial_started(4, {"x": 0.5})
     promoting.receive(4, report(1, 0.2))

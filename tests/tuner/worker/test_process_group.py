@@ -9,7 +9,14 @@ import psutil
 import pytest
 
 from tuner.worker import process_group
-from tuner.worker.process_group import close_doors, interface_of, not_connected, open_door, unreached, use_interface
+from tuner.worker.process_group import (
+    close_listeners,
+    interface_of,
+    not_connected,
+    open_listener,
+    unreached,
+    use_interface,
+)
 
 
 def test_the_interface_is_the_one_that_has_the_address() -> None:
@@ -48,7 +55,7 @@ def test_a_rank_that_is_not_reached_is_named_within_seconds_also_where_packets_a
 ) -> None:
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr(process_group, "_REACH_SECONDS", 0.2)
-    port = open_door()
+    port = open_listener()
     assert unreached([(0, "127.0.0.1", port)]) is None
     # A queue of connections that is full drops packets, as a firewall does.
     with (
@@ -59,7 +66,7 @@ def test_a_rank_that_is_not_reached_is_named_within_seconds_also_where_packets_a
         for waiting in (first, second):
             waiting.setblocking(False)
             waiting.connect_ex(silent.getsockname())
-        doors = [(0, "127.0.0.1", port), (1, *silent.getsockname())]
-        assert unreached(doors) == f"does not reach rank 1 at 127.0.0.1:{silent.getsockname()[1]} (timed out)"
-    close_doors()
+        listeners = [(0, "127.0.0.1", port), (1, *silent.getsockname())]
+        assert unreached(listeners) == f"does not reach rank 1 at 127.0.0.1:{silent.getsockname()[1]} (timed out)"
+    close_listeners()
     assert "refused" in str(unreached([(0, "127.0.0.1", port)]))

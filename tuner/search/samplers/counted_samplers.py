@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import TypeAdapter
 
 from tuner.spec.grid import points
-from tuner.spec.space import Dimension, Scalar
+from tuner.spec.space import Dimension, Scalar, distributions
 
 NUMBER = "number"
 """The user attribute of an Optuna trial that holds its number in the study, from 1."""
@@ -38,7 +38,7 @@ class Qmc(optuna.samplers.QMCSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         del study, trial
-        return {name: dimension.distribution() for name, dimension in sorted(self._space.items())}
+        return dict(sorted(distributions(self._space).items()))
 
     def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
         del study, search_space
@@ -55,7 +55,7 @@ class Grid(optuna.samplers.RandomSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         del study, trial
-        return {name: dimension.distribution() for name, dimension in self._space.items()}
+        return distributions(self._space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

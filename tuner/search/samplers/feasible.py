@@ -18,9 +18,9 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from tuner.search.encoding import Encoding
-from tuner.search.gaussian_process import Array, GaussianProcess
-from tuner.search.gp_curves import OUTCOME, linear_algebra
-from tuner.spec.space import Dimension
+from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
+from tuner.search.gp_curves import has_failed
+from tuner.spec.space import Dimension, distributions
 
 _MOST = 60  # trials of each kind that it is judged by, the newest
 _ERROR = 0.05  # variance of one trial's outcome: the same hyperparameters may fail once and work once
@@ -38,7 +38,7 @@ class Feasible(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         del study, trial
-        return {name: dimension.distribution() for name, dimension in self._space.items()}
+        return distributions(self._space)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -48,9 +48,9 @@ class Feasible(optuna.samplers.BaseSampler):
         proposal = self._ask(self._first, study, trial)
         known = [other for other in study.get_trials(deepcopy=False) if other.params]
         rng = np.random.default_rng(self._seed)
-        if not any(_failed(other) for other in known) or rng.random() < _UNCHECKED:
+        if not any(has_failed(other) for other in known) or rng.random() < _UNCHECKED:
             return proposal
-        with linear_algebra().limit(limits=1):
+        with one_thread():
             chances = Chances(encoding, known)
         draws: list[Callable[[], dict[str, Any]]] = [
             lambda: proposal,
@@ -85,8 +85,8 @@ class Chances:
 
     def __init__(self, encoding: Encoding, trials: Sequence[FrozenTrial]):
         self._encoding = encoding
-        failed = [trial.params for trial in trials if _failed(trial)][-_MOST:]
-        worked = [trial.params for trial in trials if trial.intermediate_values and not _failed(trial)][-_MOST:]
+        failed = [trial.params for trial in trials if has_failed(trial)][-_MOST:]
+        worked = [trial.params for trial in trials if trial.intermediate_values and not has_failed(trial)][-_MOST:]
         rows = encoding.rows([*failed, *worked])
         works = np.array([-1.0] * len(failed) + [1.0] * len(worked))
         # Far from every trial the chance is the share that worked.
@@ -101,7 +101,3 @@ class Chances:
         means, variances = self._process.predict(self._encoding.rows([params]))
         found: Array = scipy.special.ndtr((means + self._centre) / np.sqrt(variances + _ERROR))
         return float(found[0])
-
-
-def _failed(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get(OUTCOME) == "failed"

@@ -2,8 +2,7 @@
 
 After the promoting variant of ASHA, with two changes that save checkpoints: a trial that comes to a rung with the best
 value of all continues at once, since it would be resumed first; one below the middle stops, since it would hardly be
-resumed. Which paused trial promises most is told by the Gaussian process if that is the sampler (gp_curves.py), and by
-its place on its rung otherwise.
+resumed. The most promising paused trial is the one with the fewest others ahead of it where it paused.
 """
 
 from __future__ import annotations

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from tests.tuner.search.schedulers.rays_scheduler import RaysScheduler
 from tuner.search.schedulers.asha import Asha
 from tuner.search.schedulers.early_stopping import EarlyStopping, NoEarlyStopping, early_stopping
 from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective, Scheduler
 
 Direction = Literal["maximize", "minimize"]
-
-
-class RaysAsha:
-    """AsyncHyperBandScheduler behind our interface."""
-
-    def __init__(self, direction: Direction, grace_epochs: int, reduction_factor: float):
-        self._known: set[int] = set()
-        self._scheduler = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="best",
-            mode="max" if direction == "maximize" else "min",
-            max_t=10**6,
-            grace_period=grace_epochs,
-            reduction_factor=reduction_factor,
-        )
-
-    def decide(self, trial: int, epoch: int, best: float) -> bool:
-        tune_trial: Any = SimpleNamespace(trial_id=str(trial))
-        controller: Any = None
-        if trial not in self._known:
-            self._known.add(trial)
-            self._scheduler.on_trial_add(controller, tune_trial)
-        result = {"epoch": epoch, "best": best}
-        return self._scheduler.on_trial_result(controller, tune_trial, result) == TrialScheduler.STOP
 
 
 def asha(direction: Direction = "maximize", grace_epochs: int = 1, reduction_factor: float = 3.0) -> Asha:
@@ -50,7 +25,7 @@ def asha(direction: Direction = "maximize", grace_epochs: int = 1, reduction_fac
 def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, seed: int) -> None:
     draw = random.Random(f"{direction}{seed}")
     grace, factor = draw.choice([1, 2, 3, 5]), draw.choice([2, 2.5, 3, 4, 10])
-    ours, oracle = asha(direction, grace, factor), RaysAsha(direction, grace, factor)
+    ours, oracle = asha(direction, grace, factor), RaysScheduler(direction, grace, factor)
     better = max if direction == "maximize" else min
     running: dict[int, tuple[int, float]] = {}
     decided = stopped = begun = 0
@@ -63,7 +38,7 @@ def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, see
         # Few values, so that many are equal; some trials report every few epochs only.
         epoch, best = epoch + (trial % 3 or 1), better(best, round(draw.random(), 1))
         stop = ours.decide(trial, epoch, best) is Verdict.STOP
-        assert stop == oracle.decide(trial, epoch, best), (trial, epoch, best)
+        assert stop == oracle.stops(trial, epoch, best), (trial, epoch, best)
         decided += 1
         stopped += stop
         running[trial] = (epoch, best)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from tests.tuner.search.schedulers.rays_scheduler import RaysScheduler
 from tuner.search.schedulers.hyperband import Hyperband, bracket_shares
 from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import Objective
@@ -20,39 +19,13 @@ def hyperband(direction: Any = "maximize", grace_epochs: int = 3, factor: float 
     return Hyperband(Objective(metric="score", direction=direction), grace_epochs, factor, brackets)
 
 
-class RaysHyperband:
-    """AsyncHyperBandScheduler with several brackets, which draws a trial's at random: it is told ours instead."""
-
-    def __init__(self, ours: Hyperband, direction: str, grace_epochs: int, factor: float, brackets: int):
-        self._ours = ours
-        self._known: set[int] = set()
-        self._scheduler: Any = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="best",
-            mode="max" if direction == "maximize" else "min",
-            max_t=10**6,
-            grace_period=grace_epochs,
-            reduction_factor=factor,
-            brackets=brackets,
-        )
-
-    def stops(self, trial: int, epoch: int, best: float) -> bool:
-        tune_trial: Any = SimpleNamespace(trial_id=str(trial))
-        if trial not in self._known:
-            self._known.add(trial)
-            self._scheduler.on_trial_add(None, tune_trial)
-            self._scheduler._trial_info[str(trial)] = self._scheduler._brackets[self._ours.bracket(trial)]
-        result = {"epoch": epoch, "best": best}
-        return bool(self._scheduler.on_trial_result(None, tune_trial, result) == TrialScheduler.STOP)
-
-
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize("seed", range(5))
 def test_its_decisions_are_those_of_rays_brackets(direction: str, seed: int) -> None:
     draw = random.Random(f"{direction}{seed}")
     grace, factor, brackets = draw.choice([1, 2, 3]), draw.choice([2, 3, 4]), draw.choice([2, 3])
     ours = hyperband(direction, grace, factor, brackets)
-    oracle = RaysHyperband(ours, direction, grace, factor, brackets)
+    oracle = RaysScheduler(direction, grace, factor, brackets, ours.bracket)
     better = max if direction == "maximize" else min
     running: dict[int, tuple[int, float]] = {}
     stopped = begun = 0
