@@ -4,8 +4,8 @@
 
 DIR holds lcbench/ (model.onnx, encoding.json, config_space.json) and taskset/*.json, either may be missing;
 docs/search.md says where they are from. The searches are this project's own sampler and early stopping, as a study
-drives them, and Optuna's. A run ends when its workers have trained as many epochs as `--trainings` full-length trials
-take.
+drives them, Optuna's, and Syne Tune's where an interpreter of --syne-tune-python has them. A run ends when its workers
+have trained as many epochs as `--trainings` full-length trials take.
 
 Regret is that of the best value reported: 0 the best known of the task, 1 the median random setting trained to the end.
 Its interval is over tasks. Tasks on which choices were made are reported apart from the others.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.curves.comparison import figures, run_all, tasks_of
 from benchmarks.curves.methods import METHODS
+from benchmarks.curves.syne_tune_searches import SEARCHES, interpreters
 from benchmarks.report import Report, arguments
 
 
@@ -34,7 +35,11 @@ def main() -> None:
         sys.exit(f"--data: lcbench/model.onnx or taskset/*.json must be in the folder, got {options.data}")
     if options.quick:
         tasks, options.seeds, options.trainings = dict(list(tasks.items())[-2:]), min(options.seeds, 2), 3
-    runs = run_all(list(tasks), options)
+    wanted = [name for name in options.methods if name in SEARCHES]
+    found = interpreters(options.syne_tune_python) if wanted else {}
+    lacking = [name for name in wanted if name not in found]
+    options.methods = [name for name in options.methods if name not in lacking]
+    runs = run_all(list(tasks), options, found)
     report = Report(
         f"Regret after {options.trainings} full trainings, {options.workers} workers, {options.seeds} seeds"
     )
@@ -43,6 +48,9 @@ def main() -> None:
         if of_kind:
             kind = "tasks that choices were made on" if chosen_on else "held-out tasks"
             figures(report, f"{len(of_kind)} {kind}", of_kind, options, runs)
+    for name in lacking:
+        why = f"not measured, none of --syne-tune-python has Syne Tune's {SEARCHES[name].name}"
+        report.missing(f"{name}: regret", "regret", why)
     report.finish(options.json)
 
 
@@ -55,10 +63,17 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=list(METHODS),
-        default=list(METHODS),
+        choices=[*METHODS, *SEARCHES],
+        default=[*METHODS, *SEARCHES],
         metavar="NAME",
-        help=f"of {', '.join(METHODS)}; all if left out",
+        help=f"of {', '.join([*METHODS, *SEARCHES])}; all if left out",
+    )
+    parser.add_argument(
+        "--syne-tune-python",
+        nargs="+",
+        metavar="PYTHON",
+        default=[sys.executable],
+        help="interpreters that have syne-tune, each search runs in the first that has it; this one if left out",
     )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method on each task")
     parser.add_argument("--workers", type=int, default=4, help="trials that train at a time")

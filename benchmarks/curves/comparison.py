@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.curves.methods import BEFORE, METHODS, NOW, RANDOM
 from benchmarks.curves.simulation import Run, simulate
+from benchmarks.curves.syne_tune_searches import SEARCHES, syne_tune
 from benchmarks.curves.tasks import Task, load
 from benchmarks.report import Report
 
@@ -29,15 +30,18 @@ def tasks_of(folder: Path) -> dict[str, Task]:
     return {task.name: task for task in load(folder)}
 
 
-def run_all(tasks: list[str], options: argparse.Namespace) -> Runs:
-    """Every method on every task, seed by seed, in processes of their own."""
+def run_all(tasks: list[str], options: argparse.Namespace, interpreters: dict[str, str]) -> Runs:
+    """Every method on every task, seed by seed, in processes of their own.
+
+    interpreters: by name of those of Syne Tune's searches that are among the methods, one that has it.
+    """
     done = _read(options.runs) if options.runs else {}
     jobs = [(task, method, seed) for seed in range(options.seeds) for task in tasks for method in options.methods]
     # A Gaussian process's small matrices take longer on several threads.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         waiting = {
-            pool.submit(_one, options.data, *job, options.workers, options.trainings): job
+            pool.submit(_one, options.data, *job, options.workers, options.trainings, interpreters.get(job[1])): job
             for job in jobs
             if _key(*job, options.workers, options.trainings) not in done
         }
@@ -62,9 +66,13 @@ def _read(file: Path) -> dict[str, Run]:
     return {key: Run(**found) for key, found in map(json.loads, lines)}
 
 
-def _one(data: Path, task_name: str, method: str, seed: int, workers: int, trainings: float) -> Run:
+def _one(data: Path, task_name: str, method: str, seed: int, workers: int, trainings: float, python: str | None) -> Run:
     task = tasks_of(data)[task_name]
-    return simulate(task, METHODS[method](task, seed), workers, trainings * task.epochs)
+    budget = trainings * task.epochs
+    if python is None:
+        return simulate(task, METHODS[method](task, seed), workers, budget)
+    with syne_tune(task, seed, python, SEARCHES[method]) as search:
+        return simulate(task, search, workers, budget, search.cpu_seconds)
 
 
 def figures(report: Report, kind: str, tasks: list[Task], options: argparse.Namespace, runs: Runs) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -46,8 +47,10 @@ class Run:
         return next((found for spent, found in reversed(self.steps) if spent <= epochs), 1.0)
 
 
-def simulate(task: Task, method: Method, workers: int, budget: float) -> Run:
-    """budget: epochs of all workers together."""
+def simulate(
+    task: Task, method: Method, workers: int, budget: float, clock: Callable[[], float] = time.process_time
+) -> Run:
+    """budget: epochs of all workers together. clock: the CPU seconds that the method has used, from any start."""
     run, best = Run(), -math.inf
     sign = 1.0 if task.direction == "maximize" else -1.0
     curves: dict[int, Array] = {}
@@ -57,7 +60,7 @@ def simulate(task: Task, method: Method, workers: int, budget: float) -> Run:
     queue: list[tuple[float, int, int, int]] = [(0.0, worker, 0, 0) for worker in range(workers)]
     while queue[0][0] * workers <= budget:
         now, worker, trial, epoch = heapq.heappop(queue)
-        began = time.process_time()
+        began = clock()
         verdict = Verdict.STOP
         if epoch:
             value = float(curves[trial][epoch - 1])
@@ -74,7 +77,7 @@ def simulate(task: Task, method: Method, workers: int, budget: float) -> Run:
                 curves[trial] = task.curve(params)
             epoch = reached.pop(trial, 0)
             now += PAUSE_EPOCHS if epoch else 0
-        run.seconds += time.process_time() - began
+        run.seconds += clock() - began
         heapq.heappush(queue, (now + 1, worker, trial, epoch + 1))
     return run
 
