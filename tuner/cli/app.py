@@ -17,6 +17,7 @@ from tuner.cli.options import (
     DEFAULT_STORAGE,
     AddressOption,
     CsvOption,
+    EpochSecondsOption,
     JsonOption,
     MetricsOption,
     Name,
@@ -46,9 +47,15 @@ app = typer.Typer(
 
 @app.command()
 def check(
-    study_file: StudyFile, overrides: SetOption = None, name: NameOption = None, address: AddressOption = None
+    study_file: StudyFile,
+    overrides: SetOption = None,
+    name: NameOption = None,
+    storage: StorageOption = DEFAULT_STORAGE,
+    address: AddressOption = None,
+    epoch_seconds: EpochSecondsOption = None,
 ) -> None:
-    """Show what would run and what it needs, or every mistake in the file. Starts no trial."""
+    """Show what would run, what it needs and what it would take, or every mistake in the file. Starts no trial."""
+    from tuner.checks.forecast import forecast_sentences
     from tuner.driver import cluster
     from tuner.driver.run import prepare
     from tuner.spec.study_file import read_study
@@ -70,6 +77,8 @@ def check(
         problems.append(str(error))
     if problems:
         raise StudyError("\n".join(problems))
+    devices = spec.resources.devices(plan.gpus)
+    first, *others = forecast_sentences(spec, plan.slots, devices, Storage(storage), epoch_seconds)
     for title, text in [
         (
             "study",
@@ -79,6 +88,8 @@ def check(
         *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
         ("runs", str(plan)),
+        ("forecast", first),
+        *(("", sentence) for sentence in others),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
     ]:
         console.print(Text.assemble((f"{title:<16} ", "bold"), text), soft_wrap=True)

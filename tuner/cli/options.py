@@ -52,6 +52,15 @@ MetricsOption = Annotated[
     bool,
     typer.Option("--metrics", help="With --csv or --parquet: one row for each trial and epoch, with every metric."),
 ]
+EpochSecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--epoch-seconds",
+        metavar="SECONDS",
+        min=0.0,
+        help="What an epoch takes, for the forecast (default: as in a study of the storage that trains alike).",
+    ),
+]
 DEFAULT_STORAGE = "studies"
 
 

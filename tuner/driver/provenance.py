@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tuner import __version__
 from tuner.events.event import RunBegan
+from tuner.events.forecast import Forecast
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets, without_secrets_in
 
 _TIMEOUT_SECONDS = 10.0  # git may be slow in a large folder, and nvidia-smi may hang
@@ -24,7 +25,11 @@ _ASSIGNMENT = re.compile(r"(?:.*\.)?([^.=]+)=.*", re.DOTALL)
 
 
 def run_began(
-    number: int, overrides: Sequence[str], tracking_uri: str, data: Mapping[str, str] | None = None
+    number: int,
+    overrides: Sequence[str],
+    tracking_uri: str,
+    data: Mapping[str, str] | None = None,
+    forecast: Forecast | None = None,
 ) -> RunBegan:
     """The first event of a run. number: from 1. data: what the workload's `prepare` returned; None if it didn't run."""
     return RunBegan(
@@ -39,6 +44,7 @@ def run_began(
         git=git_state(Path.cwd()),
         hardware=hardware(),
         data=dict(data) if data else None,
+        forecast=forecast.to_json() if forecast else None,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from tuner.checks.forecast import earlier_study, forecast
 from tuner.checks.nodes import Nodes
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -19,6 +20,7 @@ from tuner.driver.study_run import StudyRun
 from tuner.errors import StudyError
 from tuner.events.bucket import already_running
 from tuner.events.event import RunEnded
+from tuner.events.forecast import Forecast
 from tuner.events.limits import limit_reached
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
@@ -184,13 +186,22 @@ def _start(
             _check_unchanged(record, study)
             study.write_text("study.json", to_json(spec))
             tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
-            began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None))
+            # A resume that changes nothing goes on with the forecast that the study began with.
+            expected = _forecast(spec, plan, options.storage) if overrides or not record.runs else None
+            began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None), expected)
             nodes = Nodes(spec, study) if options.address else None
             StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
         # After Ray has ended, so that neither the report nor a slow MLflow holds devices.
         write_study_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
+
+
+def _forecast(spec: StudySpec, plan: cluster.Plan, storage: Storage) -> Forecast | None:
+    """Of the whole study; None if none can be made, for which `check` gives the reason."""
+    with contextlib.suppress(StudyError):
+        return forecast(spec, plan.slots, spec.resources.devices(plan.gpus), earlier_study(spec, storage))
+    return None
 
 
 def _check_unchanged(record: StudyRecord, study: Storage) -> None:

@@ -54,6 +54,9 @@ class RunBegan:
     """Of the host: cpu, cores, memory, gpus."""
     data: dict[str, str] | None = None
     """What the workload's `prepare` says of its data, such as split and fingerprint; None if it wasn't asked."""
+    forecast: dict[str, Any] | None = None
+    """Of the whole study (tuner/events/forecast.py); None in a resume that doesn't change it, and where none can be
+    made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import json
-import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from tuner.events.event import (
     TrialRewound,
     TrialStarted,
 )
+from tuner.events.forecast import Forecast
 from tuner.events.log import EVENTS, damaged, is_running, read_events
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
@@ -104,6 +104,12 @@ class StudyRecord:
         """Nodes that the present run gives no trials, and why."""
         self.draining: dict[str, float | None] = {}
         """Nodes that will soon be gone, and when, in seconds since 1970, if that is known."""
+        self.forecast: Forecast | None = None
+        """The newest, of the whole study."""
+        self.run_seconds = 0.0
+        """How long its runs took, without the time between them; of a run that was killed, up to its last event."""
+        self.last_event = 0.0
+        """When it was, in seconds since 1970."""
         # These are kept up to date: computing them from all trials at each event would make a large study slow.
         self.leader: TrialRecord | None = None
         """The trial with the best value reported so far, even if it failed; the first of equals."""
@@ -121,6 +127,9 @@ class StudyRecord:
 
     def apply(self, event: Event) -> None:
         """Raises KeyError for an event of a trial that never started, or a report without the objective."""
+        if self.state == "running":
+            self.run_seconds += 0.0 if isinstance(event, RunBegan) else max(0.0, event.time - self.last_event)
+        self.last_event = event.time
         match event:
             case EpochReported():
                 self._report(self.trials[event.trial], event)
@@ -154,6 +163,8 @@ class StudyRecord:
         self.runs, self.state, self.reason = event.number, "running", None
         self.created = self.created or event.time
         self.tracking_uri = event.tracking_uri
+        if event.forecast is not None:
+            self.forecast = Forecast.from_json(event.forecast)
         self.left_out.clear()
         self.draining.clear()
         self._interrupt()
@@ -288,7 +299,7 @@ def load_record(storage: Storage) -> StudyRecord:
             raise damaged(storage, line, f"event {event.KIND!r} is incomplete: {error} is missing") from None
     if record.state == "running" and not is_running(storage):
         # It was killed, and couldn't write the event of its end.
-        record.apply(RunEnded(time.time(), "interrupted", "its process is gone"))
+        record.apply(RunEnded(record.last_event, "interrupted", "its process is gone"))
     return record
 
 

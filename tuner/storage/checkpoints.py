@@ -38,6 +38,16 @@ class Progress:
     best_epoch: int | None = None
 
 
+@dataclass(frozen=True)
+class CheckpointSize:
+    """In bytes."""
+
+    weights: int
+    """With all that isn't deleted when the trial ends."""
+    resume: int
+    """Of what only resuming needs; 0 if it was never written."""
+
+
 def folder_of(epoch: int) -> str:
     """The name of the folder that holds the checkpoint of an epoch."""
     return f"epoch-{epoch:06d}"
@@ -177,6 +187,16 @@ class TrialCheckpoints:
     def has(self, epoch: int) -> bool:
         """Whether the checkpoint of this epoch is kept."""
         return self._storage.read_text(f"{folder_of(epoch)}/{_REPORT}") is not None
+
+    def size(self, epoch: int) -> CheckpointSize | None:
+        """Of the checkpoint of this epoch; None if it isn't kept, or is damaged or of an older version."""
+        try:
+            files = json.loads(self._storage.read_text(f"{folder_of(epoch)}/{_FILES}") or "").items()
+            sizes = {name: int(size) for name, (size, _) in files}
+        except (ValueError, TypeError, AttributeError):
+            return None
+        resume = sum(size for name, size in sizes.items() if name.startswith(f"{_RESUME}/"))
+        return CheckpointSize(sum(sizes.values()) - resume, resume)
 
     def _names(self) -> list[str]:
         return [name for name in self._storage.names() if name.startswith("epoch-")]

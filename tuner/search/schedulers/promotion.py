@@ -25,6 +25,12 @@ class Promotion(GeometricRungs):
             return Verdict.CONTINUE
         return Verdict.STOP if best < rung.quantile(_MIDDLE) else Verdict.PAUSE
 
+    def standing(self, trial: int) -> Standing:
+        """As `standings` has it, for a trial that paused at the last rung that it has reached."""
+        rung = next(rung for rung in reversed(self._rungs) if trial in rung.arrivals)
+        there = rung.arrivals[trial]
+        return Standing(trial, there.epoch, rung.share_ahead(there.best))
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -51,4 +57,9 @@ def standings(record: StudyRecord, paused: Sequence[int]) -> list[Standing]:
         column = values[:, epochs.index(epoch)]
         ahead = np.count_nonzero(column > column[place[trial]]) / np.count_nonzero(np.isfinite(column))
         found.append(Standing(trial, epoch, float(ahead)))
-    return sorted(found, key=lambda standing: (standing.share_ahead, -standing.epoch, standing.trial))
+    return sorted(found, key=by_promise)
+
+
+def by_promise(standing: Standing) -> tuple[float, int, int]:
+    """The key that sorts the most promising first."""
+    return standing.share_ahead, -standing.epoch, standing.trial

@@ -54,6 +54,10 @@ class Rung:
         part = place - below
         return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 
+    def share_ahead(self, best: float) -> float:
+        """The share of all arrivals with a better value."""
+        return 1 - bisect.bisect_right(self._ordered, best) / len(self._ordered)
+
     def add(self, trial: int, arrival: _Arrival) -> None:
         self.arrivals[trial] = arrival
         bisect.insort(self._ordered, arrival.best)

@@ -1,0 +1,151 @@
+"""The forecast of a study: what it rests on, and what it says where something isn't known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies import study_spec
+from tests.workloads.replay import Config, write_checkpoint
+from tests.written_study import end, report, run, start, stop, write_study
+from tuner.checks.forecast import MOST_TRIALS, Earlier, earlier_study, forecast, forecast_sentences, full_length
+from tuner.errors import StudyError
+from tuner.events.forecast import Forecast, Range
+from tuner.search.schedulers.simulation import Pace
+from tuner.spec.study import StudySpec
+from tuner.storage.checkpoints import CheckpointSize, Progress, TrialCheckpoints, trial_folder
+from tuner.storage.storage import Storage
+
+ALONE = {"x": {"type": "float", "low": 0, "high": 1}}
+EVENTS = (run(), start(1, x=0.5), report(1, 1, 0.4), report(1, 2, 0.5), end(1, value=0.5), stop())
+"""A trial of two epochs, which takes three seconds of which half a one was its start."""
+
+
+def unstopped(**changes: Any) -> StudySpec:
+    return study_spec(**{"scheduler": {"name": "none"}, "fixed": {"epochs": 9}, **changes})
+
+
+def test_all_that_is_known_without_early_stopping_is_forecast_exactly() -> None:
+    earlier = Earlier("pilot", (Pace(60.0),), CheckpointSize(1000, 2000))
+    found = forecast(unstopped(), 2, 1.0, earlier)
+    assert found.trials == {9: Range(10, 10)}
+    assert found.epochs == Range(90, 90)
+    assert found.hours == Range(0.75, 0.75)
+    assert found.kept_bytes == Range(3000, 3000)
+    # Two run, each with two checkpoints to resume from and two best epochs' weights; three ended ones stay.
+    assert found.most_bytes == 2 * (2 * 3000 + 2 * 1000) + 3 * 1000
+    assert found.notes == ("an epoch takes 60 s, as in study pilot",)
+
+
+def test_a_forecast_is_the_same_each_time_and_survives_the_log() -> None:
+    spec = study_spec(budget={"trials": 60}, fixed={"epochs": 27})
+    found = forecast(spec, 4, 1.0, epoch_seconds=2.0)
+    assert found == forecast(spec, 4, 1.0, epoch_seconds=2.0)
+    assert found.epochs.low < found.epochs.high
+    assert found.hours is not None
+    assert Forecast.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("key", ["trials", "epochs", "notes"])
+def test_a_forecast_of_a_later_version_is_none(key: str) -> None:
+    found = forecast(unstopped(), 2, 1.0).to_json()
+    assert Forecast.from_json({**found, key: 3}) is None
+    assert Forecast.from_json({name: value for name, value in found.items() if name != key}) is None
+
+
+def test_what_is_not_known_is_said() -> None:
+    spec = unstopped(budget={"trials": 10, "time_seconds": 60, "stop_when": {"value": 0.9, "device_hours": 1}})
+    found = forecast(spec, 2, 1.0)
+    assert (found.hours, found.kept_bytes, found.most_bytes) == (None, None, None)
+    assert [note.partition(",")[0] for note in found.notes] == [
+        "time: unknown",
+        "disk: unknown",
+        "it may end earlier",
+    ]
+    assert found.notes[-1].endswith("by budget.time_seconds or budget.stop_when.value or budget.stop_when.device_hours")
+    known = forecast(spec, 2, 1.0, epoch_seconds=1.0)
+    assert known.notes[-1] == "it may end earlier, by budget.stop_when.value"
+
+
+def test_the_length_of_a_trial_is_the_configs_epochs_or_the_longest_that_is_sampled() -> None:
+    assert full_length(unstopped()) == (9, [])
+    assert full_length(unstopped(fixed={})) == (Config().epochs, [])
+    sampled = unstopped(fixed={}, space={**ALONE, "epochs": {"type": "choice", "choices": [4, 12, 8]}})
+    assert full_length(sampled) == (12, ["epochs is sampled: each trial counts as one of 12"])
+    assert "epochs is sampled: each trial counts as one of 12" in forecast(sampled, 1, 1.0).notes
+
+
+def test_a_workload_without_epochs_has_no_forecast_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"replay\.Config has no field `epochs`"):
+        full_length(unstopped(fixed={"epochs": 0}))
+    found = forecast_sentences(unstopped(fixed={"epochs": 0}), 1, 1.0, Storage(str(tmp_path)))
+    assert found == ["none: tests.workloads.replay.Config has no field `epochs` that says how long a trial is"]
+
+
+def test_a_study_of_too_many_trials_to_simulate_says_so() -> None:
+    with pytest.raises(StudyError, match="no forecast is made for more than 20,000 trials, got 20,001"):
+        forecast(unstopped(budget={"trials": MOST_TRIALS + 1}), 1, 1.0)
+
+
+def test_an_earlier_study_that_trains_alike_says_what_an_epoch_and_a_checkpoint_take(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert earlier_study(unstopped(), storage) is None
+    folder = write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    found = earlier_study(unstopped(), storage)
+    assert found == Earlier("pilot", (Pace(1.25, 0.5),), None)
+    trial = TrialCheckpoints(trial_folder(folder, 1))
+    trial.publish(write_checkpoint(Config(checkpoint_bytes=5000), 2), Progress(2, {}, 0.5, 2))
+    found = earlier_study(unstopped(), storage)
+    assert found is not None
+    assert found.size is not None
+    assert 5000 < found.size.weights < 7000
+    assert found.size.resume == len('{"epoch": 2}')
+    trial.strip(2)
+    assert earlier_study(unstopped(), storage) == found, "it is known after the files to resume from are gone, too"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"fixed": {"epochs": 9, "batch_size": 8}},
+        {"resources": {"cpus_per_worker": 2}},
+        {"space": {**ALONE, "batch_size": {"type": "int", "low": 1, "high": 8}}},
+        {"name": "pilot"},
+    ],
+)
+def test_a_study_that_trains_otherwise_or_is_this_one_says_nothing(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    assert earlier_study(unstopped(**other), Storage(str(tmp_path))) is None
+
+
+def test_damaged_studies_and_those_without_a_trial_are_passed_over(tmp_path: Path) -> None:
+    write_study(tmp_path, "empty", run(), stop(), space=ALONE, fixed={"epochs": 2})
+    write_study(tmp_path, "broken", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    (tmp_path / "broken" / "events.jsonl").write_text('{"event": "run"}\n')
+    write_study(tmp_path, "no_json", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    (tmp_path / "no_json" / "study.json").write_text("[1]")
+    assert earlier_study(unstopped(), Storage(str(tmp_path))) is None
+    write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    found = earlier_study(unstopped(), Storage(str(tmp_path)))
+    assert found is not None
+    assert found.name == "pilot"
+
+
+def test_a_forecast_reads_as_sentences() -> None:
+    found = forecast(unstopped(), 2, 1.0, Earlier("pilot", (Pace(60.0),), CheckpointSize(1_500_000, 2_000_000)))
+    assert found.sentences() == [
+        "trials at epoch 9: 10",
+        "90 epochs in all",
+        "45.0 minutes",
+        "4.5 MB of checkpoints at the end, at most 24.5 MB before",
+        "an epoch takes 60 s, as in study pilot",
+    ]
+    several = replace(found, trials={3: Range(60, 60), 9: Range(18, 27)}, epochs=Range(1000, 1234), hours=Range(2, 2.5))
+    assert several.sentences()[:3] == [
+        "trials at epoch 3: 60; at 9: 18 to 27",
+        "1,000 to 1,234 epochs in all",
+        "2.0 to 2.5 hours",
+    ]
