@@ -17,7 +17,7 @@ from tuner.driver import cluster
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.retention import Retention
-from tuner.driver.slots import SlotPool, tune_function
+from tuner.driver.slots import SlotPool
 from tuner.driver.tune_adapter import StepHook, TrialSource, TuneEvents, WarmFifo
 from tuner.driver.watchdog import Watchdog
 from tuner.errors import StudyError
@@ -28,6 +28,7 @@ from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
+from tuner.worker.trial_process import tune_function
 
 _MEMORY_PROBES = 3  # trials whose use of memory decides how many share a GPU
 _CAPACITY_CHECK_SECONDS = 10.0

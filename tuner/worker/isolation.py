@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import os
 import random
@@ -27,10 +28,7 @@ def isolated(seed: int, gpus: float = 0.0) -> Iterator[None]:
     restorers = [*(torch.state() if torch else ()), _environment()]
     folder = Path.cwd()
     random_state = random.getstate()
-    if gc.get_freeze_count() == 0:
-        gc.freeze()
-        # Some libraries check for leaks when Python exits, and would report frozen objects.
-        atexit.register(gc.unfreeze)
+    _freeze_imported()
     _seed(seed)
     if torch:
         torch.begin(seed, gpus)
@@ -72,6 +70,14 @@ def _torch() -> Any:
     from tuner.worker import torch_isolation
 
     return torch_isolation
+
+
+@functools.cache
+def _freeze_imported() -> None:
+    """Once a process. Asking the collector whether something is frozen would visit each object: 30 ms a trial."""
+    gc.freeze()
+    # Some libraries check for leaks when Python exits, and would report frozen objects.
+    atexit.register(gc.unfreeze)
 
 
 def _collect_garbage() -> None:
