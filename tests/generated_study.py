@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from tuner.events.forecast import Forecast, Range
 from tuner.spec.study import StudySpec, to_json
 from tuner.storage.storage import Storage
 
@@ -64,6 +65,7 @@ def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -
             "versions": {"tuner": "0"},
             "overrides": [],
             "tracking_uri": "",
+            "forecast": _forecast(trials).to_json(),
         }
     ]
     best_so_far: list[float] = []
@@ -118,6 +120,12 @@ def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -
         for number, event in enumerate(events):
             file.write(json.dumps({**event, "time": _BEGAN + 0.5 * number}) + "\n")
     return found
+
+
+def _forecast(trials: int) -> Forecast:
+    reached = {3: Range(trials, trials), EPOCHS: Range(trials // 4, trials // 2)}
+    hours = Range(1.5 * trials / 3600, 2.5 * trials / 3600)
+    return Forecast(reached, Range(4 * trials, 6 * trials), hours, notes=("an epoch takes 0.5 s, as in study lanes",))
 
 
 def _images(folder: Path, trial: int, epoch: int, value: float) -> list[str]:

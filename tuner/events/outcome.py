@@ -19,8 +19,8 @@ class Comparison:
     name: str
     forecast: str
     outcome: str
-    inside: bool | None
-    """Whether the outcome lies in the range; None if one of them isn't known."""
+    verdict: str
+    """Whether the outcome is "as forecast", "less" or "more"; empty if nothing was forecast, or more is to come."""
 
 
 def compare(record: StudyRecord, study: Storage) -> list[Comparison]:
@@ -28,18 +28,34 @@ def compare(record: StudyRecord, study: Storage) -> list[Comparison]:
     forecast = record.forecast
     if forecast is None:
         return []
-    trials = list(record.trials.values())
-    found = [
-        _compared(f"trials_at_epoch_{epoch}", f"trials that come to epoch {epoch}", reach, came, whole)
-        for epoch, reach in forecast.trials.items()
-        for came in [sum(trial.epoch >= epoch for trial in trials)]
+    epochs = [trial.epoch for trial in record.trials.values()]
+    found: list[tuple[str, str, Range | None, float, Callable[[Range], str]]] = [
+        (f"trials_at_epoch_{at}", f"trials at epoch {at}", reach, sum(epoch >= at for epoch in epochs), whole)
+        for at, reach in forecast.trials.items()
     ]
-    found.append(_compared("epochs", "epochs", forecast.epochs, sum(trial.epoch for trial in trials), whole))
-    found.append(_compared("time", "time", forecast.hours, record.run_seconds / 3600, hours))
+    found.append(("epochs", "epochs in all", forecast.epochs, sum(epochs), whole))
+    found.append(("time", "time", forecast.hours, record.run_seconds / 3600, hours))
     kept = kept_bytes(record, study)
     if kept or forecast.kept_bytes:
-        found.append(_compared("checkpoints", "checkpoints at the end", forecast.kept_bytes, kept, byte_size))
-    return found
+        found.append(("checkpoints", "checkpoints at the end", forecast.kept_bytes, kept, byte_size))
+    ended = record.state in ("finished", "failed")
+    return [_compared(key, name, reach, came, text, ended) for key, name, reach, came, text in found]
+
+
+def _compared(
+    key: str, name: str, reach: Range | None, came: float, text: Callable[[Range], str], ended: bool
+) -> Comparison:
+    outcome = text(Range(came, came))
+    if reach is None:
+        return Comparison(key, name, "unknown", outcome, "")
+    ends = [text(Range(end, end)) for end in (reach.low, reach.high)]
+    if reach.low <= came <= reach.high or outcome in ends:  # a difference that isn't shown is none
+        verdict = "as forecast"
+    elif came > reach.high:
+        verdict = "more"
+    else:
+        verdict = "less" if ended else ""
+    return Comparison(key, name, text(reach), outcome, verdict)
 
 
 def kept_bytes(record: StudyRecord, study: Storage) -> int:
@@ -47,8 +63,3 @@ def kept_bytes(record: StudyRecord, study: Storage) -> int:
     best = record.ranking()[: record.spec.checkpoints.keep]
     sizes = [TrialCheckpoints(trial_folder(study, trial.id)).size(trial.best_epoch or 0) for trial in best]
     return sum(size.weights for size in sizes if size)
-
-
-def _compared(key: str, name: str, reach: Range | None, came: float, text: Callable[[Range], str]) -> Comparison:
-    inside = reach.holds(came) if reach else None
-    return Comparison(key, name, text(reach) if reach else "unknown", text(Range(came, came)), inside)

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from tuner.display.live import format_metric
+from tuner.events.outcome import compare
 from tuner.events.state import StudyRecord, TrialState
 from tuner.report.compared_trials import compared_trials, frames, rows
 from tuner.report.failures import causes
@@ -37,6 +38,7 @@ def study_page(study: Study) -> str:
     curves, time = learning_curves(study), time_figure(study)
     hyperparameter_plots = list(hyperparameter_figures(record))
     found = compared_trials(study)
+    comparisons = compare(record, study.folder)
     parts = [
         ("winner", "Winner"),
         *([("progress", "Progress")] if progress_plots else []),
@@ -44,6 +46,7 @@ def study_page(study: Study) -> str:
         ("hyperparameters", "Hyperparameters"),
         ("failures", "Failures"),
         *([("times", "Time")] if time else []),
+        *([("forecast", "Forecast")] if comparisons else []),
         ("trials", "Trials"),
         ("again", "Run it again"),
     ]
@@ -65,6 +68,8 @@ def study_page(study: Study) -> str:
         least_trials=LEAST_TRIALS,
         causes=causes(record.trials[id] for id in sorted(record.trials)),
         time=time,
+        comparisons=comparisons,
+        forecast_notes=record.forecast.notes if record.forecast else (),
         table=trial_table(record),
         states=sorted({trial.state for trial in record.trials.values()}),
         command=command(record),

@@ -189,11 +189,11 @@ class TrialCheckpoints:
         return self._storage.read_text(f"{folder_of(epoch)}/{_REPORT}") is not None
 
     def size(self, epoch: int) -> CheckpointSize | None:
-        """Of the checkpoint of this epoch; None if it isn't kept, or is damaged or of an older version."""
+        """Of the checkpoint of this epoch; None if it isn't kept, can't be read or is of an older version."""
         try:
             files = json.loads(self._storage.read_text(f"{folder_of(epoch)}/{_FILES}") or "").items()
             sizes = {name: int(size) for name, (size, _) in files}
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, StudyError):
             return None
         resume = sum(size for name, size in sizes.items() if name.startswith(f"{_RESUME}/"))
         return CheckpointSize(sum(sizes.values()) - resume, resume)

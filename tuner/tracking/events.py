@@ -24,15 +24,17 @@ from tuner.events.event import (
     TrialRewound,
     TrialStarted,
 )
+from tuner.events.outcome import compare
 from tuner.events.state import StudyRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.address import HIDDEN, is_secret_name
+from tuner.storage.storage import Storage
 from tuner.tracking.batch import Batch, BatchWriter
 from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.experiment_page import ExperimentPage
 from tuner.tracking.images import ImageUploader
 from tuner.tracking.names import best_metric, fit_param, logarithm_of
-from tuner.tracking.provenance import provenance_files, provenance_tags
+from tuner.tracking.provenance import forecast_tags, outcome_tags, provenance_files, provenance_tags
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
@@ -55,16 +57,17 @@ class EventWriter:
     def __init__(
         self,
         record: StudyRecord,
+        study: Storage,
         runs: Runs,
         images: ImageUploader,
         state: TrackingState,
         on_accepted: Callable[[], None],
     ):
-        """record: the study's state before the first event that is written.
+        """record: the study's state before the first event that is written. study: its folder.
 
         on_accepted: called after each call that MLflow accepted.
         """
-        self._record, self._spec = record, record.spec
+        self._record, self._spec, self._study = record, record.spec, study
         self._runs, self._images, self._state, self._on_accepted = runs, images, state, on_accepted
         self._sender = BatchWriter(runs, state, on_accepted)
         self._page = ExperimentPage(record.spec, runs, state, on_accepted)
@@ -140,7 +143,7 @@ class EventWriter:
         objective, batch = self._spec.objective, self._batches[None]
         batch.params |= {"objective": f"{objective.direction} {objective.metric}"}
         batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
-        batch.tags |= provenance_tags(event)
+        batch.tags |= provenance_tags(event) | forecast_tags(compare(self._record, self._study))
         files = provenance_files(self._spec, event)
         self._images.log_files(self._runs, self._runs.of(None, event.time), files)
 
@@ -217,6 +220,7 @@ class EventWriter:
             self._change(child, "a trial", partial(self._interrupt, child))
         tags = self._batches[None].tags
         tags["tuner.state"] = event.state
+        tags |= outcome_tags(compare(self._record, self._study))
         if event.reason or self._record.runs > 1:
             # Of an earlier run's end too, MLflow has a reason, which is no longer true.
             tags["tuner.reason"] = event.reason or ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuner.events.event import RunBegan
+from tuner.events.outcome import Comparison
 from tuner.spec.study import StudySpec
 from tuner.spec.toml import study_toml
 from tuner.storage.address import HIDDEN, is_secret_name, without_secrets_in
@@ -20,6 +23,16 @@ def provenance_tags(event: RunBegan) -> dict[str, str]:
     prefix = "tuner." if event.number == 1 else f"tuner.resume_{event.number - 1}."
     tags = {f"{prefix}{name}": value for name, value in facts.items() if value}
     return tags if event.number > 1 else {**tags, **_known_to_mlflow(event)}
+
+
+def forecast_tags(rows: Sequence[Comparison]) -> dict[str, str]:
+    """What the study was forecast to take."""
+    return {f"tuner.forecast.{row.key}": row.forecast for row in rows}
+
+
+def outcome_tags(rows: Sequence[Comparison]) -> dict[str, str]:
+    """What it came to."""
+    return {f"tuner.outcome.{row.key}": row.outcome for row in rows}
 
 
 def _known_to_mlflow(event: RunBegan) -> dict[str, str]:

@@ -196,7 +196,9 @@ class Tracker(threading.Thread):
         if duplicates or parent is None or self._state.parent not in (None, parent):
             # Of a run and its duplicate each may lack what the other got; a new database lacks everything.
             self._state.reset()
-        self._writer = EventWriter(self._sent_record(), self._runs, self._images, self._state, self._call_accepted)
+        self._writer = EventWriter(
+            self._sent_record(), self._study, self._runs, self._images, self._state, self._call_accepted
+        )
         return self._writer
 
     def _sent_record(self) -> StudyRecord:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.studies import study_spec
+from tests.tuner.search.test_pairs import EPOCHS, replayed
 from tests.workloads.replay import Config, write_checkpoint
 from tests.written_study import end, report, run, start, stop, write_study
 from tuner.checks.forecast import MOST_TRIALS, Earlier, earlier_study, forecast, forecast_sentences, full_length
@@ -54,6 +55,22 @@ def test_a_forecast_of_a_later_version_is_none(key: str) -> None:
     found = forecast(unstopped(), 2, 1.0).to_json()
     assert Forecast.from_json({**found, key: 3}) is None
     assert Forecast.from_json({name: value for name, value in found.items() if name != key}) is None
+
+
+@pytest.mark.parametrize("sampler", ["random", "gp_curves"])
+@pytest.mark.parametrize("scheduler", ["asha", "promotion", "hyperband", "median", "none"])
+def test_of_ten_replayed_studies_at_least_seven_come_to_what_is_forecast(sampler: str, scheduler: str) -> None:
+    inside = []
+    for seed in range(10):
+        spec = study_spec(
+            search={"sampler": sampler, "seed": seed},
+            scheduler={"name": scheduler},
+            budget={"trials": 24},
+            fixed={"epochs": EPOCHS},
+        )
+        record = replayed(spec)
+        inside.append(forecast(spec, 3, 1.0).epochs.holds(sum(trial.epoch for trial in record.trials.values())))
+    assert sum(inside) >= 7, inside
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -14,6 +14,7 @@ import pytest
 import tuner
 from tests.written_study import ROADS, Line, end, report, run, start, stop, write_mask, write_study
 from tuner.errors import StudyError
+from tuner.events.forecast import Forecast, Range
 from tuner.report.failures import causes
 from tuner.report.figures.progress import progress
 from tuner.report.figures.time_spent import time_parts
@@ -258,3 +259,13 @@ def test_a_trial_that_is_all_but_as_good_as_the_best_has_a_line_of_a_colour_that
     ends = [end(trial, value=value) for trial, value in values.items()]
     page = page_of(tmp_path, *some_trials(10), *lines, *ends)
     assert "parallel" in page.figures
+
+
+def test_the_forecast_stands_beside_the_outcome(tmp_path: Path) -> None:
+    forecast = Forecast({2: Range(3, 5)}, Range(1, 4), notes=("time: unknown, <b>",)).to_json()
+    page = page_of(tmp_path, {**run(), "forecast": forecast}, *ROADS[1:], stop())
+    assert "#forecast" in [link.get("href") for link in page.all("a")]
+    rows = page.text[page.text.index("Forecast and outcome") :].split("\n")
+    assert rows[1:4] == ["", "forecastoutcome", "trials at epoch 23 to 52less"], rows[:6]
+    assert "time: unknown, <b>." in page.text
+    assert "Forecast" not in page_of(tmp_path, *ROADS, stop()).text

@@ -15,6 +15,7 @@ from tests.tracked_study import TrackedStudy, lines
 from tuner.cli.app import app
 from tuner.driver.provenance import run_began
 from tuner.events.event import to_line
+from tuner.events.forecast import Forecast, Range
 from tuner.spec.study import to_json
 from tuner.spec.study_file import check_study
 from tuner.tracking.experiment_page import NOTE
@@ -28,6 +29,7 @@ BEGAN = {
     "data": {"split": "9 train, 3 val", "fingerprint": "roads-0123"},
     "versions": {"tuner": "1", "fcn-tuner": "1", "python": "3.11.7", "ray": "2.60.0", "numpy": "2.4.0"},
     "overrides": ["budget.trials=9"],
+    "forecast": Forecast({3: Range(2, 3)}, Range(8, 12), notes=("time: unknown",)).to_json(),
 }
 
 
@@ -58,6 +60,11 @@ def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: Tracke
         "tuner.hardware.cpu": "fast",
         "tuner.data.fingerprint": "roads-0123",
         "tuner.data.split": "9 train, 3 val",
+        "tuner.forecast.trials_at_epoch_3": "2 to 3",
+        "tuner.forecast.epochs": "8 to 12",
+        "tuner.forecast.time": "unknown",
+        "tuner.outcome.trials_at_epoch_3": "3",
+        "tuner.outcome.epochs": "9",
         "tuner.version.ray": "2.60.0",
         "tuner.winner": "trial 1",
         "tuner.winner.run_id": study.tracker.runs["1"] if study.tracker else "",
