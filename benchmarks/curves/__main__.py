@@ -14,6 +14,7 @@ Its interval is over tasks. Tasks on which choices were made are reported apart 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--syne-tune-python",
+        type=_interpreter,
         nargs="+",
         metavar="PYTHON",
         default=[sys.executable],
@@ -86,6 +88,14 @@ def _arguments() -> argparse.ArgumentParser:
         help="a line here for each run that is done; those that it has already aren't run again",
     )
     return parser
+
+
+def _interpreter(path: str) -> str:
+    if shutil.which(path) is None:
+        raise argparse.ArgumentTypeError(
+            f"must be a Python interpreter, got {path}: docs/search.md says how to make one"
+        )
+    return path
 
 
 if __name__ == "__main__":
