@@ -23,7 +23,7 @@ from fcn.model.precision import autocast, log_new_warnings, precision_of, shown_
 from fcn.model.pretrained import fetch_weights, missing_layer_warnings
 from fcn.training.epoch import BatchLosses, EpochTrainer
 from fcn.training.snapshot import Snapshot
-from fcn.training.state import RunState
+from fcn.training.state import RunState, checkpoint_bytes
 
 # Called on every rank after each epoch, with the epoch's metrics by name and, on rank 0 only, the snapshot that its
 # checkpoint can be written from. It may raise SystemExit to end the run.
@@ -41,6 +41,7 @@ class Prepared:
     metrics: tuple[str, ...]  # names of the metrics that train() will report
     warnings: tuple[str, ...] = ()  # sentences for a person: on the data, the weights, this machine's precision
     data: Mapping[str, str] = field(default_factory=dict)  # identifies the pixels and the split: fingerprint, counts
+    checkpoint_bytes: tuple[int, int] | None = None  # of its weights, and of what only resuming needs
 
 
 def prepare(
@@ -71,7 +72,8 @@ def prepare(
     if config.compile:
         metrics.append("time/compile_seconds")
     data = {"summary": summary, "fingerprint": cache.path.name, "split": splits, **dataset.split_facts()}
-    return Prepared(summary, tuple(metrics), warnings + shown_warnings(precision), data)
+    size = checkpoint_bytes(config, len(dataset.classes))
+    return Prepared(summary, tuple(metrics), warnings + shown_warnings(precision), data, size)
 
 
 def train(

@@ -11,9 +11,9 @@ from fcn.config import Config
 from fcn.errors import InputError
 from fcn.memory import initial_micro_batch
 from fcn.model import checkpoint
-from fcn.model.fcn8s import Architecture, FCN8s, build_model
+from fcn.model.fcn8s import Architecture, FCN8s, build_model, model_on_meta
 from fcn.model.precision import set_precision
-from fcn.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from fcn.training.optimizer import build_optimizer, bytes_to_allocate, optimizer_state, restore_optimizer
 
 
 @dataclass
@@ -100,3 +100,11 @@ def _check_same_network(loaded: checkpoint.Checkpoint, config: Config, classes: 
             raise InputError(
                 f"resume: {loaded.directory} has {name} = {value}, got {wanted[name]}: keep it, or start a new run"
             )
+
+
+def checkpoint_bytes(config: Config, classes: int) -> tuple[int, int]:
+    """Bytes of the weights in a run's checkpoint, and of the optimizer's state, which only resuming needs."""
+    model = model_on_meta(config, classes)
+    model.freeze(config.freeze)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return weights, bytes_to_allocate(build_optimizer(model, config))

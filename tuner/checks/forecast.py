@@ -18,6 +18,7 @@ from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
 from tuner.search.schedulers.simulation import Pace, Simulated, simulate
 from tuner.spec.study import StudySpec
 from tuner.spec.study_file import first_config
+from tuner.spec.workload import Prepared
 from tuner.storage.checkpoints import CheckpointSize, TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 
@@ -53,12 +54,13 @@ def forecast(
     slots: int,
     devices: float,
     earlier: Earlier | None = None,
+    size: CheckpointSize | None = None,
     epoch_seconds: float | None = None,
 ) -> Forecast:
     """Raises StudyError with the reason if none can be made.
 
-    slots: trials at a time, each of which holds so many devices. epoch_seconds: what an epoch takes; None to take it
-    from the earlier study.
+    slots: trials at a time, each of which holds so many devices. size: of a checkpoint, as the workload says; None to
+    take it from the earlier study. epoch_seconds: what an epoch takes; None to take it from the earlier study.
     """
     length, notes = full_length(spec)
     if spec.budget.trials > MOST_TRIALS:
@@ -66,7 +68,7 @@ def forecast(
     paces = [Pace(epoch_seconds)] if epoch_seconds else earlier.paces if earlier else None
     runs = max(1, min(_RUNS, _SIMULATED_TRIALS // spec.budget.trials))
     simulated = [simulate(spec, length, slots, devices, paces, seed) for seed in range(runs)]
-    size = earlier.size if earlier else None
+    size = size or (earlier.size if earlier else None)
     kept = min(spec.checkpoints.keep, spec.budget.trials) * size.weights if size else None
     return Forecast(
         {epoch: _range([run.reached[epoch] for run in simulated]) for epoch in simulated[0].reached},
@@ -74,18 +76,30 @@ def forecast(
         _hours([run.seconds for run in simulated]) if paces else None,
         Range(kept, kept) if kept is not None else None,
         _most_bytes(spec, slots, simulated, size) if size else None,
-        (*notes, *_notes(spec, earlier, epoch_seconds)),
+        (*notes, *_notes(spec, earlier, size, epoch_seconds)),
     )
 
 
 def forecast_sentences(
-    spec: StudySpec, slots: int, devices: float, storage: Storage, epoch_seconds: float | None = None
+    spec: StudySpec,
+    slots: int,
+    devices: float,
+    storage: Storage,
+    prepared: Prepared,
+    epoch_seconds: float | None = None,
 ) -> list[str]:
     """The forecast for a person, a line each, or why there is none."""
     try:
-        return forecast(spec, slots, devices, earlier_study(spec, storage), epoch_seconds).sentences()
+        earlier = earlier_study(spec, storage)
+        return forecast(spec, slots, devices, earlier, checkpoint_size(prepared), epoch_seconds).sentences()
     except StudyError as error:
         return [f"none: {error}"]
+
+
+def checkpoint_size(prepared: Prepared) -> CheckpointSize | None:
+    """Of the config that was prepared; None if the workload doesn't say."""
+    size = getattr(prepared, "checkpoint_bytes", None)
+    return CheckpointSize(*size) if size else None
 
 
 def full_length(spec: StudySpec) -> tuple[int, list[str]]:
@@ -155,7 +169,9 @@ def _hours(seconds: Sequence[float]) -> Range:
     return Range(float(low), float(high))
 
 
-def _notes(spec: StudySpec, earlier: Earlier | None, epoch_seconds: float | None) -> Iterator[str]:
+def _notes(
+    spec: StudySpec, earlier: Earlier | None, size: CheckpointSize | None, epoch_seconds: float | None
+) -> Iterator[str]:
     limits, known = spec.budget.stop_when, earlier is not None or epoch_seconds is not None
     if epoch_seconds is not None:
         yield f"an epoch takes {epoch_seconds:g} s, as --epoch-seconds says"
@@ -164,7 +180,7 @@ def _notes(spec: StudySpec, earlier: Earlier | None, epoch_seconds: float | None
         yield f"an epoch takes {typical:.2g} s, as in study {earlier.name}"
     else:
         yield "time: unknown, since no study of this storage trains alike; --epoch-seconds gives what an epoch takes"
-    if earlier is None or earlier.size is None:
+    if size is None:
         yield "disk: unknown, since no study of this storage has checkpoints like these"
     unseen = ["value"] if limits.value is not None else []
     if not known:

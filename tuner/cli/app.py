@@ -78,7 +78,7 @@ def check(
     if problems:
         raise StudyError("\n".join(problems))
     devices = spec.resources.devices(plan.gpus)
-    first, *others = forecast_sentences(spec, plan.slots, devices, Storage(storage), epoch_seconds)
+    first, *others = forecast_sentences(spec, plan.slots, devices, Storage(storage), prepared, epoch_seconds)
     for title, text in [
         (
             "study",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from tuner.checks.forecast import earlier_study, forecast
+from tuner.checks.forecast import checkpoint_size, earlier_study, forecast
 from tuner.checks.nodes import Nodes
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -187,7 +187,7 @@ def _start(
             study.write_text("study.json", to_json(spec))
             tracker = TrackingProcess(spec, study, journal.path, tracking_uri)
             # A resume that changes nothing goes on with the forecast that the study began with.
-            expected = _forecast(spec, plan, options.storage) if overrides or not record.runs else None
+            expected = _forecast(spec, plan, options.storage, prepared) if overrides or not record.runs else None
             began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None), expected)
             nodes = Nodes(spec, study) if options.address else None
             StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
@@ -197,10 +197,11 @@ def _start(
     return record
 
 
-def _forecast(spec: StudySpec, plan: cluster.Plan, storage: Storage) -> Forecast | None:
+def _forecast(spec: StudySpec, plan: cluster.Plan, storage: Storage, prepared: workloads.Prepared) -> Forecast | None:
     """Of the whole study; None if none can be made, for which `check` gives the reason."""
     with contextlib.suppress(StudyError):
-        return forecast(spec, plan.slots, spec.resources.devices(plan.gpus), earlier_study(spec, storage))
+        earlier, devices = earlier_study(spec, storage), spec.resources.devices(plan.gpus)
+        return forecast(spec, plan.slots, devices, earlier, checkpoint_size(prepared))
     return None
 
 

@@ -66,8 +66,9 @@ class Prepared(Protocol):
     def metrics(self) -> tuple[str, ...]:
         """The names that `train` will report."""
 
-    # Optional: `warnings`, a tuple of sentences for the user; and `data`, strings by name that identify the data (its
-    # split, its fingerprint), which MLflow shows.
+    # Optional: `warnings`, a tuple of sentences for the user; `data`, strings by name that identify the data (its
+    # split, its fingerprint), which MLflow shows; and `checkpoint_bytes`, two numbers, of a checkpoint's weights and of
+    # what only resuming needs, for the forecast.
 
 
 class Format(Protocol):

@@ -120,3 +120,22 @@ def test_the_frames_that_are_shown_are_of_the_first_ranks_share(
     }
     assert 1 <= len(shown) <= config.masks
     assert shown <= share
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"optimizer": "sgd"}, {"freeze": "pool4"}])
+def test_prepare_says_how_large_a_checkpoint_will_be(config: Config, tmp_path: Path, changes: dict[str, str]) -> None:
+    config = Config(**{**config.model_dump(), "epochs": 1, **changes})
+
+    def report(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        assert snapshot is not None
+        snapshot.copy(resume=True).write(tmp_path / "it")
+
+    prepared = fcn.prepare(config)
+    fcn.train(config, report=report, device=CPU)
+    weights = load_file(tmp_path / "it" / "weights.safetensors")
+    state = checkpoint.load_trainer_state(tmp_path / "it", CPU)["optimizer"]
+    moments = [part for parts in state.values() for part in parts.values() if part.dim()]
+    assert prepared.checkpoint_bytes == (
+        sum(tensor.nbytes for tensor in weights.values()),
+        sum(tensor.nbytes for tensor in moments),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,17 @@ import pytest
 
 from tests.studies import study_spec
 from tests.tuner.search.test_pairs import EPOCHS, replayed
-from tests.workloads.replay import Config, write_checkpoint
+from tests.workloads.replay import Config, Prepared, write_checkpoint
 from tests.written_study import end, report, run, start, stop, write_study
-from tuner.checks.forecast import MOST_TRIALS, Earlier, earlier_study, forecast, forecast_sentences, full_length
+from tuner.checks.forecast import (
+    MOST_TRIALS,
+    Earlier,
+    checkpoint_size,
+    earlier_study,
+    forecast,
+    forecast_sentences,
+    full_length,
+)
 from tuner.errors import StudyError
 from tuner.events.forecast import Forecast, Range
 from tuner.search.schedulers.simulation import Pace
@@ -39,6 +47,18 @@ def test_all_that_is_known_without_early_stopping_is_forecast_exactly() -> None:
     # Two run, each with two checkpoints to resume from and two best epochs' weights; three ended ones stay.
     assert found.most_bytes == 2 * (2 * 3000 + 2 * 1000) + 3 * 1000
     assert found.notes == ("an epoch takes 60 s, as in study pilot",)
+
+
+def test_a_workload_may_say_itself_how_large_its_checkpoints_are() -> None:
+    @dataclass(frozen=True)
+    class Sized(Prepared):
+        checkpoint_bytes: tuple[int, int] = (1000, 2000)
+
+    assert checkpoint_size(Prepared()) is None
+    earlier = Earlier("pilot", (Pace(60.0),), CheckpointSize(10, 20))
+    found = forecast(unstopped(), 2, 1.0, earlier, checkpoint_size(Sized()))
+    assert found.kept_bytes == Range(3000, 3000)
+    assert not [note for note in forecast(unstopped(), 2, 1.0, None, CheckpointSize(1, 2)).notes if "disk" in note]
 
 
 def test_a_forecast_is_the_same_each_time_and_survives_the_log() -> None:
@@ -98,7 +118,7 @@ def test_the_length_of_a_trial_is_the_configs_epochs_or_the_longest_that_is_samp
 def test_a_workload_without_epochs_has_no_forecast_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"replay\.Config has no field `epochs`"):
         full_length(unstopped(fixed={"epochs": 0}))
-    found = forecast_sentences(unstopped(fixed={"epochs": 0}), 1, 1.0, Storage(str(tmp_path)))
+    found = forecast_sentences(unstopped(fixed={"epochs": 0}), 1, 1.0, Storage(str(tmp_path)), Prepared())
     assert found == ["none: tests.workloads.replay.Config has no field `epochs` that says how long a trial is"]
 
 
