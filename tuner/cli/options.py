@@ -57,7 +57,7 @@ EpochSecondsOption = Annotated[
     typer.Option(
         "--epoch-seconds",
         metavar="SECONDS",
-        min=0.0,
+        min=1e-3,
         help="What an epoch takes, for the forecast (default: as in a study of the storage that trains alike).",
     ),
 ]

@@ -144,6 +144,16 @@ def test_a_missing_workload_is_reported(tuner: Command, file: Path) -> None:
     assert "workload: a Python package" in refused(tuner("check", file, "--set", "workload=nowhere"))
 
 
+def test_check_forecasts_what_the_study_takes(tuner: Command, file: Path) -> None:
+    status, out, _ = tuner("check", file, "--set", "scheduler.name=none", "--epoch-seconds", "60")
+    assert status == 0
+    forecast = [line.strip() for line in out[out.index("forecast") :].split("\n")]
+    assert forecast[0].removeprefix("forecast").strip() == "trials at epoch 3: 2"
+    assert forecast[1] == "6 epochs in all"
+    assert "an epoch takes 60 s, as --epoch-seconds says" in forecast
+    assert tuner("check", file, "--epoch-seconds", "0")[0] == 2
+
+
 def test_check_reports_all_problems_beside_the_file_at_once(tuner: Command, file: Path) -> None:
     sets = ["--set", "resources.gpus_per_worker=64", "--set", "fixed.missing_data=true"]
     assert refused(tuner("check", file, *sets)).count("error: ") == 2
