@@ -58,10 +58,12 @@ def check(
     from tuner.checks.forecast import forecast_sentences
     from tuner.driver import cluster
     from tuner.driver.run import prepare
+    from tuner.search.earlier_studies import taken
     from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
     problems = []
+    found = []
     console = _console()
     try:
         if address is None:
@@ -73,6 +75,10 @@ def check(
         problems.append(str(error))
     try:
         prepared = prepare(spec)
+    except StudyError as error:
+        problems.append(str(error))
+    try:
+        found = taken(spec, Storage(storage))
     except StudyError as error:
         problems.append(str(error))
     if problems:
@@ -87,6 +93,7 @@ def check(
         ("data", prepared.summary),
         *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
+        *(("first trial", str(each)) for each in found),
         ("runs", str(plan)),
         ("forecast", first),
         *(("", sentence) for sentence in others),

@@ -25,6 +25,7 @@ from tuner.events.limits import limit_reached
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
 from tuner.report import REPORT
+from tuner.search.earlier_studies import Taken, taken, with_first_trials
 from tuner.spec import workload as workloads
 from tuner.spec.study import StudySpec, to_json
 from tuner.spec.study_file import first_config, override_study
@@ -77,10 +78,18 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
         )
     _check_shared(options)
     options.storage.check_writable()
+    spec = with_first_trials(spec, _take_from_studies(spec, options.storage, console))
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
     check_tracking_uri(tracking_uri)
     return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
+
+
+def _take_from_studies(spec: StudySpec, storage: Storage, console: Console) -> list[Taken]:
+    found = taken(spec, storage)
+    for each in found:
+        _print_line(console, f"{spec.name}: a first trial is {each}")
+    return found
 
 
 def resume(name: str, options: Options, overrides: list[str], console: Console) -> StudyRecord:
@@ -97,6 +106,11 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
         for key in ("id", "name", "workload", "objective"):
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: can't be changed when a study is resumed; start another study with --name")
+        if spec.search.from_studies != record.spec.search.from_studies:
+            raise StudyError(
+                "search.from_studies: is read when a study begins, and can't be changed when it is resumed; start "
+                "another study with --name, or add first_trials"
+            )
     tracking_uri = options.tracking_uri or record.tracking_uri or default_tracking_uri(options.storage)
     if HIDDEN in tracking_uri:
         raise StudyError("--tracking-uri: the address's password isn't stored; give the whole address again")

@@ -37,6 +37,8 @@ class Objective(_Table):
 class Search(_Table):
     sampler: Literal["gp_curves", "tpe", "gp", "nsga2", "random", "qmc", "grid"] = "gp_curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
+    from_studies: tuple[str, ...] = ()
+    """Studies of the same storage whose best settings are this one's first trials (search/earlier_studies.py)."""
 
 
 class Scheduler(_Table):

@@ -1,0 +1,106 @@
+"""`search.from_studies`: a study's first trials are settings that were good in earlier studies.
+
+They are chosen when the study begins, and are written into its own study.json: later the other studies may change or
+be deleted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from tuner.errors import StudyError
+from tuner.events.state import StudyRecord, load_record
+from tuner.search.encoding import Encoding
+from tuner.spec.space import Dimension, Scalar
+from tuner.spec.study import StudySpec
+from tuner.spec.validation_errors import nearest
+from tuner.storage.storage import Storage
+
+MOST = 5
+"""How many are taken in all: each costs a training where the other studies say nothing of this one."""
+_TOO_NEAR = 0.1  # of a range, or of its logarithm: settings that differ by less in everything tell the same
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A setting of an earlier study."""
+
+    study: str
+    trial: int
+    params: dict[str, Scalar]
+    """What of the trial's hyperparameters lies in this study's space; the sampler draws the others."""
+
+    def __str__(self) -> str:
+        values = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self.params.items()
+        )
+        return f"trial {self.trial} of {self.study}: {values}"
+
+
+def taken(spec: StudySpec, storage: Storage) -> list[Taken]:
+    """The settings that a new study takes: the best of each named study, then the second best of each, and so on.
+
+    Ranks are compared and not values, which mean something else on other data. Raises StudyError if a study isn't in
+    the storage, is of another objective, or has nothing that this one can take.
+    """
+    return choose([(name, _record(name, spec, storage)) for name in spec.search.from_studies], spec)
+
+
+def choose(studies: list[tuple[str, StudyRecord]], spec: StudySpec) -> list[Taken]:
+    """As `taken`, of these studies."""
+    rankings = [_fitting(name, record, spec) for name, record in studies]
+    encoding = Encoding(spec.space)
+    known = [encoding.rows([dict(params)])[0] for params in spec.first_trials]
+    found: list[Taken] = []
+    for candidate in (each for rank in zip_longest(*rankings) for each in rank if each is not None):
+        row = encoding.rows([candidate.params])[0]
+        if len(found) < MOST and all(np.abs(row - other).max() >= _TOO_NEAR for other in known):
+            found.append(candidate)
+            known.append(row)
+    return found
+
+
+def with_first_trials(spec: StudySpec, found: list[Taken]) -> StudySpec:
+    """The study with these settings after the first trials of its file."""
+    firsts = spec.first_trials + tuple(each.params for each in found)
+    return spec.model_copy(update={"first_trials": firsts[: spec.budget.trials]})
+
+
+def _record(name: str, spec: StudySpec, storage: Storage) -> StudyRecord:
+    known = [other for other in storage.names() if other != spec.name and storage.exists(f"{other}/study.json")]
+    if name not in known:
+        raise StudyError(
+            f"search.from_studies: a study in {storage.uri} is needed, got {name!r}{nearest(name, known)}; "
+            "`python -m tuner list` shows what there is"
+        )
+    return load_record(storage / name)
+
+
+def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[Taken]:
+    """What can be taken of a study, best first. Raises StudyError if that is nothing."""
+    other = record.spec
+    if (other.workload, other.objective) != (spec.workload, spec.objective):
+        raise StudyError(
+            f"search.from_studies: {name} must be a study of {_aim(spec)}, got one of {_aim(other)}; remove it"
+        )
+    if not record.ranking():
+        raise StudyError(f"search.from_studies: {name} has no trial that ended without failing; remove it")
+    fitting = [Taken(name, trial.id, _cut(trial.params, spec.space)) for trial in record.ranking()]
+    if not any(each.params for each in fitting):
+        raise StudyError(
+            f"search.from_studies: {name} has no hyperparameter whose values lie in this space; it samples "
+            f"{', '.join(other.space)}; remove it"
+        )
+    return [each for each in fitting if each.params]
+
+
+def _cut(params: dict[str, Scalar], space: dict[str, Dimension]) -> dict[str, Scalar]:
+    return {name: value for name, value in params.items() if name in space and space[name].contains(value)}
+
+
+def _aim(spec: StudySpec) -> str:
+    return f"{spec.workload} that is to {spec.objective.direction} {spec.objective.metric}"
