@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import pytest
 from benchmarks.curves.comparison import figures
 from benchmarks.curves.methods import METHODS
 from benchmarks.curves.simulation import PAUSE_EPOCHS, Ending, Run, simulate
-from benchmarks.curves.tasks import Array, Params, load, regret
+from benchmarks.curves.tasks import Array, Params, Task, load, regret
 from benchmarks.report import Report
 from tuner.search.schedulers.rungs import Verdict
 
@@ -23,6 +24,7 @@ class Slope:
     """Curves that rise by x an epoch; the best known is x = 1 at the end. x below 0.1 fails at the second epoch."""
 
     name, epochs, chosen_on = "slope", 9, False
+    others: Sequence[Task] = ()
     direction: Literal["maximize", "minimize"] = "maximize"
     space: dict[str, dict[str, Any]] = {"x": {"type": "float", "low": 0.0, "high": 1.0}}  # noqa: RUF012
     best_and_median = (9.0, 4.5)

@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 import venv
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import pytest
 from benchmarks.curves import __main__ as benchmark
 from benchmarks.curves.simulation import Ending, Method, simulate
 from benchmarks.curves.syne_tune_searches import SEARCHES, interpreters, syne_tune
-from benchmarks.curves.tasks import Array, Params
+from benchmarks.curves.tasks import Array, Params, Task
 from tuner.search.schedulers.rungs import Verdict
 
 
@@ -26,6 +27,7 @@ class Bowl:
 
     name, epochs, chosen_on, best_and_median = "bowl", 9, False, (0.0, 1.0)
     direction: Literal["maximize", "minimize"]
+    others: Sequence[Task] = ()
     space: dict[str, dict[str, Any]] = {  # noqa: RUF012
         "x": {"type": "float", "low": 0.0, "high": 1.0},
         "n": {"type": "int", "low": 1, "high": 1000, "log": True},

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.curves.simulation import Ending, Method
+from benchmarks.curves.simulation import Ending, Method, simulate
 from benchmarks.curves.tasks import Params, Task
 from tuner.events.event import EpochReported, TrialEnded, TrialPaused, TrialStarted
 from tuner.events.state import StudyRecord
+from tuner.search.earlier_studies import choose, with_first_trials
 from tuner.search.sampler import Sampler, value_for_sampler
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.rungs import Verdict
@@ -19,40 +20,49 @@ from tuner.spec.space import sample
 from tuner.spec.study import StudySpec
 
 _TRIALS = 20_000  # more than any budget of epochs here holds
+_EARLIER, _EARLIER_WORKERS, _EARLIER_TRAININGS = 4, 4, 25
 _ASHA = {"name": "asha", "grace_epochs": 3}
 
 
 class ThisProject:
     """The sampler and the early stopping of a study, over a study's record."""
 
-    def __init__(self, task: Task, seed: int, scheduler: dict[str, Any], sampler: str | None = None):
-        """sampler: the default one if left out."""
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        scheduler: dict[str, Any],
+        sampler: str | None = None,
+        earlier: Sequence[tuple[str, StudyRecord]] = (),
+    ):
+        """sampler: the default one if left out. earlier: studies that first trials are taken from."""
         spec = _study(task, {"seed": seed} | ({"sampler": sampler} if sampler else {}), scheduler)
-        self._record, self._events = StudyRecord(spec), 0
-        self._sampler = Sampler(self._record)
+        spec = with_first_trials(spec, choose(earlier, spec))
+        self.record, self._events = StudyRecord(spec), 0
+        self._sampler = Sampler(self.record)
         self._early_stopping = early_stopping(spec.objective, spec.scheduler)
 
     def next(self) -> tuple[int, Params]:
         proposal = self._sampler.ask()
         self._early_stopping.resume(proposal.trial)
-        self._record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
+        self.record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
         return proposal.trial, proposal.params
 
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
-        self._record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
-        best = self._record.trials[trial].value
+        self.record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
+        best = self.record.trials[trial].value
         assert best is not None
         verdict = self._early_stopping.decide(trial, epoch, best)
         if verdict is Verdict.PAUSE:
-            self._record.apply(TrialPaused(self._time(), trial))
+            self.record.apply(TrialPaused(self._time(), trial))
             self._sampler.pause(trial)
             for surplus in self._sampler.surplus_paused():
                 self.end(surplus, "stopped")
         return verdict
 
     def end(self, trial: int, state: Ending) -> None:
-        known = self._record.trials[trial]
-        self._record.apply(TrialEnded(self._time(), trial, known.value, known.best_epoch, state, None))
+        known = self.record.trials[trial]
+        self.record.apply(TrialEnded(self._time(), trial, known.value, known.best_epoch, state, None))
         self._sampler.tell(trial, value_for_sampler(known))
 
     def _time(self) -> float:
@@ -135,6 +145,24 @@ class TpeOnRungs:
         del trial, state
 
 
+def _warm(task: Task, seed: int) -> ThisProject:
+    """The default search after studies of four other tasks."""
+    earlier = [(other.name, _studied(other, seed)) for other in task.others[:_EARLIER]]
+    return ThisProject(task, seed, {}, earlier=earlier)
+
+
+_earlier_records: dict[tuple[str, int], StudyRecord] = {}
+
+
+def _studied(task: Task, seed: int) -> StudyRecord:
+    """A study of the default search, run once a process."""
+    if (task.name, seed) not in _earlier_records:
+        method = ThisProject(task, seed, {})
+        simulate(task, method, _EARLIER_WORKERS, _EARLIER_TRAININGS * task.epochs)
+        _earlier_records[task.name, seed] = method.record
+    return _earlier_records[task.name, seed]
+
+
 def _study(task: Task, search: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None) -> StudySpec:
     return StudySpec.model_validate(
         {
@@ -162,4 +190,5 @@ METHODS: dict[str, Callable[[Task, int], Method]] = {
     "hyperband": lambda task, seed: ThisProject(task, seed, {"name": "hyperband"}),
     "median": lambda task, seed: ThisProject(task, seed, {"name": "median"}),
     NOW: lambda task, seed: ThisProject(task, seed, {}),
+    "warm": _warm,
 }

@@ -45,6 +45,8 @@ class Task(Protocol):
     epochs: int
     chosen_on: bool
     """Whether the search's own numbers were settled on it."""
+    others: Sequence[Task]
+    """Those of the same kind, the next ones first."""
 
     def curve(self, params: Params) -> Array:
         """The objective's value after each epoch (epochs,); a trial fails at the first that isn't finite."""
@@ -63,6 +65,7 @@ class LCBench:
     def __init__(self, session: Any, name: str, code: int, chosen_on: bool):
         """session: of the surrogate. code: the data set's among its inputs."""
         self.name, self.chosen_on = f"lcbench/{name}", chosen_on
+        self.others: Sequence[Task] = ()
         self._session, self._code = session, code
 
     def curve(self, params: Params) -> Array:
@@ -105,6 +108,7 @@ class Taskset:
         table = json.loads(file.read_text(encoding="utf-8"))
         settings = [_reparametrised(entry["hp"]) for entry in table]
         self.name, self.chosen_on = f"taskset/{file.stem}", chosen_on
+        self.others: Sequence[Task] = ()
         self.space = {name: _range([setting[name] for setting in settings]) for name in settings[0]}
         self._places = np.array([_place(self.space, setting) for setting in settings])
         self._curves = np.array([entry["valid"]["loss"] for entry in table], dtype=np.float64)
@@ -126,11 +130,15 @@ def load(folder: Path) -> list[Task]:
 
     Choices are made on every second one, from the first on, in the order of encoding.json and of the file names.
     """
-    tasks: list[Task] = []
+    lcbench: list[Task] = []
     if (folder / "lcbench" / "model.onnx").exists():
-        tasks += _lcbench(folder / "lcbench")
-    tasks += [Taskset(file, place % 2 == 0) for place, file in enumerate(sorted((folder / "taskset").glob("*.json")))]
-    return tasks
+        lcbench += _lcbench(folder / "lcbench")
+    files = sorted((folder / "taskset").glob("*.json"))
+    taskset: list[Task] = [Taskset(file, place % 2 == 0) for place, file in enumerate(files)]
+    for kind in (lcbench, taskset):
+        for place, task in enumerate(kind):
+            task.others = kind[place + 1 :] + kind[:place]
+    return lcbench + taskset
 
 
 def _lcbench(folder: Path) -> list[LCBench]:

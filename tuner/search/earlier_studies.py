@@ -6,6 +6,7 @@ be deleted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -50,7 +51,7 @@ def taken(spec: StudySpec, storage: Storage) -> list[Taken]:
     return choose([(name, _record(name, spec, storage)) for name in spec.search.from_studies], spec)
 
 
-def choose(studies: list[tuple[str, StudyRecord]], spec: StudySpec) -> list[Taken]:
+def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[Taken]:
     """As `taken`, of these studies."""
     rankings = [_fitting(name, record, spec) for name, record in studies]
     encoding = Encoding(spec.space)
