@@ -20,8 +20,8 @@ from tuner.spec.study import StudySpec
 from tuner.spec.validation_errors import nearest
 from tuner.storage.storage import Storage
 
-MOST = 5
-"""How many are taken in all: each costs a training where the other studies say nothing of this one."""
+# How many are taken in all: each costs a training where the other studies say nothing of this one.
+_MOST, _LEAST_BUDGET = 5, 3  # trials; trials of the budget for each
 _TOO_NEAR = 0.1  # of a range, or of its logarithm: settings that differ by less in everything tell the same
 
 
@@ -56,10 +56,11 @@ def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[
     rankings = [_fitting(name, record, spec) for name, record in studies]
     encoding = Encoding(spec.space)
     known = [encoding.rows([dict(params)])[0] for params in spec.first_trials]
+    most = min(_MOST, spec.budget.trials // _LEAST_BUDGET)
     found: list[Taken] = []
     for candidate in (each for rank in zip_longest(*rankings) for each in rank if each is not None):
         row = encoding.rows([candidate.params])[0]
-        if len(found) < MOST and all(np.abs(row - other).max() >= _TOO_NEAR for other in known):
+        if len(found) < most and all(np.abs(row - other).max() >= _TOO_NEAR for other in known):
             found.append(candidate)
             known.append(row)
     return found
@@ -67,8 +68,7 @@ def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[
 
 def with_first_trials(spec: StudySpec, found: list[Taken]) -> StudySpec:
     """The study with these settings after the first trials of its file."""
-    firsts = spec.first_trials + tuple(each.params for each in found)
-    return spec.model_copy(update={"first_trials": firsts[: spec.budget.trials]})
+    return spec.model_copy(update={"first_trials": spec.first_trials + tuple(each.params for each in found)})
 
 
 def _record(name: str, spec: StudySpec, storage: Storage) -> StudyRecord:

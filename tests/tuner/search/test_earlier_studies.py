@@ -26,7 +26,7 @@ def write(storage: Path, name: str, trials: list[tuple[dict[str, Any], float]], 
 
 
 def first_trials(storage: Path, *names: str, **changes: Any) -> list[tuple[str, int, dict[str, Any]]]:
-    spec = study_spec(search={"from_studies": names}, **changes)
+    spec = study_spec(**{"budget": {"trials": 15}, "search": {"from_studies": names}, **changes})
     return [(each.study, each.trial, each.params) for each in taken(spec, Storage(str(storage)))]
 
 
@@ -53,12 +53,17 @@ def test_settings_near_one_that_is_taken_are_left_out(tmp_path: Path) -> None:
     assert first_trials(tmp_path, "a", first_trials=[{"x": 0.25}]) == [("a", 1, {"x": 0.5})]
 
 
-def test_no_more_than_five_are_taken_and_no_more_than_the_budget_has_trials(tmp_path: Path) -> None:
+def test_no_more_than_five_are_taken_and_no_more_than_a_third_of_the_budget(tmp_path: Path) -> None:
     write(tmp_path, "a", [({"x": number / 8}, number) for number in range(9)])
     assert [trial for _, trial, _ in first_trials(tmp_path, "a")] == [9, 8, 7, 6, 5]
-    spec = study_spec(search={"from_studies": ["a"]}, first_trials=[{"x": 0.05}], budget={"trials": 3})
+    assert [trial for _, trial, _ in first_trials(tmp_path, "a", budget={"trials": 8})] == [9, 8]
+
+
+def test_they_come_after_the_first_trials_of_the_study_file(tmp_path: Path) -> None:
+    write(tmp_path, "a", [({"x": 0.875}, 1)])
+    spec = study_spec(search={"from_studies": ["a"]}, first_trials=[{"x": 0.05}])
     firsts = with_first_trials(spec, taken(spec, Storage(str(tmp_path)))).first_trials
-    assert firsts == ({"x": 0.05}, {"x": 1.0}, {"x": 0.875})
+    assert firsts == ({"x": 0.05}, {"x": 0.875})
 
 
 def test_hyperparameters_that_are_not_in_this_space_are_left_to_the_sampler(tmp_path: Path) -> None:
