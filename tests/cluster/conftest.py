@@ -44,11 +44,27 @@ class OnPrem:
     start_worker: list[str]
     """The cluster file's commands that start Ray on a worker, where RAY_HEAD_IP is the head's address."""
 
-    def up(self) -> None:
-        """`ray up`, which brings a cluster up or brings up again what is down, and both workers."""
+    def up(self, free: float | None = 2) -> None:
+        """`ray up`, which brings a cluster up or brings up again what is down, until both workers are there.
+
+        free: how many of their two CPUs are free then; None if a study uses them.
+        """
         with contextlib.chdir(ROOT / "deploy"):  # it copies the folder that it is run in
             self.ray("up", "--yes", "--no-config-cache", self.file)
-        wait_for(lambda: self.cpus() == (2.0, 2.0), seconds=600, about=self.cpus)
+        wait_for(lambda: self._is_up(free), seconds=600, about=self.cpus)
+
+    def _is_up(self, free: float | None) -> bool:
+        found = self.cpus()
+        return found is not None and found[1] == 2 and free in (None, found[0])
+
+    def join(self, host: Host, address: str | None = None) -> None:
+        """Add a machine to the cluster, as a person does. address: the one that Ray is given, if not the machine's."""
+        token = self.head.run("bash", "-c", "cat ~/.ray/auth_token").strip()
+        host.run("bash", "-c", f"umask 077; mkdir -p ~/.ray; printf %s {token} >~/.ray/auth_token")
+        for command in [self.install, *self.start_worker]:
+            if address is not None:
+                command = re.sub(r"--node-ip-address=.*", f"--node-ip-address={address}", command)
+            host.run("env", f"RAY_HEAD_IP={self.head.address}", "bash", "-c", command)
 
     def cpus(self) -> tuple[float, float] | None:
         """How many CPUs are free, and how many there are; None while Ray isn't up.

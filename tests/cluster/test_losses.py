@@ -1,10 +1,12 @@
-"""What a study on hosts survives: a worker host drained, lost, or late; the process that runs it killed."""
+"""What a study on hosts survives: a worker drained, cut off, lost, or late; its process, its head or all killed."""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.hosts, pytest.m
 MLFLOW = "http://127.0.0.1:5000"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 EPOCHS = 12
+DESTRUCTIONS = 3
 WITH_TOKEN = ["env", "RAY_AUTH_MODE=token"]
 
 
@@ -120,14 +123,6 @@ def drain(on_prem: OnPrem, host: Host) -> None:
     on_prem.head.run(*WITH_TOKEN, *RAY, "drain-node", *node, *why, "--deadline-remaining-seconds", "300")
 
 
-def join(on_prem: OnPrem, host: Host) -> None:
-    """A machine that a person adds to a cluster that is up."""
-    token = on_prem.head.run("bash", "-c", "cat ~/.ray/auth_token").strip()
-    host.run("bash", "-c", f"umask 077; mkdir -p ~/.ray; printf %s {token} >~/.ray/auth_token")
-    for command in [on_prem.install, *on_prem.start_worker]:
-        host.run("env", f"RAY_HEAD_IP={on_prem.head.address}", "bash", "-c", command)
-
-
 def test_a_drained_host_s_trials_move_and_one_that_joins_late_takes_trials(
     on_prem: OnPrem, hosts: Network, study: Study
 ) -> None:
@@ -140,7 +135,7 @@ def test_a_drained_host_s_trials_move_and_one_that_joins_late_takes_trials(
     assert study.count("back") == 0, "nothing was trained twice"
     going.lose()
     on_prem.workers[0] = late
-    join(on_prem, late)
+    on_prem.join(late)
     wait_for(lambda: late.name in study.hosts(), 300, study.logs)
     study.check_whole()
     assert f"node {going.name} ({going.address}) will be gone in " in study.logs()
@@ -155,7 +150,7 @@ def test_a_lost_host_is_named_and_its_trials_start_again_elsewhere(
     gone.lose()
     wait_for(lambda: study.count("lost") == 1, 180, study.logs)
     on_prem.workers[1] = hosts.add()
-    join(on_prem, on_prem.workers[1])
+    on_prem.join(on_prem.workers[1])
     study.check_whole()
     assert f"node {gone.name} ({gone.address}) was lost, where trial " in study.logs()
 
@@ -171,5 +166,52 @@ def test_a_study_whose_process_was_killed_goes_on_by_the_same_command(on_prem: O
     wait_for(study.both_train, 300, study.logs)
     kill(on_prem.head, lambda command: " -m tuner run" in command)
     wait_for(lambda: "failed" in study.status(), 180, study.status)
+    study.submit()
+    study.check_whole()
+
+
+def test_a_study_goes_on_by_the_same_command_when_the_head_was_lost_and_is_up_again(
+    on_prem: OnPrem, study: Study
+) -> None:
+    study.submit()
+    wait_for(study.both_train, 300, study.logs)
+    kill(on_prem.head, lambda command: True)
+    on_prem.up()
+    study.submit()
+    study.check_whole()
+
+
+def test_a_cable_that_is_out_for_20_seconds_delays_a_study_and_no_more(on_prem: OnPrem, study: Study) -> None:
+    study.submit()
+    wait_for(study.both_train, 300, study.logs)
+    on_prem.workers[0].cut()
+    time.sleep(20)
+    on_prem.workers[0].mend()
+    study.check_whole()
+    assert study.count("lost") == study.count("back") == 0, study.logs()
+
+
+def test_a_host_whose_cable_is_out_for_two_minutes_is_lost_and_the_next_ray_up_brings_it_back(
+    on_prem: OnPrem, study: Study
+) -> None:
+    study.submit()
+    wait_for(study.both_train, 300, study.logs)
+    gone = on_prem.workers[0]
+    gone.cut()
+    time.sleep(120)
+    assert f"node {gone.name} ({gone.address}) was lost, where trial " in study.logs()
+    gone.mend()
+    on_prem.up(free=None)
+    study.check_whole()
+
+
+def test_a_cluster_that_is_destroyed_again_and_again_finishes_its_study(on_prem: OnPrem, study: Study) -> None:
+    moments = random.Random(0)
+    for _ in range(DESTRUCTIONS):
+        study.submit()
+        time.sleep(moments.uniform(0, 40))
+        for host in (on_prem.head, *on_prem.workers):
+            kill(host, lambda command: True)
+        on_prem.up()
     study.submit()
     study.check_whole()
