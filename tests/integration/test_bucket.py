@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flaky_proxy import Way, flaky_proxy
 from tests.integration.study_process import ROOT, running
 from tests.studies import write_study
 from tests.waiting import wait_for
@@ -58,3 +59,21 @@ def test_a_study_in_a_bucket_is_stopped_gone_on_with_and_exported(
     assert done.returncode == 0, done.stderr
     best = json.loads(done.stdout)
     assert best["rescored"] == best["value"] == max(trial.value or 0 for trial in found.trials.values())
+
+
+@pytest.mark.parametrize("way", ["500", "drop", "cut", "slow"])
+def test_a_study_in_a_bucket_that_fails_at_a_tenth_of_the_requests_loses_nothing(
+    tmp_path: Path, storage: Path, bucket: str, shared_ray: str, way: Way
+) -> None:
+    file = write_study(tmp_path / "far.toml", budget={"trials": 2}, scheduler={"name": "none"}, fixed={"epochs": 4})
+    with flaky_proxy(f"http://{bucket}", way, lambda number, _: number % 10 == 0) as proxy:
+        uri = bucket_uri(proxy.address.removeprefix("http://"), f"{tmp_path.name}-{way}")
+        tracking = f"sqlite:///{storage / 'mlflow.db'}"
+        with running("run", file, "--storage", uri, "--tracking-uri", tracking, "--address", shared_ray) as process:
+            assert process.wait() == 0, process.output
+    assert proxy.failed, "the bucket has failed"
+    found = load_record(Storage(bucket_uri(bucket, f"{tmp_path.name}-{way}")) / "far")
+    assert [trial.state for trial in found.trials.values()] == ["finished"] * 2, process.output
+    for trial in found.trials.values():
+        config = Config(x=trial.params["x"], epochs=4)
+        assert trial.curve == [(epoch, score(config, epoch)) for epoch in range(1, 5)]
