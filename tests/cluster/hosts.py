@@ -5,7 +5,7 @@ bridge in a namespace of its own too. No namespace has a name, and this machine'
 test runs can have hosts of the same addresses at once; all of it goes with the process that made it, kill -9 included.
 
 Files are this machine's, but for what a host has of its own: its home folder, which starts as a copy of this machine's
-without what Ray and MLflow keep there, /tmp/ray and /dev/shm. They are in memory, and gone when the host is lost.
+without what Ray and MLflow keep there and without shell settings, /tmp/ray and /dev/shm. They are in memory, and gone when the host is lost.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Host:
             "mkdir /dev/shm/a /dev/shm/b",
             _overlay("/dev/shm", str(Path.home())),
             "rm -rf ~/.ray ~/mlflow.db ~/mlflow-artifacts ~/fcn-tuner ~/fcn-tuner-env",
+            ": >~/.bashrc",
             f"mount --bind {shlex.quote(str(network.names))} /etc/hosts",
             f"hostname {self.name}",
             "ip link set lo up",
