@@ -4,8 +4,9 @@ A host is a process in network, process, mount and host name namespaces of its o
 bridge in a namespace of its own too. No namespace has a name, and this machine's network isn't touched: any number of
 test runs can have hosts of the same addresses at once; all of it goes with the process that made it, kill -9 included.
 
-Files are this machine's, but for what a host has of its own: its home folder, which starts as a copy of this machine's
-without what Ray and MLflow keep there and without shell settings, /tmp/ray and /dev/shm. They are in memory, and gone when the host is lost.
+Files are this machine's, but for what a host has of its own: /tmp/ray, /dev/shm, and its home folder, which starts as a
+copy of this machine's without what Ray and MLflow keep there and without what its shells run. They are in memory, and
+gone when the host is lost.
 """
 
 from __future__ import annotations
