@@ -44,18 +44,17 @@ class OnPrem:
     start_worker: list[str]
     """The cluster file's commands that start Ray on a worker, where RAY_HEAD_IP is the head's address."""
 
-    def up(self, free: float | None = 2) -> None:
-        """`ray up`, which brings a cluster up or brings up again what is down, until both workers are there.
+    def up(self) -> None:
+        """`ray up`, which brings a cluster up or brings up again what is down, until the workers of today are there.
 
-        free: how many of their two CPUs are free then; None if a study uses them.
+        It starts Ray on the head anew.
         """
+        config = yaml.safe_load(self.file.read_text(encoding="utf-8"))
+        config["provider"]["worker_ips"] = [worker.address for worker in self.workers]
+        self.file.write_text(yaml.safe_dump(config, sort_keys=False))
         with contextlib.chdir(ROOT / "deploy"):  # it copies the folder that it is run in
             self.ray("up", "--yes", "--no-config-cache", self.file)
-        wait_for(lambda: self._is_up(free), seconds=600, about=self.cpus)
-
-    def _is_up(self, free: float | None) -> bool:
-        found = self.cpus()
-        return found is not None and found[1] == 2 and free in (None, found[0])
+        wait_for(lambda: self.cpus() == (2.0, 2.0), seconds=600, about=self.cpus)
 
     def join(self, host: Host, address: str | None = None) -> None:
         """Add a machine to the cluster, as a person does. address: the one that Ray is given, if not the machine's."""

@@ -191,7 +191,7 @@ def test_a_cable_that_is_out_for_20_seconds_delays_a_study_and_no_more(on_prem: 
     assert study.count("lost") == study.count("back") == 0, study.logs()
 
 
-def test_a_host_whose_cable_is_out_for_two_minutes_is_lost_and_the_next_ray_up_brings_it_back(
+def test_a_host_whose_cable_is_out_for_two_minutes_is_lost_and_takes_trials_when_it_has_joined_again(
     on_prem: OnPrem, study: Study
 ) -> None:
     study.submit()
@@ -201,7 +201,7 @@ def test_a_host_whose_cable_is_out_for_two_minutes_is_lost_and_the_next_ray_up_b
     time.sleep(120)
     assert f"node {gone.name} ({gone.address}) was lost, where trial " in study.logs()
     gone.mend()
-    on_prem.up(free=None)
+    on_prem.join(gone)
     study.check_whole()
 
 
