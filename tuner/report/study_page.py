@@ -17,6 +17,7 @@ from tuner.report.figures.progress import progress, progress_figures
 from tuner.report.figures.time_spent import time_figure
 from tuner.report.html import render
 from tuner.report.reproduction import command, origin, study_file
+from tuner.report.rungs import rungs
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
 from tuner.storage.address import HIDDEN
@@ -38,11 +39,12 @@ def study_page(study: Study) -> str:
     curves, time = learning_curves(study), time_figure(study)
     hyperparameter_plots = list(hyperparameter_figures(record))
     found = compared_trials(study)
-    comparisons = compare(record, study.folder)
+    comparisons, early = compare(record, study.folder), rungs(record)
     parts = [
         ("winner", "Winner"),
         *([("progress", "Progress")] if progress_plots else []),
         *([("learning", "Learning")] if curves else []),
+        *([("rungs", "Early stopping")] if early else []),
         ("hyperparameters", "Hyperparameters"),
         ("failures", "Failures"),
         *([("times", "Time")] if time else []),
@@ -69,6 +71,8 @@ def study_page(study: Study) -> str:
         causes=causes(record.trials[id] for id in sorted(record.trials)),
         time=time,
         comparisons=comparisons,
+        rungs=early,
+        stops_early=study.spec.scheduler.name != "none",
         forecast_notes=record.forecast.notes if record.forecast else (),
         table=trial_table(record),
         states=sorted({trial.state for trial in record.trials.values()}),
