@@ -19,8 +19,12 @@ _LIBRARIES = ("python", "tuner", "ray", "torch", "optuna", "mlflow", "numpy")
 
 
 def study_file(spec: StudySpec) -> str:
-    """The study as TOML, with the secrets in its addresses, and in fields such as `token` or `password`, replaced."""
-    return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed)})))
+    """The study as TOML, with the secrets in its addresses, and in fields such as `token` or `password`, replaced.
+
+    What it took from other studies is among its first trials, so that it needs them no more.
+    """
+    search = spec.search.model_copy(update={"from_studies": ()})
+    return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed), "search": search})))
 
 
 def _hidden(table: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +50,8 @@ def command(record: StudyRecord) -> str | None:
     if active != set(params) or not all(spec.space[name].contains(value) for name, value in params.items()):
         return None
     changes = ["budget.trials=1", "scheduler.name=none", f"first_trials={toml([params])}"]
+    if spec.search.from_studies:
+        changes.append("search.from_studies=[]")
     options = " ".join(f"--set {shlex.quote(change)}" for change in changes)
     return f"python -m tuner run {spec.name}.toml --name {spec.name[:90]}-winner {options}"
 

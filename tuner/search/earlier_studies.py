@@ -72,7 +72,9 @@ def with_first_trials(spec: StudySpec, found: list[Taken]) -> StudySpec:
 
 
 def _record(name: str, spec: StudySpec, storage: Storage) -> StudyRecord:
-    known = [other for other in storage.names() if other != spec.name and storage.exists(f"{other}/study.json")]
+    if name == spec.name:
+        raise StudyError(f"search.from_studies: an earlier study is needed, got {name!r}, which is this one; remove it")
+    known = [other for other in storage.names() if storage.exists(f"{other}/study.json")]
     if name not in known:
         raise StudyError(
             f"search.from_studies: a study in {storage.uri} is needed, got {name!r}{nearest(name, known)}; "
@@ -100,7 +102,13 @@ def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[Taken]:
 
 
 def _cut(params: dict[str, Scalar], space: dict[str, Dimension]) -> dict[str, Scalar]:
-    return {name: value for name, value in params.items() if name in space and space[name].contains(value)}
+    """The hyperparameters that lie in the space. One that it doesn't sample beside these is left out too."""
+    found = {name: value for name, value in params.items() if name in space and space[name].contains(value)}
+    return {
+        name: value
+        for name, value in found.items()
+        if all(found[parent] in allowed for parent, allowed in space[name].when.items() if parent in found)
+    }
 
 
 def _aim(spec: StudySpec) -> str:

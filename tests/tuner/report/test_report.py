@@ -189,6 +189,15 @@ def test_the_command_trains_the_winners_hyperparameters_and_nothing_else(tmp_pat
     assert (spec.budget.trials, spec.scheduler.name) == (1, "none")
 
 
+def test_the_study_file_and_the_command_need_no_studies_that_this_one_took_trials_from(tmp_path: Path) -> None:
+    write_study(tmp_path, "roads", *ROADS, first_trials=[{"x": 0.125}], search={"from_studies": ["gone"]})
+    study = tuner.load("roads", tmp_path)
+    (tmp_path / "roads.toml").write_text(study_file(study.spec), encoding="utf-8")
+    spec = read_study(tmp_path / "roads.toml", [], None)
+    assert (spec.first_trials, spec.search.from_studies) == (({"x": 0.125},), ())
+    assert "--set 'search.from_studies=[]'" in (command(study.record) or "")
+
+
 def test_the_page_says_what_the_study_began_with(tmp_path: Path) -> None:
     packages = {"python": "3.11.7", "tuner": "0.1", "ray": "2.60.0", "zipp": "9"}
     known = {"git": {"commit": "c0ffee", "tree": "clean"}, "hardware": {"cpu": "fast"}, "command": "tuner run a&b.toml"}

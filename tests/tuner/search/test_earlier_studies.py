@@ -93,11 +93,25 @@ def test_hyperparameters_that_are_not_in_this_space_are_left_to_the_sampler(tmp_
     ]
 
 
+def test_a_hyperparameter_that_the_rest_of_the_setting_rules_out_is_left_out(tmp_path: Path) -> None:
+    space: dict[str, dict[str, Any]] = {
+        "optimizer": {"type": "choice", "choices": ["adam", "sgd"]},
+        "momentum": {"type": "float", "low": 0.0, "high": 0.9},
+    }
+    trials = [({"optimizer": "adam", "momentum": 0.1}, 0.9), ({"optimizer": "sgd", "momentum": 0.8}, 0.8)]
+    write(tmp_path, "a", trials, space=space)
+    conditional = {**space, "momentum": {**space["momentum"], "when": {"optimizer": ["sgd"]}}}
+    assert first_trials(tmp_path, "a", space=conditional) == [
+        ("a", 1, {"optimizer": "adam"}),
+        ("a", 2, {"optimizer": "sgd", "momentum": 0.8}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "changes", "said"),
     [
         (["roads"], {}, "a study in .* is needed, got 'roads'; did you mean road\\?"),
-        (["s"], {}, "a study in .* is needed, got 's'"),
+        (["s"], {}, "an earlier study is needed, got 's', which is this one; remove it"),
         (
             ["road"],
             {"objective": {"metric": "loss"}},
