@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tuner.events.state import StudyRecord
+from tuner.spec.study import StopWhen
+
+_NO_LIMITS = StopWhen()
 
 
 class Limit(NamedTuple):
@@ -22,6 +25,8 @@ def limit_reached(record: StudyRecord, now: float) -> Limit | None:
     now: seconds since 1970, up to which running trials have held their devices.
     """
     stop_when, objective = record.spec.budget.stop_when, record.spec.objective
+    if stop_when == _NO_LIMITS:  # at each report: looking through the running trials would take longer than the rest
+        return None
     best = record.best_value
     if stop_when.value is not None and best is not None and not objective.better(stop_when.value, best):
         return Limit("value", f"{objective.metric} has reached {best:g} (budget.stop_when.value = {stop_when.value:g})")

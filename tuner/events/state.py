@@ -244,6 +244,8 @@ class StudyRecord:
     @property
     def best_value(self) -> float | None:
         """The best value of the trials that can win, and of those that may yet: running, paused or interrupted."""
+        if self.leader is not None and self.leader.state != "failed":
+            return self.leader.value
         best: float | None = None
         for trial in [*self._ranking[:1], *list(self._open.values())]:
             if trial.value is not None and self.spec.objective.better(trial.value, best):
