@@ -56,13 +56,11 @@ class OnPrem:
             self.ray("up", "--yes", "--no-config-cache", self.file)
         wait_for(lambda: self.cpus() == (2.0, 2.0), seconds=600, about=self.cpus)
 
-    def join(self, host: Host, address: str | None = None) -> None:
-        """Add a machine to the cluster, as a person does. address: the one that Ray is given, if not the machine's."""
+    def join(self, host: Host) -> None:
+        """Add a machine to the cluster, as a person does."""
         token = self.head.run("bash", "-c", "cat ~/.ray/auth_token").strip()
         host.run("bash", "-c", f"umask 077; mkdir -p ~/.ray; printf %s {token} >~/.ray/auth_token")
         for command in [self.install, *self.start_worker]:
-            if address is not None:
-                command = re.sub(r"--node-ip-address=.*", f"--node-ip-address={address}", command)
             host.run("env", f"RAY_HEAD_IP={self.head.address}", "bash", "-c", command)
 
     def cpus(self) -> tuple[float, float] | None:

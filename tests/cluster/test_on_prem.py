@@ -123,19 +123,3 @@ def test_ranks_on_two_hosts_report_what_one_process_would(on_prem: OnPrem, proje
         if event["event"] == "report":
             truth = score(Config(x=x[event["trial"]], epochs=3), event["epoch"])
             assert event["metrics"]["score"] == truth
-
-
-def test_a_host_that_ray_knows_by_a_loopback_address_gets_no_trials_and_is_named(
-    on_prem: OnPrem, hosts: Network, project: Path
-) -> None:
-    wrong = hosts.add()
-    on_prem.join(wrong, address="127.0.0.1")
-    at: list[str | Path] = ["--cluster", on_prem.file]
-    submit = ["submit", study_file(project, "loopback", trials=4, epochs=2), *at, "--storage", on_prem.storage]
-    on_prem.tuner(*submit, "--tracking-uri", MLFLOW)
-    wait_for(lambda: len(on_prem.ended("loopback")) == 4, 300, lambda: on_prem.events("loopback"))
-    [left_out] = [event for event in on_prem.events("loopback") if event["event"] == "left_out"]
-    assert left_out["node"] == f"{wrong.name} (127.0.0.1)"
-    assert "start its Ray with --node-ip-address=ADDRESS" in left_out["reason"]
-    assert trained_on(wrong) == 0
-    wrong.lose()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import pickle
 import secrets
 import socket
@@ -23,7 +22,6 @@ from tuner.storage.storage import Storage
 from tuner.worker.messages import Action
 
 _POLL_SECONDS = 2.0
-_LOOPBACK = "other nodes can't reach its address: start its Ray with --node-ip-address=ADDRESS"
 
 
 class Placement(NamedTuple):
@@ -38,7 +36,7 @@ class Placement(NamedTuple):
 class _Node:
     id: str
     name: str
-    check: Any = None
+    check: Any
     """Ray's reference to the check's result; None if there is no check to wait for."""
     problem: str | None = None
     draining: bool = False
@@ -55,7 +53,6 @@ class Nodes:
         self._polled_at = -_POLL_SECONDS
         # The driver's own node, which needs no check.
         self._own_node: str = ray.get_runtime_context().get_node_id()
-        self._own_is_loopback = _is_loopback(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         token = secrets.token_hex(16)
         study.write_text(node_check.MARKER, token)
         self._expected = node_check.software(spec.workload)
@@ -89,12 +86,8 @@ class Nodes:
         for id, found in alive.items():
             # A head without CPUs and GPUs gets no trials, so it needs no data.
             if id not in self._nodes and (found["Resources"].get("CPU") or found["Resources"].get("GPU")):
-                node = self._nodes[id] = _Node(id, _name(found))
-                if _is_loopback(found["NodeManagerAddress"]) and not self._own_is_loopback:
-                    node.problem = _LOOPBACK
-                    events.append(NodeLeftOut(time.time(), node.name, _LOOPBACK))
-                elif id != self._own_node and id not in draining:
-                    node.check = self._check(id)
+                check = None if id == self._own_node or id in draining else self._check(id)
+                self._nodes[id] = _Node(id, f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})", check)
         for node in self._nodes.values():
             if node.id in draining and not node.draining and not node.gone:
                 node.draining = True
@@ -151,14 +144,6 @@ class Nodes:
 def this_machine(nodes: tuple[str, ...]) -> Placement:
     """The placement where the study started its own Ray: on this machine, which needs no check."""
     return Placement(Action.CONTINUE, (socket.gethostname(),) * len(nodes))
-
-
-def _name(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback
 
 
 def _result(check: Any) -> str | None:
