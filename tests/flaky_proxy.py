@@ -18,9 +18,10 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class FlakyProxy(ThreadingHTTPServer):
-    """Way "500": answers 500 in the server's place. Way "drop": the server does the work, its answer is dropped.
+    """Fails at some requests, in one of four ways.
 
-    Way "cut": of its answer the first half arrives. Way "slow": it arrives after half a second.
+    500: answers with status 500 in the server's place. drop: the server does the work, and its answer is dropped.
+    cut: the first half of its answer arrives. slow: its answer arrives after half a second.
     """
 
     daemon_threads = True

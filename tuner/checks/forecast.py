@@ -6,14 +6,17 @@ import contextlib
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tuner.errors import StudyError
+from tuner.events.event import EpochReported, Event, TrialStarted
 from tuner.events.forecast import Forecast, Range
+from tuner.events.log import read_events
 from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
 from tuner.search.schedulers.simulation import Pace, Simulated, simulate
 from tuner.spec.study import StudySpec
@@ -35,17 +38,29 @@ class Earlier:
     size: CheckpointSize | None
 
 
+def study_forecast(
+    spec: StudySpec,
+    slots: int,
+    devices: float,
+    storage: Storage,
+    prepared: Prepared,
+    epoch_seconds: float | None = None,
+) -> Forecast:
+    """As `forecast`, with what an earlier study of the storage and the workload say."""
+    return forecast(spec, slots, devices, earlier_study(spec, storage), checkpoint_size(prepared), epoch_seconds)
+
+
 def earlier_study(spec: StudySpec, storage: Storage) -> Earlier | None:
     """The newest study of the same workload with the same fixed fields, hyperparameters and resources of a trial.
 
-    The length of its trials may be another: an epoch takes the same time.
+    It may be this study itself, which is to have more trials. The length of its trials may be another: an epoch takes
+    the same time.
     """
     for study in _alike(spec, storage):
         with contextlib.suppress(StudyError):  # a damaged study; `list` shows it
             record = load_record(study)
-            paces = [_pace(trial) for trial in record.ranking()]
-            if measured := tuple(pace for pace in paces if pace is not None):
-                return Earlier(record.spec.name, measured, _largest(record, study))
+            if paces := _paces(record.ranking(), read_events(study)):
+                return Earlier(record.spec.name, paces, _largest(record, study))
     return None
 
 
@@ -80,22 +95,6 @@ def forecast(
     )
 
 
-def forecast_sentences(
-    spec: StudySpec,
-    slots: int,
-    devices: float,
-    storage: Storage,
-    prepared: Prepared,
-    epoch_seconds: float | None = None,
-) -> list[str]:
-    """The forecast for a person, a line each, or why there is none."""
-    try:
-        earlier = earlier_study(spec, storage)
-        return forecast(spec, slots, devices, earlier, checkpoint_size(prepared), epoch_seconds).sentences()
-    except StudyError as error:
-        return [f"none: {error}"]
-
-
 def checkpoint_size(prepared: Prepared) -> CheckpointSize | None:
     """Of the config that was prepared; None if the workload doesn't say."""
     size = getattr(prepared, "checkpoint_bytes", None)
@@ -120,7 +119,7 @@ def _alike(spec: StudySpec, storage: Storage) -> Iterator[Storage]:
     """The folders of the studies that train as this one does, the newest first."""
     found = []
     for name in storage.names():
-        text = (storage / name).read_text(SPEC) if name != spec.name else None
+        text = (storage / name).read_text(SPEC)
         with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # a damaged study
             if text is not None and _training(json.loads(text)) == _training(spec.model_dump(mode="json")):
                 found.append((storage.written_at(f"{name}/{SPEC}") or 0.0, name))
@@ -134,10 +133,48 @@ def _training(study: dict[str, Any]) -> list[Any]:
     return [study["workload"], fixed, sorted(study["space"]), resources]
 
 
-def _pace(trial: TrialRecord) -> Pace | None:
-    startup = trial.startup_seconds or 0.0
-    trained = trial.earlier_seconds - startup
-    return Pace(trained / trial.epoch, startup) if trained > 0 and trial.epoch else None
+@dataclass
+class _Times:
+    """When a trial reported."""
+
+    starts: int = 0
+    reports: int = 0
+    newest: float | None = None
+    """The present attempt's newest report, in seconds since 1970."""
+    between: list[float] = field(default_factory=list)
+    """Seconds between the reports of an attempt."""
+
+    def report(self, at: float) -> None:
+        if self.newest is not None:
+            self.between.append(at - self.newest)
+        self.newest, self.reports = at, self.reports + 1
+
+    def epoch_seconds(self, trial: TrialRecord) -> float:
+        if self.between:
+            return statistics.median(self.between)
+        return (trial.earlier_seconds - (trial.startup_seconds or 0.0)) / self.reports
+
+
+def _paces(trials: Sequence[TrialRecord], events: Iterable[Event]) -> tuple[Pace, ...]:
+    """Of these trials, each with its own epochs, and with what a start takes beside them in most trials.
+
+    A slot's first start takes longer than those after it, and the earlier study may have been short.
+    """
+    times: defaultdict[int, _Times] = defaultdict(_Times)
+    for event in events:
+        match event:
+            case EpochReported():
+                times[event.trial].report(event.time)
+            case TrialStarted():
+                times[event.trial].starts += 1
+                times[event.trial].newest = None
+    epochs = {trial.id: times[trial.id].epoch_seconds(trial) for trial in trials}
+    others = [
+        (trial.earlier_seconds - times[trial.id].reports * epochs[trial.id]) / times[trial.id].starts
+        for trial in trials
+    ]
+    startup = max(0.0, statistics.median(others)) if others else 0.0
+    return tuple(Pace(seconds, startup) for seconds in epochs.values() if seconds > 0)
 
 
 def _largest(record: StudyRecord, study: Storage) -> CheckpointSize | None:

@@ -55,15 +55,14 @@ def check(
     epoch_seconds: EpochSecondsOption = None,
 ) -> None:
     """Show what would run, what it needs and what it would take, or every mistake in the file. Starts no trial."""
-    from tuner.checks.forecast import forecast_sentences
+    from tuner.checks.forecast import study_forecast
     from tuner.driver import cluster
     from tuner.driver.run import prepare
-    from tuner.search.earlier_studies import taken
+    from tuner.search.earlier_studies import earlier_trials
     from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
     problems = []
-    found = []
     console = _console()
     try:
         if address is None:
@@ -78,13 +77,16 @@ def check(
     except StudyError as error:
         problems.append(str(error))
     try:
-        found = taken(spec, Storage(storage))
+        earlier = earlier_trials(spec, Storage(storage))
     except StudyError as error:
         problems.append(str(error))
     if problems:
         raise StudyError("\n".join(problems))
     devices = spec.resources.devices(plan.gpus)
-    first, *others = forecast_sentences(spec, plan.slots, devices, Storage(storage), prepared, epoch_seconds)
+    try:
+        expected = study_forecast(spec, plan.slots, devices, Storage(storage), prepared, epoch_seconds).sentences()
+    except StudyError as error:
+        expected = [f"none: {error}"]
     for title, text in [
         (
             "study",
@@ -93,10 +95,9 @@ def check(
         ("data", prepared.summary),
         *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
-        *(("first trial", str(each)) for each in found),
+        *(("first trial", str(each)) for each in earlier),
         ("runs", str(plan)),
-        ("forecast", first),
-        *(("", sentence) for sentence in others),
+        *((("", "forecast")[place == 0], sentence) for place, sentence in enumerate(expected)),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),
     ]:
         console.print(Text.assemble((f"{title:<16} ", "bold"), text), soft_wrap=True)

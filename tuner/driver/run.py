@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from tuner.checks.forecast import checkpoint_size, earlier_study, forecast
+from tuner.checks.forecast import study_forecast
 from tuner.checks.nodes import Nodes
 from tuner.driver import cluster
 from tuner.driver.control import StudyControl
@@ -25,7 +25,7 @@ from tuner.events.limits import limit_reached
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
 from tuner.report import REPORT
-from tuner.search.earlier_studies import Taken, taken, with_first_trials
+from tuner.search.earlier_studies import earlier_trials, with_first_trials
 from tuner.spec import workload as workloads
 from tuner.spec.study import StudySpec, to_json
 from tuner.spec.study_file import first_config, override_study
@@ -78,18 +78,14 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
         )
     _check_shared(options)
     options.storage.check_writable()
-    spec = with_first_trials(spec, _take_from_studies(spec, options.storage, console))
+    earlier = earlier_trials(spec, options.storage)
+    for trial in earlier:
+        _print_line(console, f"{spec.name}: a first trial is {trial}")
+    spec = with_first_trials(spec, earlier)
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
     check_tracking_uri(tracking_uri)
     return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
-
-
-def _take_from_studies(spec: StudySpec, storage: Storage, console: Console) -> list[Taken]:
-    found = taken(spec, storage)
-    for each in found:
-        _print_line(console, f"{spec.name}: a first trial is {each}")
-    return found
 
 
 def resume(name: str, options: Options, overrides: list[str], console: Console) -> StudyRecord:
@@ -214,8 +210,7 @@ def _start(
 def _forecast(spec: StudySpec, plan: cluster.Plan, storage: Storage, prepared: workloads.Prepared) -> Forecast | None:
     """Of the whole study; None if none can be made, for which `check` gives the reason."""
     with contextlib.suppress(StudyError):
-        earlier, devices = earlier_study(spec, storage), spec.resources.devices(plan.gpus)
-        return forecast(spec, plan.slots, devices, earlier, checkpoint_size(prepared))
+        return study_forecast(spec, plan.slots, spec.resources.devices(plan.gpus), storage, prepared)
     return None
 
 

@@ -8,7 +8,7 @@ import scipy.stats
 
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.schedulers.asha import Asha
-from tuner.spec.study import Objective
+from tuner.spec.study import Objective, Scheduler
 
 LEAST_TRIALS = 5
 """With fewer that ran to the end no rank correlation is given."""
@@ -54,8 +54,7 @@ def rungs(record: StudyRecord) -> list[Rung]:
     lengths = [trial.epoch for trial in ranking if trial.state == "finished"]
     if not lengths:
         return []
-    asha = Asha(record.spec.objective, scheduler.grace_epochs, scheduler.reduction_factor)
-    epochs = [epoch for epoch in range(1, max(lengths)) if asha.reached(epoch) > asha.reached(epoch - 1)]
+    epochs = Asha(record.spec.objective, scheduler.grace_epochs, scheduler.reduction_factor).epochs_before(max(lengths))
     winner = ranking[0]
     return [_rung(record, winner, epoch) for epoch in epochs if winner.curve[0][0] <= epoch <= winner.epoch]
 
@@ -75,8 +74,13 @@ def _rung(record: StudyRecord, winner: TrialRecord, epoch: int) -> Rung:
         len(ends),
         _correlation([at[trial.id] for trial in ends], [_best_by(trial, trial.epoch, objective) for trial in ends]),
         1 + sum(objective.better(value, at[winner.id]) for value in at.values()),
-        max(1, int(len(there) / record.spec.scheduler.reduction_factor)),
+        max(1, int(len(there) * _kept_share(record.spec.scheduler))),
     )
+
+
+def _kept_share(scheduler: Scheduler) -> float:
+    """Of the trials that come to a rung: how many early stopping lets train on, or pauses."""
+    return 0.5 if scheduler.name in ("median", "promotion") else 1 / scheduler.reduction_factor
 
 
 def _best_by(trial: TrialRecord, epoch: int, objective: Objective) -> float:

@@ -1,4 +1,4 @@
-"""`search.from_studies`: a study's first trials are settings that were good in earlier studies.
+"""`search.from_studies`: a study's first trials have the hyperparameters of earlier studies' best trials.
 
 They are chosen when the study begins, and are written into its own study.json: later the other studies may change or
 be deleted.
@@ -13,7 +13,7 @@ from itertools import zip_longest
 import numpy as np
 
 from tuner.errors import StudyError
-from tuner.events.state import StudyRecord, load_record
+from tuner.events.state import SPEC, StudyRecord, load_record
 from tuner.search.encoding import Encoding
 from tuner.spec.space import Dimension, Scalar
 from tuner.spec.study import StudySpec
@@ -21,18 +21,19 @@ from tuner.spec.validation_errors import nearest
 from tuner.storage.storage import Storage
 
 # How many are taken in all: each costs a training where the other studies say nothing of this one.
-_MOST, _LEAST_BUDGET = 5, 3  # trials; trials of the budget for each
-_TOO_NEAR = 0.1  # of a range, or of its logarithm: settings that differ by less in everything tell the same
+_MOST = 5
+_BUDGET_FOR_EACH = 3  # trials
+_TOO_NEAR = 0.1  # of a range, or of its logarithm: trials that differ by less in every hyperparameter tell the same
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A setting of an earlier study."""
+class EarlierTrial:
+    """A trial of an earlier study whose hyperparameters this one tries too."""
 
     study: str
     trial: int
     params: dict[str, Scalar]
-    """What of the trial's hyperparameters lies in this study's space; the sampler draws the others."""
+    """Those of the trial's hyperparameters that lie in this study's space; the sampler draws the others."""
 
     def __str__(self) -> str:
         values = ", ".join(
@@ -42,8 +43,8 @@ class Taken:
         return f"trial {self.trial} of {self.study}: {values}"
 
 
-def taken(spec: StudySpec, storage: Storage) -> list[Taken]:
-    """The settings that a new study takes: the best of each named study, then the second best of each, and so on.
+def earlier_trials(spec: StudySpec, storage: Storage) -> list[EarlierTrial]:
+    """The trials that a new study tries first: the best of each named study, then the second best of each, and so on.
 
     Ranks are compared and not values, which mean something else on other data. Raises StudyError if a study isn't in
     the storage, is of another objective, or has nothing that this one can take.
@@ -51,13 +52,13 @@ def taken(spec: StudySpec, storage: Storage) -> list[Taken]:
     return choose([(name, _record(name, spec, storage)) for name in spec.search.from_studies], spec)
 
 
-def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[Taken]:
-    """As `taken`, of these studies."""
+def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[EarlierTrial]:
+    """As `earlier_trials`, of these studies."""
     rankings = [_fitting(name, record, spec) for name, record in studies]
     encoding = Encoding(spec.space)
     known = [encoding.rows([dict(params)])[0] for params in spec.first_trials]
-    most = min(_MOST, spec.budget.trials // _LEAST_BUDGET)
-    found: list[Taken] = []
+    most = min(_MOST, spec.budget.trials // _BUDGET_FOR_EACH)
+    found: list[EarlierTrial] = []
     for candidate in (each for rank in zip_longest(*rankings) for each in rank if each is not None):
         row = encoding.rows([candidate.params])[0]
         if len(found) < most and all(np.abs(row - other).max() >= _TOO_NEAR for other in known):
@@ -66,24 +67,24 @@ def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[
     return found
 
 
-def with_first_trials(spec: StudySpec, found: list[Taken]) -> StudySpec:
-    """The study with these settings after the first trials of its file."""
+def with_first_trials(spec: StudySpec, found: list[EarlierTrial]) -> StudySpec:
+    """The study with these trials after the first trials of its file."""
     return spec.model_copy(update={"first_trials": spec.first_trials + tuple(each.params for each in found)})
 
 
 def _record(name: str, spec: StudySpec, storage: Storage) -> StudyRecord:
     if name == spec.name:
         raise StudyError(f"search.from_studies: an earlier study is needed, got {name!r}, which is this one; remove it")
-    known = [other for other in storage.names() if storage.exists(f"{other}/study.json")]
-    if name not in known:
+    if not storage.exists(f"{name}/{SPEC}"):
+        studies = [other for other in storage.names() if storage.exists(f"{other}/{SPEC}")]
         raise StudyError(
-            f"search.from_studies: a study in {storage.uri} is needed, got {name!r}{nearest(name, known)}; "
+            f"search.from_studies: a study in {storage.uri} is needed, got {name!r}{nearest(name, studies)}; "
             "`python -m tuner list` shows what there is"
         )
     return load_record(storage / name)
 
 
-def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[Taken]:
+def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[EarlierTrial]:
     """What can be taken of a study, best first. Raises StudyError if that is nothing."""
     other = record.spec
     if (other.workload, other.objective) != (spec.workload, spec.objective):
@@ -92,7 +93,7 @@ def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[Taken]:
         )
     if not record.ranking():
         raise StudyError(f"search.from_studies: {name} has no trial that ended without failing; remove it")
-    fitting = [Taken(name, trial.id, _cut(trial.params, spec.space)) for trial in record.ranking()]
+    fitting = [EarlierTrial(name, trial.id, _cut(trial.params, spec.space)) for trial in record.ranking()]
     if not any(each.params for each in fitting):
         raise StudyError(
             f"search.from_studies: {name} has no hyperparameter whose values lie in this space; it samples "

@@ -38,7 +38,7 @@ class Search(_Table):
     sampler: Literal["gp_curves", "tpe", "gp", "nsga2", "random", "qmc", "grid"] = "gp_curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
     from_studies: tuple[str, ...] = ()
-    """Studies of the same storage whose best settings are this one's first trials (search/earlier_studies.py)."""
+    """Studies of the same storage: the hyperparameters of their best trials are this one's first trials."""
 
 
 class Scheduler(_Table):

@@ -11,15 +11,15 @@ import pytest
 from tests.studies import study_spec
 from tests.tuner.search.test_pairs import EPOCHS, replayed
 from tests.workloads.replay import Config, Prepared, write_checkpoint
-from tests.written_study import end, report, run, start, stop, write_study
+from tests.written_study import Line, back, end, report, run, start, stop, write_study
 from tuner.checks.forecast import (
     MOST_TRIALS,
     Earlier,
     checkpoint_size,
     earlier_study,
     forecast,
-    forecast_sentences,
     full_length,
+    study_forecast,
 )
 from tuner.errors import StudyError
 from tuner.events.forecast import Forecast, Range
@@ -30,7 +30,7 @@ from tuner.storage.storage import Storage
 
 ALONE = {"x": {"type": "float", "low": 0, "high": 1}}
 EVENTS = (run(), start(1, x=0.5), report(1, 1, 0.4), report(1, 2, 0.5), end(1, value=0.5), stop())
-"""A trial of two epochs, which takes three seconds of which half a one was its start."""
+"""A trial of two epochs of a second each, which takes a third one to start and end."""
 
 
 def unstopped(**changes: Any) -> StudySpec:
@@ -118,8 +118,8 @@ def test_the_length_of_a_trial_is_the_configs_epochs_or_the_longest_that_is_samp
 def test_a_workload_without_epochs_has_no_forecast_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"replay\.Config has no field `epochs`"):
         full_length(unstopped(fixed={"epochs": 0}))
-    found = forecast_sentences(unstopped(fixed={"epochs": 0}), 1, 1.0, Storage(str(tmp_path)), Prepared())
-    assert found == ["none: tests.workloads.replay.Config has no field `epochs` that says how long a trial is"]
+    with pytest.raises(StudyError, match="that says how long a trial is"):
+        study_forecast(unstopped(fixed={"epochs": 0}), 1, 1.0, Storage(str(tmp_path)), Prepared())
 
 
 def test_a_study_of_too_many_trials_to_simulate_says_so() -> None:
@@ -132,7 +132,7 @@ def test_an_earlier_study_that_trains_alike_says_what_an_epoch_and_a_checkpoint_
     assert earlier_study(unstopped(), storage) is None
     folder = write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
     found = earlier_study(unstopped(), storage)
-    assert found == Earlier("pilot", (Pace(1.25, 0.5),), None)
+    assert found == Earlier("pilot", (Pace(1.0, 1.0),), None)
     trial = TrialCheckpoints(trial_folder(folder, 1))
     trial.publish(write_checkpoint(Config(checkpoint_bytes=5000), 2), Progress(2, {}, 0.5, 2))
     found = earlier_study(unstopped(), storage)
@@ -150,12 +150,46 @@ def test_an_earlier_study_that_trains_alike_says_what_an_epoch_and_a_checkpoint_
         {"fixed": {"epochs": 9, "batch_size": 8}},
         {"resources": {"cpus_per_worker": 2}},
         {"space": {**ALONE, "batch_size": {"type": "int", "low": 1, "high": 8}}},
-        {"name": "pilot"},
     ],
 )
-def test_a_study_that_trains_otherwise_or_is_this_one_says_nothing(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_study_that_trains_otherwise_says_nothing(tmp_path: Path, other: dict[str, Any]) -> None:
     write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
     assert earlier_study(unstopped(**other), Storage(str(tmp_path))) is None
+
+
+def test_a_study_that_is_to_have_more_trials_says_itself_what_an_epoch_takes(tmp_path: Path) -> None:
+    write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    found = earlier_study(unstopped(name="pilot"), Storage(str(tmp_path)))
+    assert found == Earlier("pilot", (Pace(1.0, 1.0),), None)
+
+
+def test_a_slow_first_start_a_restart_and_replayed_epochs_change_no_pace(tmp_path: Path) -> None:
+    def trial(number: int, began: float, start_seconds: float) -> list[Line]:
+        first = began + start_seconds
+        reports = [report(number, epoch, 0.5) | {"time": first + 10.0 * epoch} for epoch in (1, 2, 3)]
+        return [start(number, x=0.5) | {"time": began}, *reports, end(number, value=0.5) | {"time": first + 31.0}]
+
+    restarted = [
+        start(4, x=0.5) | {"time": 400.0},
+        *(report(4, epoch, 0.5) | {"time": 402.0 + 10 * epoch} for epoch in (1, 2)),
+        back(4, 1) | {"time": 430.0},
+        start(4, x=0.5) | {"time": 430.0},
+        *(report(4, epoch, 0.5) | {"time": 423.0 + 10 * epoch} for epoch in (2, 3)),
+        end(4, value=0.5) | {"time": 454.0},
+    ]
+    lines = [*trial(1, 100.0, 60.0), *trial(2, 200.0, 2.0), *trial(3, 300.0, 2.0), *restarted]
+    write_study(tmp_path, "pilot", run() | {"time": 99.0}, *lines, stop() | {"time": 500.0}, space=ALONE, fixed={})
+    found = earlier_study(unstopped(), Storage(str(tmp_path)))
+    assert found is not None
+    assert [pace.epoch_seconds for pace in found.paces] == [10.0] * 4
+    assert {pace.startup_seconds for pace in found.paces} == {5.0}, "the median of 61, 3, 3 and 7 seconds a start"
+
+
+def test_trials_of_one_epoch_count_with_all_that_comes_after_their_start(tmp_path: Path) -> None:
+    lines = [run(), start(1, x=0.5), report(1, 1, 0.4), end(1, value=0.4), stop()]
+    write_study(tmp_path, "pilot", *lines, space=ALONE, fixed={"epochs": 1})
+    found = earlier_study(unstopped(), Storage(str(tmp_path)))
+    assert found == Earlier("pilot", (Pace(1.5, 0.5),), None)
 
 
 def test_damaged_studies_and_those_without_a_trial_are_passed_over(tmp_path: Path) -> None:

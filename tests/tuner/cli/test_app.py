@@ -154,6 +154,18 @@ def test_check_forecasts_what_the_study_takes(tuner: Command, file: Path) -> Non
     assert tuner("check", file, "--epoch-seconds", "0")[0] == 2
 
 
+def test_check_says_why_there_is_no_forecast(tuner: Command, file: Path) -> None:
+    status, out, _ = tuner("check", file, "--set", "fixed.epochs=0")
+    assert status == 0
+    assert "forecast         none: tests.workloads.replay.Config has no field `epochs`" in out
+
+
+def test_check_reports_an_earlier_study_that_is_not_there(tuner: Command, file: Path) -> None:
+    err = refused(tuner("check", file, "--set", 'search.from_studies=["pilot"]'))
+    assert "search.from_studies: a study in " in err
+    assert "is needed, got 'pilot'" in err
+
+
 def test_check_reports_all_problems_beside_the_file_at_once(tuner: Command, file: Path) -> None:
     sets = ["--set", "resources.gpus_per_worker=64", "--set", "fixed.missing_data=true"]
     assert refused(tuner("check", file, *sets)).count("error: ") == 2

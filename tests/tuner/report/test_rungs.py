@@ -42,6 +42,22 @@ def test_a_rung_says_how_well_it_ordered_the_ends_and_where_the_winner_was(
     assert rung.misses_winner == (place > 2)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "kept"),
+    [
+        ({"name": "asha"}, 2),
+        ({"name": "asha", "reduction_factor": 6}, 1),
+        ({"name": "promotion"}, 3),
+        ({"name": "median"}, 3),
+    ],
+)
+def test_a_rung_keeps_the_share_that_the_studys_scheduler_keeps(
+    tmp_path: Path, scheduler: dict[str, Any], kept: int
+) -> None:
+    [rung] = found(tmp_path, *rising([1, 2, 3, 4, 5, 6]), scheduler=scheduler)
+    assert rung.kept == kept
+
+
 def test_the_best_so_far_counts_and_not_the_value_at_the_epoch(tmp_path: Path) -> None:
     dipped = trial(1, [0.9, 0.1, 0.1, 0.95])
     [rung] = found(tmp_path, dipped, trial(2, [0.2, 0.3, 0.8, 0.8]))

@@ -10,7 +10,7 @@ import pytest
 from tests.studies import study_spec, study_tables
 from tests.written_study import end, report, run, start, stop, write_study
 from tuner.errors import StudyError
-from tuner.search.earlier_studies import taken, with_first_trials
+from tuner.search.earlier_studies import earlier_trials, with_first_trials
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 
@@ -27,7 +27,7 @@ def write(storage: Path, name: str, trials: list[tuple[dict[str, Any], float]], 
 
 def first_trials(storage: Path, *names: str, **changes: Any) -> list[tuple[str, int, dict[str, Any]]]:
     spec = study_spec(**{"budget": {"trials": 15}, "search": {"from_studies": names}, **changes})
-    return [(each.study, each.trial, each.params) for each in taken(spec, Storage(str(storage)))]
+    return [(each.study, each.trial, each.params) for each in earlier_trials(spec, Storage(str(storage)))]
 
 
 def test_the_best_of_each_study_comes_first_then_the_second_best_of_each(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_best_is_the_least_where_the_study_minimizes(tmp_path: Path) -> None
     assert first_trials(tmp_path, "a", objective=objective)[0] == ("a", 1, {"x": 0.1})
 
 
-def test_settings_near_one_that_is_taken_are_left_out(tmp_path: Path) -> None:
+def test_trials_near_one_that_is_taken_are_left_out(tmp_path: Path) -> None:
     write(tmp_path, "a", [({"x": 0.5}, 0.9), ({"x": 0.55}, 0.8), ({"x": 0.2}, 0.1)])
     assert first_trials(tmp_path, "a") == [("a", 1, {"x": 0.5}), ("a", 3, {"x": 0.2})]
     assert first_trials(tmp_path, "a", first_trials=[{"x": 0.25}]) == [("a", 1, {"x": 0.5})]
@@ -62,7 +62,7 @@ def test_no_more_than_five_are_taken_and_no_more_than_a_third_of_the_budget(tmp_
 def test_they_come_after_the_first_trials_of_the_study_file(tmp_path: Path) -> None:
     write(tmp_path, "a", [({"x": 0.875}, 1)])
     spec = study_spec(search={"from_studies": ["a"]}, first_trials=[{"x": 0.05}])
-    firsts = with_first_trials(spec, taken(spec, Storage(str(tmp_path)))).first_trials
+    firsts = with_first_trials(spec, earlier_trials(spec, Storage(str(tmp_path)))).first_trials
     assert firsts == ({"x": 0.05}, {"x": 0.875})
 
 
@@ -133,4 +133,4 @@ def test_a_study_that_cannot_be_taken_from_is_said_with_the_fix(
     write(tmp_path, "s", [({"x": 0.1}, 0.5)])
     spec = StudySpec.model_validate({"name": "s", **study_tables(search={"from_studies": names}), **changes})
     with pytest.raises(StudyError, match=f"search.from_studies: {said}"):
-        taken(spec, Storage(str(tmp_path)))
+        earlier_trials(spec, Storage(str(tmp_path)))

@@ -136,3 +136,7 @@ class GeometricRungs(Rungs):
         while self._grace_epochs * self._factor**rungs <= epoch:
             rungs += 1
         return rungs
+
+    def epochs_before(self, epoch: int) -> list[int]:
+        """The first epoch at or after each rung, of those before this epoch, ascending."""
+        return [each for each in range(1, epoch) if self.reached(each) > self.reached(each - 1)]

@@ -47,7 +47,7 @@ def milestones(scheduler: Scheduler, full_length: int) -> list[int]:
     if scheduler.name == "none":
         return [full_length]
     rungs = Asha(_OBJECTIVE, scheduler.grace_epochs, scheduler.reduction_factor)
-    return [e for e in range(1, full_length) if rungs.reached(e) > rungs.reached(e - 1)] + [full_length]
+    return [*rungs.epochs_before(full_length), full_length]
 
 
 def simulate(

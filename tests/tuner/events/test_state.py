@@ -1,0 +1,80 @@
+"""The state of a study after random events, beside the same computed anew from all trials."""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+import pytest
+
+from tests.studies import study_spec
+from tuner.events.event import (
+    EpochReported,
+    RunBegan,
+    RunEnded,
+    TrialEnded,
+    TrialPaused,
+    TrialRewound,
+    TrialStarted,
+)
+from tuner.events.state import StudyRecord, TrialRecord
+
+
+class RandomStudy:
+    """Events that a study may have, one after the other, drawn at random; few values, so that many are equal."""
+
+    def __init__(self, direction: str, seed: int):
+        self.record = StudyRecord(study_spec(objective={"metric": "score", "direction": direction}))
+        self._random, self._now = random.Random(seed), 0.0
+        self._begin_run()
+
+    def advance(self) -> None:
+        self._now += 1.0
+        trials = self.record.trials
+        running = [trial for trial in trials.values() if trial.state == "running"]
+        waiting = [trial for trial in trials.values() if trial.state in ("paused", "interrupted")]
+        if self._random.random() < 0.02:
+            self.record.apply(RunEnded(self._now, "interrupted", None))
+            self._begin_run()
+        elif waiting and self._random.random() < 0.3:
+            self._start(self._random.choice(waiting).id)
+        elif not running or (len(trials) < 12 and self._random.random() < 0.2):
+            self._start(len(trials) + 1)
+        else:
+            self._change(self._random.choice(running))
+
+    def _begin_run(self) -> None:
+        self.record.apply(RunBegan(self._now, self.record.runs + 1, "host", 1, {}, (), ""))
+
+    def _start(self, trial: int) -> None:
+        self.record.apply(TrialStarted(self._now, trial, {}))
+
+    def _change(self, trial: TrialRecord) -> None:
+        match self._random.choices(["report", "end", "pause", "rewind"], [10, 3, 2, 1])[0]:
+            case "report":
+                score = self._random.randrange(6) / 5
+                self.record.apply(EpochReported(self._now, trial.id, trial.epoch + 1, {"score": score}))
+            case "end":
+                ends: list[Literal["finished", "stopped", "failed"]] = ["finished", "stopped", "failed"]
+                end = self._random.choice(ends)
+                self.record.apply(TrialEnded(self._now, trial.id, trial.value, trial.best_epoch, end, None))
+            case "pause":
+                self.record.apply(TrialPaused(self._now, trial.id))
+            case "rewind":
+                self.record.apply(TrialRewound(self._now, trial.id, self._random.randint(0, trial.epoch)))
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_best_value_and_ranking_after_each_event_are_those_of_all_trials(direction: str) -> None:
+    best_of, sign = (max, -1.0) if direction == "maximize" else (min, 1.0)
+    for seed in range(20):
+        study = RandomStudy(direction, seed)
+        for _ in range(300):
+            study.advance()
+            trials = study.record.trials.values()
+            values = [trial.value for trial in trials if trial.value is not None and trial.state != "failed"]
+            assert study.record.best_value == best_of(values, default=None)
+            ended = [
+                (sign * t.value, t.id) for t in trials if t.value is not None and t.state in ("finished", "stopped")
+            ]
+            assert [trial.id for trial in study.record.ranking()] == [number for _, number in sorted(ended)]
