@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_a_study_outlives_the_laptop_that_submitted_it(on_prem: OnPrem, project:
     showing.communicate()
     on_prem.tuner("fetch", "streets", *at, "--output", project / "export")
     assert any((project / "export").iterdir())
+
+
+def test_the_workers_of_a_job_start_without_what_a_shell_runs_on_their_hosts(on_prem: OnPrem, project: Path) -> None:
+    hosts = [on_prem.head, *on_prem.workers]
+    for host in hosts:
+        # Only what Ray's own processes start: a person's ssh, as the tunnel's, is to read the file.
+        line = 'test "$(cat /proc/$PPID/comm)" != raylet || echo read >>/dev/shm/read'
+        host.run("bash", "-c", f"sed -i {shlex.quote('1i ' + line)} ~/.bashrc")
+    file = study_file(project, "shells", trials=4, epochs=2)
+    on_prem.tuner("submit", file, "--cluster", on_prem.file, "--storage", on_prem.storage, "--tracking-uri", MLFLOW)
+    wait_for(lambda: on_prem.ended("shells") == ["finished"] * 4, about=lambda: on_prem.events("shells"))
+    for host in hosts:
+        host.run("bash", "-c", "test ! -e /dev/shm/read")
+        host.run("sed", "-i", "1d", f"{Path.home()}/.bashrc")
 
 
 def test_ranks_on_two_hosts_report_what_one_process_would(on_prem: OnPrem, project: Path) -> None:
