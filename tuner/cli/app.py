@@ -83,6 +83,7 @@ def check(
     if problems:
         raise StudyError("\n".join(problems))
     devices = spec.resources.devices(plan.gpus)
+    control = f", {spec.scheduler.control_trials} of them control trials" if spec.scheduler.control_trials else ""
     try:
         expected = study_forecast(spec, plan.slots, devices, Storage(storage), prepared, epoch_seconds).sentences()
     except StudyError as error:
@@ -94,7 +95,7 @@ def check(
         ),
         ("data", prepared.summary),
         *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
-        ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}"),
+        ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}{control}"),
         *(("first trial", str(each)) for each in earlier),
         ("runs", str(plan)),
         *((("", "forecast")[place == 0], sentence) for place, sentence in enumerate(expected)),

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tuner.events.control_outcome import would_stop_at
 from tuner.events.event import (
     EpochReported,
     Event,
@@ -20,6 +21,7 @@ from tuner.events.event import (
     TrialEnded,
     TrialPaused,
     TrialRewound,
+    TrialSpared,
     TrialStarted,
 )
 from tuner.events.state import StudyRecord, TrialRecord
@@ -123,19 +125,22 @@ class Progress:
 
     def _sentence(self, event: Event) -> str | None:
         match event:
-            case TrialStarted() | TrialRewound() | EpochReported() | TrialPaused() | TrialEnded():
+            case TrialStarted() | TrialRewound() | EpochReported() | TrialPaused() | TrialSpared() | TrialEnded():
                 trial = self._record.trials[event.trial]
                 return f"trial {trial.id:<3} {self._describe(trial, event)}"
             case _:
                 return None
 
     def _describe(
-        self, trial: TrialRecord, event: TrialStarted | TrialRewound | EpochReported | TrialPaused | TrialEnded
+        self,
+        trial: TrialRecord,
+        event: TrialStarted | TrialRewound | EpochReported | TrialPaused | TrialSpared | TrialEnded,
     ) -> str:
         match event:
             case TrialStarted():
                 again = f" again after epoch {trial.epoch}," if trial.epoch else ""
-                return f"starts{again}  {format_params(trial.params)}"
+                control = " as a control trial," if trial.control else ""
+                return f"starts{again}{control}  {format_params(trial.params)}"
             case TrialRewound():
                 return (
                     f"resumes from its newest checkpoint, epoch {trial.epoch}"
@@ -148,6 +153,10 @@ class Progress:
                 return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
             case TrialPaused():
                 return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
+            case TrialSpared():
+                verb = "paused" if event.paused else "stopped"
+                name = self._record.spec.scheduler.name
+                return f"{name} would have {verb} it at epoch {event.epoch}: a control trial, it trains on"
             case TrialEnded():
                 best = (
                     f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}"
@@ -208,10 +217,12 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     """One row for each trial: its epoch, best value, curve and hyperparameters."""
     table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
+    control = any(trial.control for trial in trials)
     several_nodes = len({node for trial in record.trials.values() for node in trial.nodes}) > 1
-    for title in ("trial", "state", "epoch", "best", "curve", *names, "time", *(["node"] if several_nodes else [])):
+    more = [*(["control"] if control else []), *(["node"] if several_nodes else [])]
+    for title in ("trial", "state", "epoch", "best", "curve", *names, "time", *more):
         # Only headers may wrap, so that a usual study fits in eighty columns.
-        justify: Literal["left", "right"] = "left" if title in ("state", "curve") else "right"
+        justify: Literal["left", "right"] = "left" if title in ("state", "curve", "control") else "right"
         table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
     for trial in trials:
         cells: list[str | Text] = [
@@ -223,11 +234,19 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
         ]
+        if control:
+            cells.append(_control(record, trial))
         if several_nodes:
             # The host's name alone: its address is in --json.
             cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
         table.add_row(*(_unwrapped(cell) for cell in cells))
     return table
+
+
+def _control(record: StudyRecord, trial: TrialRecord) -> str:
+    """What early stopping would have done to a control trial; nothing of another."""
+    epoch = would_stop_at(record, trial)
+    return "" if not trial.control else "kept" if epoch is None else f"stop at {epoch}"
 
 
 def _unwrapped(cell: str | Text) -> Text:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tuner.display.live import format_metric, number, trial_table
 from tuner.errors import StudyError
+from tuner.events.control_outcome import would_stop_at
 from tuner.events.log import EVENTS
 from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
 from tuner.storage.storage import Storage
@@ -75,11 +76,11 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
         "direction": record.spec.objective.direction,
         "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
         "left_out": [{"node": node, "reason": reason} for node, reason in record.left_out.items()],
-        "trials": [_trial_json(trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
+        "trials": [_trial_json(record, trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
     }
 
 
-def _trial_json(trial: TrialRecord) -> dict[str, Any]:
+def _trial_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     return {
         "id": trial.id,
         "state": trial.state,
@@ -90,6 +91,8 @@ def _trial_json(trial: TrialRecord) -> dict[str, Any]:
         "seconds": round(trial.seconds(time.time()), 3),
         "reason": trial.reason,
         "nodes": list(trial.nodes),
+        "control": trial.control,
+        "would_stop_at": would_stop_at(record, trial),
     }
 
 

@@ -21,12 +21,15 @@ from tuner.events.event import (
     TrialEnded,
     TrialPaused,
     TrialRewound,
+    TrialSpared,
     TrialStarted,
 )
 from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord, TrialRecord
+from tuner.search.schedulers.control_trials import control_trials
 from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
+from tuner.search.schedulers.promotion import promotable
 from tuner.search.schedulers.rungs import Verdict
 from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Paused, Report, StorageWait
 
@@ -104,6 +107,7 @@ class Recorder:
         self.record, self._placement, self._are_draining = record, placement, are_draining
         self._journal, self._control, self._readers = journal, control, readers
         self._early_stopping = _rebuilt(record)
+        self._control_trials = control_trials(record.spec, record.trials)
         self._attempts: collections.defaultdict[int, _Attempt] = collections.defaultdict(_Attempt)
         """By trial."""
         self._starts_failed_in_a_row = 0
@@ -187,7 +191,9 @@ class Recorder:
             # stored. Of the lost reports the best one is restored, since its weights exist.
             epoch, value = report.best
             self.write(EpochReported(time.time(), trial.id, epoch, {self.record.spec.objective.metric: value}))
-        if report.epoch > trial.epoch:
+        # A trial that resumes sends the last report of its attempt before once more.
+        is_new = report.epoch > trial.epoch
+        if is_new:
             self.write(
                 EpochReported(
                     time.time(),
@@ -207,19 +213,34 @@ class Recorder:
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         assert trial.value is not None
-        match self._early_stopping.decide(trial.id, trial.epoch, trial.value):
+        can_pause = report.resumable and not self.record.at_full_length(trial)
+        verdict = self._early_stopping.decide(trial.id, trial.epoch, trial.value)
+        if verdict is Verdict.PAUSE and not can_pause:
+            verdict = Verdict.CONTINUE
+        if trial.control:
+            if is_new:
+                self._note_spared(trial, verdict)
+            verdict = Verdict.CONTINUE
+        match verdict:
             case Verdict.STOP:
                 name = self.record.spec.scheduler.name
                 return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
-            case _ if not report.resumable or self.record.at_full_length(trial):
-                return Decision(Action.CONTINUE, keep=keep)
             case Verdict.PAUSE:
                 return Decision(Action.PAUSE, keep=keep)
-            case Verdict.CONTINUE if self.node_is_draining(trial.id):
+            case Verdict.CONTINUE if can_pause and self.node_is_draining(trial.id):
                 self._attempts[trial.id].moving = True
                 return Decision(Action.PAUSE, keep=keep)
             case Verdict.CONTINUE:
                 return Decision(Action.CONTINUE, keep=keep)
+
+    def _note_spared(self, trial: TrialRecord, verdict: Verdict) -> None:
+        """Write what early stopping would have done to a control trial, up to where it would have stopped it."""
+        if verdict is Verdict.CONTINUE or (trial.spared and not trial.spared[-1].paused):
+            return
+        paused = verdict is Verdict.PAUSE
+        if paused and promotable(self.record, [trial.id]) is not None:
+            return  # the slot that it gave up would have been its own again
+        self.write(TrialSpared(time.time(), trial.id, trial.epoch, paused))
 
     def _end(self, trial: TrialRecord, end: End) -> None:
         self._images(trial, end.images)
@@ -260,7 +281,9 @@ class Recorder:
                 del self.storage_problems[number]
             if self._is_paused(number):
                 self._early_stopping.resume(number)
-            self.write(TrialStarted(time.time(), number, params, devices))
+            known = self.record.trials.get(number)
+            control = known.control if known else number in self._control_trials
+            self.write(TrialStarted(time.time(), number, params, devices, control))
 
     def _is_paused(self, number: int) -> bool:
         return number in self.record.trials and self.record.trials[number].state == "paused"

@@ -69,6 +69,8 @@ class TrialStarted:
     params: dict[str, Any]
     devices: float | None = None
     """How many it holds: GPUs, or CPUs if it has no GPU. None in logs of earlier versions."""
+    control: bool = False
+    """Whether it is a control trial, which early stopping leaves alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,18 @@ class TrialPaused:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialSpared:
+    """Early stopping would have stopped or paused a control trial after this epoch; it trains on."""
+
+    KIND: ClassVar = "spared"
+    time: float
+    trial: int
+    epoch: int
+    paused: bool = False
+    """Whether it would have been paused, and might have resumed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrialEnded:
     """A trial ended."""
 
@@ -202,6 +216,7 @@ Event = (
     | ImagesStored
     | TrialRewound
     | TrialPaused
+    | TrialSpared
     | TrialEnded
     | RunEnded
 )

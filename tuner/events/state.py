@@ -25,6 +25,7 @@ from tuner.events.event import (
     TrialEnded,
     TrialPaused,
     TrialRewound,
+    TrialSpared,
     TrialStarted,
 )
 from tuner.events.forecast import Forecast
@@ -75,6 +76,10 @@ class TrialRecord:
     """How many its newest attempt holds: GPUs, or CPUs if it has no GPU."""
     nodes: tuple[str, ...] = ()
     """Where its newest attempt has run: the node of each rank."""
+    control: bool = False
+    """Whether it is a control trial, which early stopping leaves alone."""
+    spared: tuple[TrialSpared, ...] = ()
+    """Of a control trial: where early stopping would have paused it, and where it would first have stopped it."""
 
     @property
     def open(self) -> bool:
@@ -153,6 +158,8 @@ class StudyRecord:
                 trial = self.trials[event.trial]
                 trial.state = "paused"
                 self._pause(trial, event.time)
+            case TrialSpared():
+                self.trials[event.trial].spared += (event,)
             case RunBegan():
                 self._begin_run(event)
             case RunEnded():
@@ -170,7 +177,7 @@ class StudyRecord:
         self._interrupt()
 
     def _start(self, event: TrialStarted) -> None:
-        trial = self.trials.setdefault(event.trial, TrialRecord(event.trial, event.params))
+        trial = self.trials.setdefault(event.trial, TrialRecord(event.trial, event.params, control=event.control))
         self._pause(trial, event.time)
         # A log of an earlier version doesn't say: each worker has one.
         trial.devices = event.devices if event.devices is not None else float(self.spec.resources.workers)
@@ -204,6 +211,7 @@ class StudyRecord:
         better = self.spec.objective.better
         trial.epoch = to_epoch
         trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= to_epoch]
+        trial.spared = tuple(spared for spared in trial.spared if spared.epoch <= to_epoch)
         trial.value = trial.best_epoch = None
         for epoch, value in trial.curve:
             if better(value, trial.value):

@@ -50,6 +50,8 @@ def command(record: StudyRecord) -> str | None:
     if active != set(params) or not all(spec.space[name].contains(value) for name, value in params.items()):
         return None
     changes = ["budget.trials=1", "scheduler.name=none", f"first_trials={toml([params])}"]
+    if spec.scheduler.control_trials:
+        changes.append("scheduler.control_trials=0")
     if spec.search.from_studies:
         changes.append("search.from_studies=[]")
     options = " ".join(f"--set {shlex.quote(change)}" for change in changes)

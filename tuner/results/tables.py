@@ -14,16 +14,17 @@ from typing import Any
 import pandas as pd
 
 from tuner.errors import StudyError
+from tuner.events.control_outcome import would_stop_at
 from tuner.events.event import EpochReported, TrialRewound
 from tuner.events.log import read_events
-from tuner.events.state import StudyRecord
+from tuner.events.state import StudyRecord, TrialRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.storage import Storage
 from tuner.tracking.state import run_ids
 
 _TRIAL_COLUMNS = (
     "trial", "state", "value", "best_epoch", "epochs", "seconds", "startup_seconds", "started", "ended", "reason",
-    "mlflow_run_id",
+    "control", "would_stop_at", "mlflow_run_id",
 )  # fmt: skip
 _METRIC_COLUMNS = ("trial", "epoch", "seconds")
 
@@ -50,9 +51,20 @@ def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFra
             "started": _times([trial.started for trial in trials]),
             "ended": _times([trial.ended for trial in trials]),
             "reason": pd.Series([trial.reason for trial in trials], dtype="str"),
+            **_control_columns(record, trials),
             "mlflow_run_id": pd.Series([runs.get(str(trial.id)) for trial in trials], dtype="str"),
         }
     ).set_axis(pd.Index([trial.id for trial in trials], name="trial", dtype="int64"))
+
+
+def _control_columns(record: StudyRecord, trials: list[TrialRecord]) -> dict[str, pd.Series[Any]]:
+    """None for a study without control trials."""
+    if not any(trial.control for trial in trials):
+        return {}
+    return {
+        "control": pd.Series([trial.control for trial in trials], dtype="bool"),
+        "would_stop_at": pd.Series([would_stop_at(record, trial) for trial in trials], dtype="Int64"),
+    }
 
 
 def column_of(hyperparameter: str) -> str:

@@ -57,7 +57,9 @@ def choose(studies: Sequence[tuple[str, StudyRecord]], spec: StudySpec) -> list[
     rankings = [_fitting(name, record, spec) for name, record in studies]
     encoding = Encoding(spec.space)
     known = [encoding.rows([dict(params)])[0] for params in spec.first_trials]
-    most = min(_MOST, spec.budget.trials // _BUDGET_FOR_EACH)
+    # Control trials are none of the first.
+    others = spec.budget.trials - len(spec.first_trials) - spec.scheduler.control_trials
+    most = min(_MOST, spec.budget.trials // _BUDGET_FOR_EACH, others)
     found: list[EarlierTrial] = []
     for candidate in (each for rank in zip_longest(*rankings) for each in rank if each is not None):
         row = encoding.rows([candidate.params])[0]

@@ -13,7 +13,7 @@ from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.gp_curves import OUTCOME
 from tuner.search.samplers.counted_samplers import NUMBER
 from tuner.search.samplers.optuna_samplers import optuna_sampler
-from tuner.search.schedulers.promotion import standings
+from tuner.search.schedulers.promotion import promotable, standings
 from tuner.spec.space import is_active, sample
 
 # Samplers read all trials that they know for each proposal. TPE compares its best 25 with the rest, for which the
@@ -113,10 +113,7 @@ class Sampler:
         return [standing.trial for standing in standings(self._record, sorted(self.paused))[most:]]
 
     def _promotable(self) -> int | None:
-        """The paused trial to resume before a new one is proposed, if any: among the best of those that came as far."""
-        best = standings(self._record, sorted(self.paused))[:1]
-        share = 1 / self._record.spec.scheduler.reduction_factor
-        return best[0].trial if best and best[0].share_ahead < share else None
+        return promotable(self._record, sorted(self.paused))
 
     def _new(self, number: int) -> Proposal:
         for trial in self._asked:

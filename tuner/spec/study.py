@@ -49,6 +49,8 @@ class Scheduler(_Table):
     """Of promotion: trials that may wait paused, each with a checkpoint in the storage."""
     brackets: int = Field(default=3, ge=1, le=10)
     """Of hyperband: how many times later, by the reduction factor, its latest trials are first judged, and one."""
+    control_trials: int = Field(default=0, ge=0)
+    """Trials that early stopping leaves alone, so that they show what it does (search/schedulers/control_trials.py)."""
 
 
 class StopWhen(_Table):
@@ -156,6 +158,7 @@ class StudySpec(_Table):
         ]
         problems += self._condition_problems()
         problems += self._first_trial_problems()
+        problems += self._control_trial_problems()
         if self.search.sampler == "grid" and not problems:
             problems += grid_problems(self.space, self.budget.trials, len(self.first_trials))
         if problems:
@@ -193,6 +196,21 @@ class StudySpec(_Table):
                         f"{key}.{name}: the value must lie in the space ({self.space[name]}), "
                         f"got {value!r}; widen the space or remove the trial"
                     )
+
+    def _control_trial_problems(self) -> Iterable[str]:
+        wanted, most = self.scheduler.control_trials, self.budget.trials - len(self.first_trials)
+        if not wanted:
+            return
+        if self.scheduler.name == "none":
+            yield (
+                "scheduler.control_trials: they show what early stopping would have stopped, and scheduler.name = "
+                f'"none" stops no trial; got {wanted}: set it to 0, or name a scheduler'
+            )
+        elif wanted > most:
+            yield (
+                f"scheduler.control_trials: at most {max(0, most)}, the budget's trials without the first trials, of "
+                f"which none is a control trial; got {wanted}: set it lower, or budget.trials higher"
+            )
 
     @property
     def mode(self) -> Literal["max", "min"]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from tuner.events.control_outcome import control_sentence, would_stop_at
 from tuner.events.event import (
     AttemptBegan,
     EpochReported,
@@ -22,6 +23,7 @@ from tuner.events.event import (
     TrialEnded,
     TrialPaused,
     TrialRewound,
+    TrialSpared,
     TrialStarted,
 )
 from tuner.events.outcome import compare
@@ -99,6 +101,8 @@ class EventWriter:
                     self._store_images(event)
                 case TrialRewound():
                     pass  # MLflow can't delete metrics
+                case TrialSpared():
+                    pass  # at the run's end it is known whether a paused trial would have resumed
                 case TrialPaused():
                     self._pause(event)
                 case TrialEnded():
@@ -152,6 +156,8 @@ class EventWriter:
         batch = self._batches[event.trial]
         batch.params |= event.params
         batch.tags["tuner.state"] = "running"
+        if event.control:
+            batch.tags["tuner.control"] = "true"
         for name, value in event.params.items():
             dimension = self._spec.space.get(name)
             # MLflow's scatter plots and parallel coordinates have linear axes alone.
@@ -213,6 +219,7 @@ class EventWriter:
 
     def _end_run(self, event: RunEnded) -> None:
         parent = self._runs.of(None, event.time)
+        self._tag_control_trials()
         for trial in list(self._batches):
             self._send(trial)
         # Trials that will be resumed aren't running.
@@ -230,6 +237,16 @@ class EventWriter:
             tags["tuner.winner.value"] = f"{self._spec.objective.metric} {best.value!r} at epoch {best.best_epoch}"
         self._send(None)
         self._set_status(parent, "the study", event.state, event.time)
+
+    def _tag_control_trials(self) -> None:
+        if sentence := control_sentence(self._record):
+            control = [trial for trial in self._record.trials.values() if trial.control]
+            listed = ", ".join(str(number) for number in sorted(trial.id for trial in control))
+            self._batches[None].tags |= {"tuner.control.trials": listed, "tuner.control.outcome": sentence}
+            for trial in control:
+                epoch = would_stop_at(self._record, trial)
+                if trial.spared:  # it may have another answer than at the end of an earlier run
+                    self._batches[trial.id].tags["tuner.control.would_stop_at"] = str(epoch) if epoch else "never"
 
     def _begin(self, trial: int | None, at: float) -> None:
         """Set the run's status to RUNNING; a new run has it already."""

@@ -1,4 +1,4 @@
-"""What a running study says of the nodes that it loses."""
+"""What a running study says of its control trials, and of the nodes that it loses."""
 
 from __future__ import annotations
 
@@ -63,3 +63,19 @@ def test_the_table_says_so_until_the_trials_have_moved_and_the_node_has_gone() -
 def test_a_node_that_is_lost_is_named_with_the_trials_that_start_again() -> None:
     text = said(*BEGUN, event("lost", node=GOING))
     assert f"node {GOING} was lost, where trial 1, trial 3 ran: started again elsewhere, from the newest" in text
+
+
+def test_a_control_trial_is_named_with_what_early_stopping_would_have_done() -> None:
+    begun = [
+        event("start", trial=1, params={"x": 0.5}),
+        event("start", trial=2, params={"x": 0.5}, control=True),
+        event("report", trial=2, epoch=3, metrics={"score": 0.1}),
+    ]
+    spared = event("spared", trial=2, epoch=3)
+    lines = said(*begun, spared)
+    assert "trial 1   starts  x 0.5" in lines
+    assert "trial 2   starts as a control trial,  x 0.5" in lines
+    assert "trial 2   asha would have stopped it at epoch 3: a control trial, it trains on" in lines
+    assert "kept" in said(*begun, terminal=True)
+    assert "stop at 3" in said(*begun, spared, terminal=True)
+    assert "control" not in said(*BEGUN, terminal=True)

@@ -77,6 +77,8 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
                 "seconds": 0.0,
                 "reason": reason,
                 "nodes": [],
+                "control": False,
+                "would_stop_at": None,
             }
             for number, state, x, value, epochs, startup, reason in [
                 (1, "finished", 0.25, 0.5, 1, 0.02, None),

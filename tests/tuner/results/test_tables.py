@@ -49,6 +49,18 @@ def test_parquet_gives_back_the_table_and_csv_its_text(tmp_path: Path) -> None:
     assert lines[1].startswith("1,0.25,4,adam,,finished,0.25,2,2,7.0,0.5,2026-09-21T14:13:21.000000Z,2026-")
 
 
+def test_control_trials_have_columns_and_a_study_without_any_has_none(tmp_path: Path) -> None:
+    control = {**start(2, x=0.5), "control": True}
+    spared = {"event": "spared", "trial": 2, "epoch": 1}
+    reports = (report(1, 1, 0.5), report(2, 1, 0.1), spared, report(2, 2, 0.9))
+    write_study(tmp_path, "roads", run(), start(1, x=0.5), control, *reports, end(1), end(2), stop())
+    trials = tuner.load("roads", storage=tmp_path).trials
+    assert trials["control"].tolist() == [False, True]
+    assert trials["would_stop_at"].tolist() == [pd.NA, 1]
+    write_study(tmp_path, "others", *ROADS)
+    assert not {"control", "would_stop_at"} & set(tuner.load("others", storage=tmp_path).trials.columns)
+
+
 def test_a_file_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     write_study(tmp_path, "roads", *ROADS)
     trials = tuner.load("roads", storage=tmp_path).trials

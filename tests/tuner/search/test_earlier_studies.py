@@ -59,6 +59,13 @@ def test_no_more_than_five_are_taken_and_no_more_than_a_third_of_the_budget(tmp_
     assert [trial for _, trial, _ in first_trials(tmp_path, "a", budget={"trials": 8})] == [9, 8]
 
 
+@pytest.mark.parametrize(("control", "taken"), [(0, 4), (9, 3), (12, 0)])
+def test_they_leave_room_for_the_control_trials(tmp_path: Path, control: int, taken: int) -> None:
+    write(tmp_path, "a", [({"x": number / 8}, number) for number in range(9)])
+    spec = {"budget": {"trials": 12}, "scheduler": {"control_trials": control}}
+    assert len(first_trials(tmp_path, "a", **spec)) == taken
+
+
 def test_they_come_after_the_first_trials_of_the_study_file(tmp_path: Path) -> None:
     write(tmp_path, "a", [({"x": 0.875}, 1)])
     spec = study_spec(search={"from_studies": ["a"]}, first_trials=[{"x": 0.05}])

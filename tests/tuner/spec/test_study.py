@@ -171,6 +171,25 @@ def test_a_first_trial_outside_the_space_is_reported(file: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "scheduler.name=none",
+            'scheduler.control_trials: they show what early stopping would have stopped, and scheduler.name = "none" '
+            "stops no trial; got 3: set it to 0, or name a scheduler",
+        ),
+        (
+            "budget.trials=4",
+            "scheduler.control_trials: at most 2, the budget's trials without the first trials, of which none is a "
+            "control trial; got 3: set it lower, or budget.trials higher",
+        ),
+    ],
+)
+def test_control_trials_that_can_not_be_are_refused_with_the_reason(file: Path, override: str, sentence: str) -> None:
+    assert mistakes(file, "scheduler.control_trials=3", override) == [sentence]
+
+
 def test_a_config_field_that_is_fixed_and_sampled_is_reported(file: Path) -> None:
     changed(file, "epochs = 5", "epochs = 5\nx = 0.5")
     assert mistakes(file) == ["space.x: a config field is either fixed or sampled, got both; remove it from [fixed]"]

@@ -240,3 +240,29 @@ def test_the_database_is_in_the_storage_whatever_its_folder_is_called(tmp_path: 
         assert len(MlflowClient(study.uri).search_runs(["1"])) == 4
     # MLflow makes folders by the letter of an address too, and leaves them empty.
     assert {path.name for path in tmp_path.iterdir() if list(path.iterdir())} == {*names, "plain"}
+
+
+def test_control_trials_are_tagged_with_what_early_stopping_would_have_done(study: TrackedStudy) -> None:
+    events = lines()
+    at = next(place for place, event in enumerate(events) if event["event"] == "report" and event["trial"] == 1)
+    spared = {"event": "spared", "trial": 1, "epoch": 1, "time": events[at]["time"]}
+    for event in events:
+        if event["event"] == "start":
+            event["control"] = event["trial"] in (1, 3)
+    study.write([*events[: at + 1], spared, *events[at + 1 :]])
+    study.track()
+    assert study.tracker is not None
+    tags = {
+        trial: {name: value for name, value in found.data.tags.items() if name.startswith("tuner.control")}
+        for trial, found in ((trial, MlflowClient(study.uri).get_run(run)) for trial, run in study.tracker.runs.items())
+    }
+    assert tags == {
+        "study": {
+            "tuner.control.trials": "1, 3",
+            "tuner.control.outcome": "asha would have stopped 1 of 1 control trials; the best of these, trial 1, it "
+            "would have stopped at epoch 1. It ended at score 0.3",
+        },
+        "1": {"tuner.control": "true", "tuner.control.would_stop_at": "1"},
+        "2": {},
+        "3": {"tuner.control": "true"},
+    }

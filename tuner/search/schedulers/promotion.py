@@ -60,6 +60,12 @@ def standings(record: StudyRecord, paused: Sequence[int]) -> list[Standing]:
     return sorted(found, key=by_promise)
 
 
+def promotable(record: StudyRecord, paused: Sequence[int]) -> int | None:
+    """Of these trials the one to resume before a new trial starts, if any: among the best of those that came as far."""
+    best = standings(record, paused)[:1]
+    return best[0].trial if best and best[0].share_ahead < 1 / record.spec.scheduler.reduction_factor else None
+
+
 def by_promise(standing: Standing) -> tuple[float, int, int]:
     """The key that sorts the most promising first."""
     return standing.share_ahead, -standing.epoch, standing.trial

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.search.schedulers.asha import Asha
+from tuner.search.schedulers.control_trials import control_trials
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.promotion import Promotion, by_promise
 from tuner.search.schedulers.rungs import Verdict
@@ -101,6 +102,7 @@ class _Simulation:
         self._random = random.Random(seed)
         self._learnt = self._random.uniform(*_learnt(spec))
         self._stopping = early_stopping(_OBJECTIVE, spec.scheduler)
+        self._control = control_trials(spec)
         self._milestones = milestones(spec.scheduler, full_length)
         # The median rule compares at every epoch; the others decide nothing between their rungs.
         every = range(min(spec.scheduler.grace_epochs, full_length), full_length + 1)
@@ -180,6 +182,8 @@ class _Simulation:
         if trial.best() > self._best:
             self._best, self._ended_since_best = trial.best(), 0
         verdict = self._stopping.decide(number, epoch, trial.best()) if epoch < self._full_length else Verdict.STOP
+        if number + 1 in self._control and epoch < self._full_length:  # the study counts its trials from 1
+            verdict = Verdict.CONTINUE
         if verdict is Verdict.CONTINUE:
             self._advance(number)
         elif verdict is Verdict.STOP:

@@ -121,3 +121,14 @@ def test_promotions_own_standing_is_that_of_the_record() -> None:
     of_record = standings(study.record, paused)
     assert [one.trial for one in own] == [one.trial for one in of_record]
     assert [one.share_ahead for one in own] == pytest.approx([one.share_ahead for one in of_record])
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "promotion", "hyperband", "median"])
+def test_control_trials_train_to_their_end(scheduler: str) -> None:
+    def of(control: int, seed: int) -> Simulated:
+        return simulated(seed, scheduler={"name": scheduler, "control_trials": control}, budget={"trials": 40})
+
+    for seed in range(5):
+        assert of(40, seed).reached[27] == 40, "none is stopped"
+        assert of(6, seed).reached[27] >= 6
+    assert sum(of(6, seed).epochs for seed in range(5)) > sum(of(0, seed).epochs for seed in range(5))

@@ -1,0 +1,83 @@
+"""What early stopping would have done to a study's control trials, which it left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuner.events.state import StudyRecord, TrialRecord
+
+
+@dataclass(frozen=True)
+class ControlOutcome:
+    """Of the control trials that ran to their end."""
+
+    trials: tuple[TrialRecord, ...]
+    """Best first."""
+    stopped: dict[int, int]
+    """Those that early stopping would have stopped, and at which epoch."""
+    best_other: TrialRecord | None
+    """The best trial that can win and is no control trial."""
+
+    @property
+    def best_stopped(self) -> TrialRecord | None:
+        """The best of those that it would have stopped."""
+        return next((trial for trial in self.trials if trial.id in self.stopped), None)
+
+
+def control_outcome(record: StudyRecord) -> ControlOutcome | None:
+    """None for a study without control trials, and as long as none has run to its end."""
+    ranking = record.ranking()
+    trials = tuple(trial for trial in ranking if trial.control and trial.state == "finished")
+    if not trials:
+        return None
+    epochs = {trial.id: would_stop_at(record, trial) for trial in trials}
+    return ControlOutcome(
+        trials,
+        {trial: epoch for trial, epoch in epochs.items() if epoch is not None},
+        next((trial for trial in ranking if not trial.control), None),
+    )
+
+
+def would_stop_at(record: StudyRecord, trial: TrialRecord) -> int | None:
+    """The epoch at which early stopping would have stopped a control trial; None if it would have trained it on.
+
+    At its last epoch nothing is lost. A trial that would have been paused counts as stopped there as long as so many
+    others are ahead of it at this epoch that it would not have been resumed.
+    """
+    for spared in trial.spared:
+        if trial.state == "finished" and spared.epoch >= trial.epoch:
+            return None
+        if not spared.paused or _share_ahead(record, trial, spared.epoch) >= 1 / record.spec.scheduler.reduction_factor:
+            return spared.epoch
+    return None
+
+
+def _share_ahead(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
+    """Of the trials that came to this epoch: those whose best value up to it is better."""
+    trials = list(record.trials.values())  # a copy: the live table is drawn in another thread
+    came = [best_by(record, other, epoch) for other in trials if other.curve and other.epoch >= epoch]
+    own = best_by(record, trial, epoch)
+    return sum(record.spec.objective.better(value, own) for value in came) / len(came)
+
+
+def best_by(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
+    """A trial's best value up to this epoch; its first if that came later."""
+    values = [value for at, value in trial.curve if at <= epoch] or [trial.curve[0][1]]
+    return max(values) if record.spec.objective.direction == "maximize" else min(values)
+
+
+def control_sentence(record: StudyRecord) -> str | None:
+    """What early stopping would have done to the control trials, for a person; None for a study without any."""
+    if not any(trial.control for trial in record.trials.values()):
+        return None
+    found, metric = control_outcome(record), record.spec.objective.metric
+    if found is None:
+        return "No control trial has run to its end"
+    best, other = found.trials[0], found.best_other
+    epoch = found.stopped.get(best.id)
+    return (
+        f"{record.spec.scheduler.name} would have stopped {len(found.stopped) or 'none'} of {len(found.trials)} "
+        f"control trials; the best of these, trial {best.id}, it would have "
+        f"{f'stopped at epoch {epoch}' if epoch is not None else 'kept'}. It ended at {metric} {best.value:.4g}"
+        f"{f', the best of the other trials, trial {other.id}, at {other.value:.4g}' if other else ''}"
+    )
