@@ -15,6 +15,7 @@ from tuner.errors import StudyError
 from tuner.events.control_outcome import would_stop_at
 from tuner.events.log import EVENTS
 from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
+from tuner.search.schedulers.reliability import reliability
 from tuner.storage.storage import Storage
 
 
@@ -141,6 +142,9 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None,
         console.print(
             f"node {node} got no trials: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True
         )
+    for sentence in reliability(record):
+        style = "yellow" if sentence.startswith("warning") else None
+        console.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
     if skipped:
         console.print(skipped, style="yellow", highlight=False, markup=False, soft_wrap=True)
 

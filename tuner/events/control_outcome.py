@@ -15,8 +15,8 @@ class ControlOutcome:
     """Best first."""
     stopped: dict[int, int]
     """Those that early stopping would have stopped, and at which epoch."""
-    best_other: TrialRecord | None
-    """The best trial that can win and is no control trial."""
+    left: float
+    """The best value that the study would have, had these been stopped there."""
 
     @property
     def best_stopped(self) -> TrialRecord | None:
@@ -26,16 +26,18 @@ class ControlOutcome:
 
 def control_outcome(record: StudyRecord) -> ControlOutcome | None:
     """None for a study without control trials, and as long as none has run to its end."""
-    ranking = record.ranking()
-    trials = tuple(trial for trial in ranking if trial.control and trial.state == "finished")
+    ranking, trials = record.ranking(), ended_control_trials(record)
     if not trials:
         return None
     epochs = {trial.id: would_stop_at(record, trial) for trial in trials}
-    return ControlOutcome(
-        trials,
-        {trial: epoch for trial, epoch in epochs.items() if epoch is not None},
-        next((trial for trial in ranking if not trial.control), None),
-    )
+    stopped = {trial: epoch for trial, epoch in epochs.items() if epoch is not None}
+    values = [best_by(record, trial, stopped.get(trial.id, trial.epoch)) for trial in ranking]
+    return ControlOutcome(trials, stopped, _best(record, values))
+
+
+def ended_control_trials(record: StudyRecord) -> tuple[TrialRecord, ...]:
+    """Those that ran to their end, best first."""
+    return tuple(trial for trial in record.ranking() if trial.control and trial.state == "finished")
 
 
 def would_stop_at(record: StudyRecord, trial: TrialRecord) -> int | None:
@@ -63,6 +65,10 @@ def _share_ahead(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
 def best_by(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
     """A trial's best value up to this epoch; its first if that came later."""
     values = [value for at, value in trial.curve if at <= epoch] or [trial.curve[0][1]]
+    return _best(record, values)
+
+
+def _best(record: StudyRecord, values: list[float]) -> float:
     return max(values) if record.spec.objective.direction == "maximize" else min(values)
 
 
@@ -73,11 +79,12 @@ def control_sentence(record: StudyRecord) -> str | None:
     found, metric = control_outcome(record), record.spec.objective.metric
     if found is None:
         return "No control trial has run to its end"
-    best, other = found.trials[0], found.best_other
-    epoch = found.stopped.get(best.id)
+    count, best = len(found.trials), found.best_stopped
+    said = f"{record.spec.scheduler.name} would have stopped {len(found.stopped) or 'none'} of {count} control trials"
+    if best is None:
+        return said
+    among = ", among them the best of all" if best is found.trials[0] and count > 1 else ""
     return (
-        f"{record.spec.scheduler.name} would have stopped {len(found.stopped) or 'none'} of {len(found.trials)} "
-        f"control trials; the best of these, trial {best.id}, it would have "
-        f"{f'stopped at epoch {epoch}' if epoch is not None else 'kept'}. It ended at {metric} {best.value:.4g}"
-        f"{f', the best of the other trials, trial {other.id}, at {other.value:.4g}' if other else ''}"
+        f"{said}{among}. The best that it would have stopped, trial {best.id} at epoch {found.stopped[best.id]}, ended "
+        f"at {metric} {best.value:.4g}; the best that it would have left is {found.left:.4g}"
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.replayed_curves import EPOCHS, steady, train
 from tests.studies import study_spec
 from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
@@ -18,13 +17,11 @@ from tuner.events.event import RunEnded, TrialEnded, TrialSpared, TrialStarted
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
 from tuner.search.schedulers.control_trials import control_trials
-from tuner.search.schedulers.promotion import promotable
 from tuner.spec.study import StudySpec, to_json
 from tuner.storage.storage import Storage
-from tuner.worker.messages import Action, End, Paused, Report
+from tuner.worker.messages import Action, End, Report
 
 SCHEDULERS = ("asha", "promotion", "hyperband", "median")
-EPOCHS = 9
 LAST = 29
 """A trial of hyperband's first bracket."""
 
@@ -32,31 +29,6 @@ LAST = 29
 def spec_of(scheduler: str, trials: int = 30, control: int = 6, **changes: Any) -> StudySpec:
     table = {"name": scheduler, "grace_epochs": 2, "control_trials": control}
     return study_spec(budget={"trials": trials}, scheduler=table, **changes)
-
-
-def steady(number: int, final: float | None = None) -> list[float]:
-    """A curve that is ahead at each epoch if it is at its end."""
-    final = random.Random(number).random() if final is None else final
-    return [final * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)]
-
-
-def train(recorder: Recorder, numbers: Iterable[int], curve: Callable[[int], list[float]] = steady) -> None:
-    """Train these trials one after the other, each up to where it stops, or pauses and isn't resumed at once."""
-    for number in numbers:
-        recorder.trial_started(number, {"x": 0.5})
-        for epoch, value in enumerate(curve(number), start=1):
-            decision = recorder.receive(number, Report(epoch, {"score": value}, resumable=True))
-            if decision.action is Action.STOP:
-                recorder.receive(number, End("stopped", decision.reason))
-                break
-            if decision.action is Action.PAUSE:
-                recorder.receive(number, Paused())
-                if promotable(recorder.record, [number]) is None:
-                    break
-                recorder.trial_started(number, {"x": 0.5})
-        else:
-            recorder.receive(number, End("finished"))
-        recorder.trial_done(number)
 
 
 def recorded(folder: Path, spec: StudySpec) -> StudyRecord:

@@ -44,20 +44,23 @@ def test_the_best_of_them_may_be_among_those_that_would_have_been_stopped(tmp_pa
     assert found.stopped == {2: 1, 3: 2}
     assert found.best_stopped is not None
     assert found.best_stopped.id == 3
-    assert found.best_other is not None
-    assert found.best_other.id == 5, "a stopped trial can win too"
+    assert found.left == 0.7, "a stopped trial can win too"
     assert control_sentence(record) == (
-        "asha would have stopped 2 of 3 control trials; the best of these, trial 3, it would have stopped at epoch 2. "
-        "It ended at score 0.8, the best of the other trials, trial 5, at 0.7"
+        "asha would have stopped 2 of 3 control trials, among them the best of all. The best that it would have "
+        "stopped, trial 3 at epoch 2, ended at score 0.8; the best that it would have left is 0.7"
     )
 
 
 def test_none_may_have_been_stopped(tmp_path: Path) -> None:
     record = recorded(tmp_path, trial(1, 0.6), trial(2, 0.5))
-    assert control_sentence(record) == (
-        "asha would have stopped none of 2 control trials; the best of these, trial 1, it would have kept. It ended at "
-        "score 0.6"
-    )
+    assert control_sentence(record) == "asha would have stopped none of 2 control trials"
+
+
+def test_what_is_left_is_what_a_trial_had_before_it_would_have_been_stopped(tmp_path: Path) -> None:
+    record = recorded(tmp_path, trial(1, 0.9, (2, False)), trial(2, 0.3, control=False))
+    found = control_outcome(record)
+    assert found is not None
+    assert found.left == pytest.approx(0.6)
 
 
 def test_to_be_stopped_at_the_last_epoch_takes_nothing(tmp_path: Path) -> None:
