@@ -27,6 +27,7 @@ class Encoding:
             width = len(dimension.choices) if isinstance(dimension, Choice) else 1
             self._columns[name] = slice(len(owners), len(owners) + width)
             owners += [owner] * width
+        self.dimensions = list(self._space.values())
         self.owners = np.array(owners)
         """(D,): of each column, the place of its hyperparameter in the space."""
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tuner.spec.grid import grid_problems
-from tuner.spec.space import Dimension, Scalar, ordered
+from tuner.spec.space import Choice, Dimension, Scalar, ordered
 from tuner.spec.validation_errors import nearest
 
 _RESERVED_NAMES = ("artifacts", "mlflow.db")
@@ -35,7 +35,7 @@ class Objective(_Table):
 
 
 class Search(_Table):
-    sampler: Literal["gp_curves", "tpe", "gp", "nsga2", "random", "qmc", "grid"] = "gp_curves"
+    sampler: Literal["gp_curves", "tpe", "gp", "cmaes", "nsga2", "random", "qmc", "grid"] = "gp_curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
     from_studies: tuple[str, ...] = ()
     """Studies of the same storage: the hyperparameters of their best trials are this one's first trials."""
@@ -161,6 +161,11 @@ class StudySpec(_Table):
         problems += self._control_trial_problems()
         if self.search.sampler == "grid" and not problems:
             problems += grid_problems(self.space, self.budget.trials, len(self.first_trials))
+        if self.search.sampler == "cmaes" and all(isinstance(d, Choice) or d.when for d in self.space.values()):
+            problems.append(
+                "space: cmaes needs a float or int hyperparameter without a condition, got "
+                f'{", ".join(self.space)}; use sampler = "tpe"'
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self

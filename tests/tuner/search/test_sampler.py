@@ -97,7 +97,7 @@ def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
     assert drawn[0][0] != drawn[1][0]
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp_curves", "gp", "nsga2", "qmc", "grid"])
+@pytest.mark.parametrize("name", ["random", "tpe", "gp_curves", "gp", "cmaes", "nsga2", "qmc", "grid"])
 def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_killed(name: str) -> None:
     # These look at what they drew for the running trials under conditions that they don't meet, which no event says.
     space = {**SPACE, "momentum": {**SPACE["momentum"], "when": {}}} if name in ("tpe", "gp") else SPACE

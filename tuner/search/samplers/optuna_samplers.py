@@ -8,6 +8,7 @@ import optuna
 
 from tuner.search.gp_curves import GpCurvesSampler
 from tuner.search.samplers.counted_samplers import Grid, Nsga2, Qmc
+from tuner.search.samplers.evolution import CmaEs
 from tuner.search.samplers.feasible import Feasible
 from tuner.spec.study import StudySpec
 
@@ -28,6 +29,8 @@ def optuna_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
                 return Grid(spec.space, spec.search.seed, max(0, number - 1 - len(spec.first_trials)))
             case "nsga2":
                 return Nsga2(seed, number)
+            case "cmaes":
+                return Feasible(lambda seed: CmaEs(spec.space, seed, number), spec.space, seed)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
             case "gp_curves":
