@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_control_trials_train_to_their_end_and_the_study_says_what_was_spared(tm
         assert sentence in said
         assert correlation in said
         assert "warning: " not in said
+    assert sentence in html.unescape((study / "report.html").read_text())
     runs = mlflow_runs(storage, "roads")
     assert {int(number) for number, run in runs.items() if run.data.tags.get("tuner.control") == "true"} == control
     assert runs["study"].data.tags["tuner.control.outcome"].startswith(sentence)

@@ -235,7 +235,7 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             _clock(trial.seconds(time.time())),
         ]
         if control:
-            cells.append(_control(record, trial))
+            cells.append(control_text(record, trial))
         if several_nodes:
             # The host's name alone: its address is in --json.
             cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
@@ -243,7 +243,7 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     return table
 
 
-def _control(record: StudyRecord, trial: TrialRecord) -> str:
+def control_text(record: StudyRecord, trial: TrialRecord) -> str:
     """What early stopping would have done to a control trial; nothing of another."""
     epoch = would_stop_at(record, trial)
     return "" if not trial.control else "kept" if epoch is None else f"stop at {epoch}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import scipy.stats
-
+from tuner.events.control_outcome import best_by
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.schedulers.asha import Asha
-from tuner.spec.study import Objective, Scheduler
+from tuner.search.schedulers.reliability import Correlation, control_correlation, rank_correlation
+from tuner.spec.study import Scheduler
 
 LEAST_TRIALS = 5
 """With fewer that ran to the end no rank correlation is given."""
@@ -25,6 +25,8 @@ class Rung:
     """How many of them ran to their end."""
     correlation: float | None
     """Spearman's, of these, between the best values by this epoch and by the end; None of too few, or of equals."""
+    control: Correlation | None
+    """The same of the control trials, which no rung has chosen."""
     winner_place: int
     """The winner's, among all that came there, by the best value so far."""
     kept: int
@@ -60,20 +62,20 @@ def rungs(record: StudyRecord) -> list[Rung]:
 
 
 def _rung(record: StudyRecord, winner: TrialRecord, epoch: int) -> Rung:
-    objective = record.spec.objective
     there = [
         trial
         for trial in record.trials.values()
         if trial.state != "failed" and trial.curve and trial.curve[0][0] <= epoch <= trial.epoch
     ]
-    at = {trial.id: _best_by(trial, epoch, objective) for trial in there}
+    at = {trial.id: best_by(record, trial, epoch) for trial in there}
     ends = [trial for trial in there if trial.state == "finished"]
     return Rung(
         epoch,
         len(there),
         len(ends),
-        _correlation([at[trial.id] for trial in ends], [_best_by(trial, trial.epoch, objective) for trial in ends]),
-        1 + sum(objective.better(value, at[winner.id]) for value in at.values()),
+        _correlation([at[trial.id] for trial in ends], [best_by(record, trial, trial.epoch) for trial in ends]),
+        control_correlation(record, epoch),
+        1 + sum(record.spec.objective.better(value, at[winner.id]) for value in at.values()),
         max(1, int(len(there) * _kept_share(record.spec.scheduler))),
     )
 
@@ -83,12 +85,6 @@ def _kept_share(scheduler: Scheduler) -> float:
     return 0.5 if scheduler.name in ("median", "promotion") else 1 / scheduler.reduction_factor
 
 
-def _best_by(trial: TrialRecord, epoch: int, objective: Objective) -> float:
-    values = [value for at, value in trial.curve if at <= epoch]
-    return max(values) if objective.direction == "maximize" else min(values)
-
-
 def _correlation(first: list[float], last: list[float]) -> float | None:
-    if len(first) < LEAST_TRIALS or len(set(first)) == 1 or len(set(last)) == 1:
-        return None
-    return float(scipy.stats.spearmanr(first, last).statistic)
+    found = rank_correlation(first, last)
+    return found.value if found and len(first) >= LEAST_TRIALS else None

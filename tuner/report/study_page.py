@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from tuner.display.live import format_metric
+from tuner.events.control_outcome import control_sentence
 from tuner.events.outcome import compare
 from tuner.events.state import StudyRecord, TrialState
 from tuner.report.compared_trials import compared_trials, frames, rows
@@ -20,6 +21,7 @@ from tuner.report.reproduction import command, origin, study_file
 from tuner.report.rungs import rungs
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
+from tuner.search.schedulers.reliability import warning
 from tuner.storage.address import HIDDEN
 
 _STATES: dict[TrialState, str] = {
@@ -39,12 +41,12 @@ def study_page(study: Study) -> str:
     curves, time = learning_curves(study), time_figure(study)
     hyperparameter_plots = list(hyperparameter_figures(record))
     found = compared_trials(study)
-    comparisons, early = compare(record, study.folder), rungs(record)
+    comparisons, early, control = compare(record, study.folder), rungs(record), control_sentence(record)
     parts = [
         ("winner", "Winner"),
         *([("progress", "Progress")] if progress_plots else []),
         *([("learning", "Learning")] if curves else []),
-        *([("rungs", "Early stopping")] if early else []),
+        *([("rungs", "Early stopping")] if early or control else []),
         ("hyperparameters", "Hyperparameters"),
         ("failures", "Failures"),
         *([("times", "Time")] if time else []),
@@ -72,6 +74,8 @@ def study_page(study: Study) -> str:
         time=time,
         comparisons=comparisons,
         rungs=early,
+        control=control,
+        control_warning=warning(record),
         stops_early=study.spec.scheduler.name != "none",
         forecast_notes=record.forecast.notes if record.forecast else (),
         table=trial_table(record),

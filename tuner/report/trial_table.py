@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.display.live import format_metric, number
+from tuner.display.live import control_text, format_metric, number
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.storage.address import without_secrets_in
 
@@ -42,10 +42,14 @@ def trial_table(record: StudyRecord) -> TrialTable:
     )
     numeric = {name: _all_numbers(record, name) for name in names}
     heads = [("trial", True), ("state", False), (record.spec.objective.metric, True), ("best epoch", True)]
-    heads += [("epochs", True), ("seconds", True), *numeric.items(), ("why it ended", False)]
+    control = any(trial.control for trial in record.trials.values())
+    heads += [("epochs", True), ("seconds", True), *numeric.items()]
+    heads += [*([("control", False)] if control else []), ("why it ended", False)]
     now = time.time()
     shown = [*ranking, *rest][:MAX_ROWS]
-    return TrialTable(heads, [(trial, _cells(trial, names, now)) for trial in shown], len(record.trials) - len(shown))
+    return TrialTable(
+        heads, [(trial, _cells(record, trial, names, control, now)) for trial in shown], len(record.trials) - len(shown)
+    )
 
 
 def _all_numbers(record: StudyRecord, name: str) -> bool:
@@ -53,7 +57,7 @@ def _all_numbers(record: StudyRecord, name: str) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _cells(trial: TrialRecord, names: list[str], now: float) -> list[Cell]:
+def _cells(record: StudyRecord, trial: TrialRecord, names: list[str], control: bool, now: float) -> list[Cell]:
     seconds = trial.seconds(now)
     return [
         Cell(str(trial.id), str(trial.id)),
@@ -63,6 +67,7 @@ def _cells(trial: TrialRecord, names: list[str], now: float) -> list[Cell]:
         Cell(str(trial.epoch), str(trial.epoch)),
         Cell(f"{seconds:,.1f}", repr(seconds)),
         *(_value(trial.params[name]) if name in trial.params else Cell("") for name in names),
+        *([Cell(control_text(record, trial))] if control else []),
         Cell(without_secrets_in(trial.reason or "")),
     ]
 

@@ -198,6 +198,15 @@ def test_the_study_file_and_the_command_need_no_studies_that_this_one_took_trial
     assert "--set 'search.from_studies=[]'" in (command(study.record) or "")
 
 
+def test_the_command_trains_the_winner_of_a_study_with_control_trials_too(tmp_path: Path) -> None:
+    write_study(tmp_path, "roads", *ROADS, scheduler={"control_trials": 3})
+    study = tuner.load("roads", tmp_path)
+    (tmp_path / "roads.toml").write_text(study_file(study.spec), encoding="utf-8")
+    changes = [word for word in shlex.split(command(study.record) or "")[7:] if word != "--set"]
+    spec = read_study(tmp_path / "roads.toml", changes, "roads-winner")
+    assert (spec.scheduler.name, spec.scheduler.control_trials) == ("none", 0)
+
+
 def test_the_page_says_what_the_study_began_with(tmp_path: Path) -> None:
     packages = {"python": "3.11.7", "tuner": "0.1", "ray": "2.60.0", "zipp": "9"}
     known = {"git": {"commit": "c0ffee", "tree": "clean"}, "hardware": {"cpu": "fast"}, "command": "tuner run a&b.toml"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,40 @@ def test_the_report_warns_where_the_winner_was_behind(tmp_path: Path, scheduler:
     assert said in page
     found(tmp_path / "good", *rising([1, 2, 3, 4, 5, 6]))
     assert "not among the best" not in study_page(tuner.load("roads", tmp_path / "good"))
+
+
+def controlled(order: list[int], spared: dict[int, int]) -> list[list[Line]]:
+    """`rising`, of control trials. spared: the epoch at which early stopping would have stopped a trial, by trial."""
+    trials = rising(order)
+    for number, lines in enumerate(trials, start=1):
+        lines[0]["control"] = True
+        if number in spared:
+            lines.insert(1 + spared[number], {"event": "spared", "trial": number, "epoch": spared[number]})
+    return trials
+
+
+def test_control_trials_have_their_own_correlation_with_its_interval(tmp_path: Path) -> None:
+    others = [trial(number, [0.0, 0.0, number / 100, 0.1 + number / 100]) for number in range(11, 16)]
+    [rung] = found(tmp_path, *controlled([6, 5, 4, 3, 2, 1], {}), *others)
+    assert str(rung.control) == "-1.00 (-1.00 to -0.63)"
+    assert rung.correlation is not None
+    assert -1 < rung.correlation < 0, "of all that ran to their end"
+    [rung] = found(tmp_path / "none", *rising([1, 2, 3, 4, 5, 6]))
+    assert rung.control is None
+
+
+def test_the_report_says_what_early_stopping_would_have_done_to_control_trials(tmp_path: Path) -> None:
+    found(tmp_path, *controlled([6, 5, 4, 3, 2, 1], dict.fromkeys(range(2, 7), 3)))
+    page = html.unescape(study_page(tuner.load("roads", tmp_path)))
+    assert "asha would have stopped 5 of 6 control trials, among them the best of all. The best that it would" in page
+    assert "asha would have lost the study's best value. The control trials' rank correlation with the end is" in page
+    assert 'set scheduler.name = "none" for the next study.' in page
+    assert "of the control trials (95 %)" in page
+    assert "-1.00 (-1.00 to -0.63)" in page
+    assert "stop at 3" in page
+    assert "Early stopping left the control trials alone: trial 1, trial 2, " in page
+    assert "might have been stopped there" not in page, "it is known what would have happened"
+    found(tmp_path / "without", *rising([1, 2, 3, 4, 5, 6]))
+    page = html.unescape(study_page(tuner.load("roads", tmp_path / "without")))
+    assert "of the control trials (95 %)" not in page
+    assert "would have stopped" not in page

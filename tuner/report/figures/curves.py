@@ -104,6 +104,8 @@ def _caption(
         sentences.append(f"Trials were compared at epochs {', '.join(f'{rung:g}' for rung in reached)}.")
     elif scheduler == "median":
         sentences.append(f"Trials were compared at each epoch from {study.spec.scheduler.grace_epochs} on.")
+    if control := [f"trial {trial.id}" for trial in trials if trial.control]:
+        sentences.append(f"Early stopping left the control trials alone: {_listed(control)}.")
     if top:
         sentences.append(f"In colour: {_listed([f'trial {trial.id}' for trial in top])}, best first.")
     if len(others) + len(top) < len(trials):
