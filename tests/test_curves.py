@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from benchmarks.control_trials import draw, replay
 from benchmarks.curves.comparison import figures
 from benchmarks.curves.methods import METHODS
 from benchmarks.curves.simulation import PAUSE_EPOCHS, Ending, Run, simulate
@@ -138,3 +139,11 @@ def test_the_figures_say_how_often_and_how_soon_a_search_is_ahead() -> None:
     assert values["now: runs worse than random+asha"] == 0.5
     assert values["now: a proposal"] == pytest.approx(50)
     assert {goal.goal: goal.met for goal in report.goals} == {"<= 0.15": True, "<= 0.35": True, "<= 0.1": False}
+
+
+def test_control_trials_warn_of_nothing_where_every_epoch_tells_the_end() -> None:
+    curves = draw(Slope(), 12, seed=1)
+    assert len(curves) == 12
+    outcome = replay(Slope(), curves, 1, grace_epochs=2, control_trials=5)
+    assert (outcome.loss, outcome.warned) == (0.0, False)
+    assert outcome.correlation == pytest.approx(1.0)

@@ -54,7 +54,8 @@ def test_control_trials_run_to_their_end_and_the_others_are_stopped_or_paused(tm
 def test_a_control_trial_is_said_to_stop_where_it_does_without_the_exception(tmp_path: Path, scheduler: str) -> None:
     # The last trial alone is a control trial, so that all before it are the same with and without it.
     seed = next(s for s in itertools.count() if LAST in control_trials(spec_of(scheduler, LAST, 1, search={"seed": s})))
-    said, done = [], []
+    said: list[int] = []
+    done: list[int] = []
     for place, final in enumerate((0.05, 0.3, 0.6, 0.75, 0.85, 0.95, 2.0)):
 
         def curve(number: int, final: float = final) -> list[float]:
@@ -127,7 +128,7 @@ def test_a_control_trial_that_begins_again_stays_one_and_forgets_what_it_trains_
         assert [spared.epoch for spared in trial.spared] == [2]
         recorder.trial_started(number, {"x": 0.5})
         recorder.receive(number, Report(1, {"score": 0.1}))
-        assert trial.spared == ()
+        assert not trial.spared
         recorder.receive(number, Report(2, {"score": 0.1}))
         assert [spared.epoch for spared in trial.spared] == [2]
         assert trial.control
