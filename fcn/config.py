@@ -1,9 +1,10 @@
 """Every hyperparameter of a run: its unit, its bounds and its default."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fcn.presets import PresetName, with_preset
 
@@ -11,6 +12,8 @@ Pixels = Annotated[int, Field(ge=16, le=8192)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # Half the width of a range around 'no change'.
 Jitter = Annotated[float, Field(ge=0, lt=1)]
+# A Path would make one slash of the two in a URL.
+FolderOrUrl = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 DatasetName = Literal["scenes", "camvid", "kitti_road", "cityscapes", "folder"]
 
 
@@ -31,7 +34,11 @@ class Config(BaseModel):
     dataset: DatasetName = Field(
         "kitti_road", description="Data set; scenes are drawn by this program and need no files."
     )
-    data_dir: Path | None = Field(None, description="Folder of the data set; scenes needs none.")
+    data_dir: FolderOrUrl | None = Field(
+        None,
+        description="Folder of the data set, or a URL of it: s3://BUCKET/FOLDER, or an archive at https://; scenes "
+        "needs none.",
+    )
     classes: str = Field(
         "road",
         min_length=1,
@@ -196,6 +203,13 @@ class Config(BaseModel):
                 "learning_rate would never be reached"
             )
         return self
+
+
+def cache_folder(config: Config) -> Path:
+    """config.cache_dir, else fcn in $XDG_CACHE_HOME or ~/.cache."""
+    if config.cache_dir is not None:
+        return config.cache_dir.expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcn"
 
 
 def validation_sentences(error: ValidationError) -> list[str]:

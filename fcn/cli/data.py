@@ -19,8 +19,9 @@ from fcn.config import Config
 from fcn.data import overlays as masks
 from fcn.data.dataset import MOST_PROBLEMS_SHOWN, VOID, Dataset, raise_problems
 from fcn.data.image_files import resize_image, resize_label
-from fcn.data.layout import check_folder, guess_dataset
-from fcn.data.readers import open_dataset
+from fcn.data.layout import check_folder
+from fcn.data.readers import dataset_at, open_dataset
+from fcn.data.remote.local_copy import fetch
 from fcn.errors import InputError
 
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 400  # images in all, images in a row, width of each in pixels
@@ -30,7 +31,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(epilog="`python -m fcn download kitti_road|camvid --to DIR` fetches a data set.")
 def show(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the data set; scenes needs none.")] = None,
+    folder: Annotated[
+        str | None, typer.Argument(metavar="DIR", help="Folder or URL of the data set; scenes needs none.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set; guessed from the folder's layout if left out.")] = None,
     classes: Annotated[str, typer.Option(help='"all", or the one class that is scored.')] = "all",
     split: Annotated[str, typer.Option(help="sequence or published.")] = "sequence",
@@ -45,9 +48,11 @@ def show(
         "classes": classes,
         "frames": frames,
     }
-    name = dataset or (guess_dataset(folder) if folder is not None else None)
+    if folder is not None:
+        fetch(Config(data_dir=folder))
+    name = dataset or (dataset_at(folder) if folder is not None else None)
     if name is None:
-        raise InputError("DIR: give a folder, or --dataset scenes for generated ones")
+        raise InputError("DIR: give a folder or a URL, or --dataset scenes for generated ones")
     check_folder(name, folder)
     config = Config(dataset=name, data_dir=folder, weights="none", **fields)
     console = Console(highlight=False, markup=False)

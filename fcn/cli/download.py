@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fcn.cli.progress import progress_bar
-from fcn.data.download import ARCHIVES, Archive, download
+from fcn.data.remote.download import ARCHIVES, Archive, download
 from fcn.errors import InputError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -23,6 +23,7 @@ from fcn.config import Config, DatasetName
 from fcn.data.cache import open_cache
 from fcn.data.dataset import Dataset
 from fcn.data.readers.kitti_road import missing_frames
+from fcn.data.remote.local_copy import fetch, folder_of
 from fcn.device import chosen_device
 from fcn.errors import InputError
 from fcn.formats.read import Export, Network, open_network, read_export
@@ -40,9 +41,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     export: Annotated[Path, typer.Argument(help="Directory that `fcn export` or tuner.best wrote.")],
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="Folder of the data set that it was trained on; any folder with --split all; none for scenes."
+            help="Folder or URL of the data set that it was trained on; any with --split all; none for scenes."
         ),
     ] = None,
     split: Annotated[
@@ -77,6 +78,8 @@ def run(
     console = Console(highlight=False, markup=False, stderr=as_json)
     chosen = chosen_device(device)
     opened = read_export(export)
+    if data is not None:
+        fetch(Config(data_dir=data))
     if submission is not None:
         if native_resolution or bev or dataset:
             raise InputError("--submission scores nothing: leave out --own-size, --bev and --dataset")
@@ -91,7 +94,7 @@ def run(
         view: View = "bev" if bev else "own size" if native_resolution else "network size"
         result = {
             "export": str(export),
-            "data": None if data is None else str(data),
+            "data": data,
             "dataset": frames.name,
             "split": split,
             "frames": len(frames.splits[split]),
@@ -102,14 +105,16 @@ def run(
     typer.echo(json.dumps(result) if as_json else _for_people(result))
 
 
-def _submit(opened: Export, predictor: Predictor, data: Path | None, output: Path, console: Console) -> dict[str, Any]:
+def _submit(opened: Export, predictor: Predictor, data: str | None, output: Path, console: Console) -> dict[str, Any]:
     if data is None:
         raise InputError("--submission needs DIR, KITTI Road's folder with testing/image_2 and testing/calib")
-    for sentence in missing_frames(data, ["testing"]):
+    folder = folder_of(Config(data_dir=data))
+    assert folder is not None
+    for sentence in missing_frames(folder, ["testing"]):
         typer.echo(f"note: {sentence}; the server takes all of them", err=True)
     with _counting(console, "predicting") as progress:
-        count = write_submission(opened, predictor, data, output, progress)
-    return {"export": str(opened.directory), "data": str(data), "submission": str(output), "frames": count}
+        count = write_submission(opened, predictor, folder, output, progress)
+    return {"export": str(opened.directory), "data": data, "submission": str(output), "frames": count}
 
 
 def _score(

@@ -1,14 +1,13 @@
 """Which labelled frames an export is scored on: a split of its own run, or every frame of a folder."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from fcn.config import Config, DatasetName, validation_sentences
 from fcn.data.dataset import Dataset
-from fcn.data.layout import check_folder, guess_dataset
-from fcn.data.readers import open_dataset, open_unsplit
+from fcn.data.layout import check_folder
+from fcn.data.readers import dataset_at, open_dataset, open_unsplit
 from fcn.errors import InputError
 from fcn.formats.read import Export
 from fcn.formats.verify import with_normalisation_of
@@ -25,12 +24,12 @@ NOTHING_HELD_OUT = {
 
 
 def frames_to_score(
-    opened: Export, data: Path | None, split: Split, dataset: DatasetName | None = None
+    opened: Export, data: str | None, split: Split, dataset: DatasetName | None = None
 ) -> tuple[Config, Dataset]:
     """The config to read the frames with, and the data set with the split.
 
-    data: the folder; None for drawn scenes. dataset: which data set is in it, for the split "all"; None: guessed from
-    the folder's layout. Raises InputError, also if the export's config is invalid.
+    data: the folder or URL; None for drawn scenes. dataset: which data set is in it, for the split "all"; None: guessed
+    from the folder's layout. Raises InputError, also if the export's config is invalid.
     """
     if split == "all":
         config = config_for_all(opened, data, dataset)
@@ -62,7 +61,7 @@ def notes(opened: Export, dataset: Dataset, split: Split) -> list[str]:
     return sentences
 
 
-def config_for(opened: Export, data: Path | None) -> Config:
+def config_for(opened: Export, data: str | None) -> Config:
     """The run's config with the data set at `data`, split by the sequences that the export lists for each split.
 
     Raises InputError if the export's config is invalid.
@@ -76,10 +75,10 @@ def config_for(opened: Export, data: Path | None) -> Config:
     return _config(opened, fields)
 
 
-def config_for_all(opened: Export, data: Path | None, dataset: DatasetName | None) -> Config:
+def config_for_all(opened: Export, data: str | None, dataset: DatasetName | None) -> Config:
     """The run's config with every frame of the data set at `data`, which may be another than the run's."""
     trained_on = opened.config.get("dataset", "")
-    name = dataset or (trained_on if data is None else guess_dataset(data))
+    name = dataset or (trained_on if data is None else dataset_at(data))
     check_folder(name, data)
     fields = _fields(opened, data) | NOTHING_HELD_OUT | {"dataset": name}
     if data is not None or name != trained_on:  # else the run's own drawn frames
@@ -99,7 +98,7 @@ def _config(opened: Export, fields: dict[str, Any]) -> Config:
     return with_normalisation_of(opened.directory, config)
 
 
-def _config_for_own_split(opened: Export, data: Path | None, split: Split, dataset: DatasetName | None) -> Config:
+def _config_for_own_split(opened: Export, data: str | None, split: Split, dataset: DatasetName | None) -> Config:
     trained_on = str(opened.config.get("dataset"))
     if dataset not in (None, trained_on):
         raise InputError(
@@ -115,8 +114,8 @@ def _config_for_own_split(opened: Export, data: Path | None, split: Split, datas
     return config_for(opened, data)
 
 
-def _fields(opened: Export, data: Path | None) -> dict[str, Any]:
-    fields = opened.config | {"data_dir": None if data is None else str(data)}
+def _fields(opened: Export, data: str | None) -> dict[str, Any]:
+    fields = opened.config | {"data_dir": data}
     if fields.get("weights") not in ("imagenet", "none"):
         # Scoring doesn't need the file that the run's weights started from, and it may be gone.
         fields |= {"weights": "none", "weights_normalisation": "auto"}

@@ -29,7 +29,7 @@ import numpy as np
 from filelock import FileLock
 
 from fcn import files
-from fcn.config import Config
+from fcn.config import Config, cache_folder
 from fcn.data.dataset import MOST_PROBLEMS_SHOWN, Dataset, Decoded, Pixels, raise_problems
 from fcn.data.image_files import resize_image, resize_label
 from fcn.data.readers import open_dataset
@@ -85,13 +85,6 @@ def open_cache(config: Config, progress: Progress | None = None) -> Cache:
         if error.errno in files.DISK_FULL:
             raise InputError(_too_large(root, shape)) from None
         raise
-
-
-def cache_folder(config: Config) -> Path:
-    """config.cache_dir, else fcn in $XDG_CACHE_HOME or ~/.cache."""
-    if config.cache_dir is not None:
-        return config.cache_dir.expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcn"
 
 
 def _describe(dataset: Dataset, config: Config) -> list[object]:

@@ -1,7 +1,10 @@
 """Recognises from a folder's layout which data set it holds."""
 
+from contextlib import suppress
 from pathlib import Path
 
+from fcn.data.listing import is_hidden
+from fcn.data.remote.archives import RECORD
 from fcn.errors import InputError
 
 
@@ -24,7 +27,20 @@ def guess_dataset(folder: Path) -> str:
     )
 
 
-def check_folder(dataset: str, folder: Path | None) -> None:
+def folder_within(folder: Path) -> Path:
+    """The folder in an unpacked archive that has a data set's layout: many archives have one folder around it all."""
+    inner = folder
+    while True:
+        with suppress(InputError):
+            guess_dataset(inner)
+            return inner
+        visible = [path for path in inner.iterdir() if not is_hidden(path.name) and path.name != RECORD]
+        if len(visible) != 1 or not visible[0].is_dir():
+            return inner
+        inner = visible[0]
+
+
+def check_folder(dataset: str, folder: str | None) -> None:
     """Raises InputError if a folder is given for drawn scenes, or none for another data set."""
     if dataset == "scenes" and folder is not None:
         raise InputError(f"{folder}: scenes are drawn, and no folder is read for them: leave it out, or give --dataset")

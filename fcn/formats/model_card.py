@@ -92,9 +92,11 @@ def _data(description: Mapping[str, Any]) -> str:
         terms += " " + IMAGENET_TERMS
     elif weights != "none":
         terms += f" Training started from the weights in {PurePath(weights).name}, whose terms hold for it too."
+    url = description.get("data_url")
+    source = f"Fetched from {url}\n\n" if url else ""
     return f"""## Data
 
-| split | frames | sequences |
+{source}| split | frames | sequences |
 |---|---|---|
 {rows}
 

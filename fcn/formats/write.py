@@ -25,6 +25,7 @@ from fcn.config import Config
 from fcn.data.cache import Cache, open_cache
 from fcn.data.dataset import VOID
 from fcn.data.overlays import side_by_side
+from fcn.data.remote.local_copy import url_of
 from fcn.device import default_device, with_index
 from fcn.errors import ExportError
 from fcn.files import check_free, fresh_directory
@@ -230,7 +231,9 @@ def _description(checkpoint: Checkpoint, cache: Cache) -> dict[str, Any]:
         "metrics": checkpoint.metrics,
         "sequences": {split: list(names) for split, names in checkpoint.sequences.items()},
         "frames": {split: len(indices) for split, indices in cache.dataset.splits.items()},
-        # Without this machine's paths, which mean nothing elsewhere.
+        "data_url": url_of(config),
+        # Without this machine's paths, which mean nothing elsewhere, and without an address that whoever trains with
+        # this config would fetch from unasked.
         "config": config.model_dump(mode="json") | {"data_dir": None, "cache_dir": None},
     }
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 import torch
 
-from fcn.config import Config
-from fcn.data.cache import cache_folder
+from fcn.config import Config, cache_folder
 from fcn.distributed import world_size
 from fcn.model.fcn8s import FCN8s, model_on_meta
 from fcn.model.numerics import Finding, cpu_name, findings, layers_of, rounded_by_autocast

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from fcn.data.listing import IMAGE_SUFFIXES, files_within, is_image_file, left_o
 from fcn.errors import InputError
 
 MOST_NAME_BYTES = 255 - len("-9999")  # the limit of file systems, less room for a number
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has made one slash of two
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 
@@ -48,9 +50,7 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan
         try:
             mode = path.stat().st_mode
         except OSError as error:
-            missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-            reason = "there is no such file or folder" if missing else f"can't be read ({error.strerror})"
-            problems.append(f"{path}: {reason}")
+            problems.append(f"{path}: {_why_unreadable(path, error)}")
             continue
         if not stat.S_ISDIR(mode):
             found.setdefault(path, Path(path.name))
@@ -80,6 +80,14 @@ def plan(paths: Sequence[Path], output: Path, *, frames_as_images: bool) -> Plan
         if _real(job.target) in inputs:
             raise InputError(f"--output {output}: would overwrite the input {job.target}: choose another folder")
     return Plan(jobs, problems, notes)
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        return f"can't be read ({error.strerror})"
+    if _URL.match(str(path)):
+        return "is a URL, and only files and folders of this machine are predicted: fetch them first"
+    return "there is no such file or folder"
 
 
 def _inside(folder: Path, output: Path) -> tuple[list[Path], list[str]]:

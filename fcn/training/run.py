@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fcn.config import Config
 from fcn.data.cache import Cache, open_cache
+from fcn.data.remote.local_copy import fetch
 from fcn.device import default_device, with_index
 from fcn.distributed import broadcast_from, fail_together, rank, world_size
 from fcn.errors import TrainingError
@@ -49,11 +50,14 @@ def prepare(
 ) -> Prepared:
     """Reads every frame and fetches the weights, so that mistakes in them are found before training starts.
 
+    If data_dir is a URL, fetches what is there now; train() then takes what is here.
+
     progress: called with (frames done, frames in all) while frames are decoded. device: the one that train() will get.
     On a CPU with bfloat16, the network's layers are tested in it, and runs that follow find the result. Raises
     InputError.
     """
     fetch_weights(config)
+    fetch(config)
     cache = open_cache(config, progress)
     dataset = cache.dataset
     warnings = dataset.warnings + missing_layer_warnings(config, check_weights(config, len(dataset.classes)))

@@ -6,7 +6,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from fcn.data.dataset import Dataset
+from fcn.data.dataset import Dataset, Decoded, Frame
+from fcn.data.layout import guess_dataset
+from fcn.data.remote.local_copy import folder_of, named_by_source, told_by_source
+from fcn.errors import InputError
 
 if TYPE_CHECKING:  # reading images for a prediction needs no config, and so no pydantic
     from fcn.config import Config
@@ -32,9 +35,33 @@ def open_unsplit(config: Config) -> Dataset:
     return replace(dataset, splits={"all": tuple(range(len(dataset.frames)))})
 
 
+def dataset_at(data_dir: str) -> str:
+    """The name of the data set whose layout the folder or URL has. Raises InputError if there is none."""
+    from fcn.config import Config
+
+    config = Config(data_dir=data_dir)
+    folder = folder_of(config)
+    assert folder is not None
+    with named_by_source(config, folder):
+        return guess_dataset(folder)
+
+
 def _open(config: Config) -> Dataset:
     module = import_module(f"fcn.data.readers.{config.dataset}")
-    return cast(Dataset, getattr(module, f"open_{config.dataset}")(config))
+    if config.dataset == "scenes":
+        return cast(Dataset, module.open_scenes(config))
+    folder = folder_of(config)
+    if folder is None:
+        raise InputError(f"data_dir: {config.dataset} is read from files, got none: set data_dir to its folder or URL")
+    with named_by_source(config, folder):
+        dataset = cast(Dataset, getattr(module, f"open_{config.dataset}")(config, folder))
+
+    def decode(frame: Frame) -> Decoded:
+        with named_by_source(config, folder):
+            return dataset.decode(frame)
+
+    warnings = tuple(told_by_source(warning, config, folder) for warning in dataset.warnings)
+    return replace(dataset, decode=decode, warnings=warnings)
 
 
 def _without_validation(dataset: Dataset) -> Dataset:

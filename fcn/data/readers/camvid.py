@@ -32,20 +32,18 @@ VOID_LABEL = 11
 PARTS = ("train", "val", "test")
 
 
-def open_camvid(config: Config) -> Dataset:
-    """CamVid in config.data_dir. Raises InputError that names what is missing, unpaired or unknown."""
-    if config.data_dir is None:
-        raise InputError("data_dir: camvid is read from files, got none: set data_dir to CamVid's folder")
+def open_camvid(config: Config, folder: Path) -> Dataset:
+    """CamVid in a folder. Raises InputError that names what is missing, unpaired or unknown."""
     task = make_task("camvid", CLASSES, (VOID_LABEL,), config.classes)
-    everything, part_of = _list(config.data_dir)
+    everything, part_of = _list(folder)
     frames = subsample(everything, config.frames)
     if config.split == "sequence":
         splits, warnings = split_by_sequence("camvid", frames, config)
     elif part_of:
         splits = _by_part(frames, part_of)
         warnings = published_warnings("camvid", frames, splits)
-    elif any((config.data_dir / f"{part}.txt").is_file() for part in PARTS):
-        splits, warnings = split_by_lists("camvid", config.data_dir, frames, everything)
+    elif any((folder / f"{part}.txt").is_file() for part in PARTS):
+        splits, warnings = split_by_lists("camvid", folder, frames, everything)
     else:
         splits = _by_part(frames, {frame.name: _published_part(frame.name) for frame in frames})
         warnings = published_warnings("camvid", frames, splits)

@@ -24,11 +24,9 @@ IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"  # what names end with
 LICENCE_PLATE = 255  # its number is -1, which the label images write as 255
 
 
-def open_cityscapes(config: Config) -> Dataset:
-    """Cityscapes in config.data_dir. Raises InputError that names what is missing or unknown."""
-    if config.data_dir is None:
-        raise InputError("data_dir: cityscapes is read from files, got none: set data_dir to its folder")
-    for place in (config.data_dir / kind / part for part in PARTS for kind in ("leftImg8bit", "gtFine")):
+def open_cityscapes(config: Config, folder: Path) -> Dataset:
+    """Cityscapes in a folder. Raises InputError that names what is missing or unknown."""
+    for place in (folder / kind / part for part in PARTS for kind in ("leftImg8bit", "gtFine")):
         if not any(place.glob("*/*.png")):
             raise InputError(
                 f"{place}: must hold a folder of PNGs for each city, got none: unpack "
@@ -45,7 +43,7 @@ def open_cityscapes(config: Config) -> Dataset:
 
     found, part_of = [], {}
     for part in PARTS:
-        for name, image, label in _list(config.data_dir, part):
+        for name, image, label in _list(folder, part):
             found.append(Frame(name, image.parent.name, image, label))
             part_of[name] = part
     check_unique_names(found)

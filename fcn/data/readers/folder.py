@@ -35,16 +35,14 @@ from fcn.data.task import make_task
 from fcn.errors import InputError
 
 
-def open_folder(config: Config) -> Dataset:
-    """The frames in config.data_dir. Raises InputError that names what is missing, unpaired or unknown."""
-    if config.data_dir is None:
-        raise InputError("data_dir: folder is read from files, got none: set data_dir to your folder")
-    legend = read_legend(config.data_dir / "classes.toml")
+def open_folder(config: Config, folder: Path) -> Dataset:
+    """The frames in a folder. Raises InputError that names what is missing, unpaired or unknown."""
+    legend = read_legend(folder / "classes.toml")
     task = make_task(str(legend.path), legend.names, (VOID,), config.classes)
-    everything, warnings = _list(config.data_dir, legend)
+    everything, warnings = _list(folder, legend)
     frames = subsample(everything, config.frames)
     if config.split == "published":
-        splits, of_split = split_by_lists("folder", config.data_dir, frames, everything)
+        splits, of_split = split_by_lists("folder", folder, frames, everything)
     else:
         splits, of_split = split_by_sequence("folder", frames, config)
         held_out = splits["val"] or splits["test"]

@@ -34,18 +34,16 @@ _IMAGE = re.compile(r"(?P<category>[a-z]+)_(?P<number>\d+)")
 _LABEL = re.compile(r"(?P<category>[a-z]+)_(?P<task>road|lane)_(?P<number>\d+)")
 
 
-def open_kitti_road(config: Config) -> Dataset:
-    """KITTI Road in config.data_dir. Raises InputError that names what is missing, unpaired or unknown."""
-    if config.data_dir is None:
-        raise InputError("data_dir: kitti_road is read from files, got none: set data_dir to the unpacked folder")
+def open_kitti_road(config: Config, folder: Path) -> Dataset:
+    """KITTI Road in a folder. Raises InputError that names what is missing, unpaired or unknown."""
     if config.split == "published":
         raise InputError("split: kitti_road has no published split, got published: set split = sequence")
     task = "road" if config.classes == "all" else config.classes
     if task not in TASKS:
         raise InputError(f"classes: kitti_road has road and lane (um frames only), got {config.classes!r}")
-    frames = subsample(_list(config.data_dir, task), config.frames)
+    frames = subsample(_list(folder, task), config.frames)
     splits, warnings = split_by_sequence("kitti_road", frames, config)
-    warnings += _shared_categories(frames, splits) + missing_frames(config.data_dir)
+    warnings += _shared_categories(frames, splits) + missing_frames(folder)
     warnings += other_files(sorted({path.parent for frame in frames for path in (frame.image, frame.label) if path}))
     classes = ("background", task)
     return Dataset("kitti_road", classes, tuple(frames), splits, tuple(warnings), 1, read_frame)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcn.config import Config
-from fcn.data.cache import Cache, cache_folder, open_cache
+from fcn.config import Config, cache_folder
+from fcn.data.cache import Cache, open_cache
 from fcn.errors import InputError
 
 SIZE = (16, 24)
@@ -96,7 +96,7 @@ def test_the_pixels_can_not_be_written_to(config: Config) -> None:
 def test_a_copy_in_another_folder_finds_the_same_pixels(config: Config, tmp_path: Path) -> None:
     first = open_cache(config)
     shutil.copytree(tmp_path / "camvid", tmp_path / "copy")
-    second, was_built = built(config.model_copy(update={"data_dir": tmp_path / "copy"}))
+    second, was_built = built(config.model_copy(update={"data_dir": str(tmp_path / "copy")}))
     assert not was_built
     assert second.path == first.path
 
@@ -208,7 +208,7 @@ def test_the_default_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pat
 OPEN = """
 import logging, sys
 from fcn.data.cache import open_cache
-from fcn.config import Config
+from fcn.config import Config, cache_folder
 
 class Waiting(logging.Handler):
     # What the lock's library says when another process has it.
@@ -293,7 +293,7 @@ def test_a_killed_builder_leaves_nothing_torn_and_the_waiting_process_builds(con
 READ = """
 import re, sys
 from fcn.data.cache import open_cache
-from fcn.config import Config
+from fcn.config import Config, cache_folder
 
 cache = open_cache(Config.model_validate_json(sys.argv[1]))
 print(int(cache.images.sum()), flush=True)

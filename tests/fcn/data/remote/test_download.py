@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from fcn.cli.app import main
-from fcn.data.download import ATTEMPTS, RECORD, Archive, download
+from fcn.data.remote.archives import RECORD
+from fcn.data.remote.download import ATTEMPTS, Archive, download
 from fcn.errors import InputError
 
 
@@ -301,7 +302,7 @@ def test_two_members_that_want_one_place_are_damage(server: Server, tmp_path: Pa
 
 def test_a_page_instead_of_an_archive_is_removed(server: Server, tmp_path: Path) -> None:
     server.content = b"<html>Please log in</html>"
-    with pytest.raises(InputError, match=r"damaged archive \(File is not a zip file\); it was removed"):
+    with pytest.raises(InputError, match=r"damaged archive \(it is neither a zip nor a tar file\); it was removed"):
         fetch(server, tmp_path / "kitti")
     assert list(tmp_path.iterdir()) == []
 

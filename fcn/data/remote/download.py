@@ -10,45 +10,28 @@ that another machine can be required to get the same archive.
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import http.client
 import json
-import lzma
+import netrc
 import re
-import stat
-import struct
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from fcn import files
+from fcn.data.remote.archives import CHUNK, RECORD, drop, unpack
 from fcn.errors import InputError
 
+_T = TypeVar("_T")
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all or None
 
-CHUNK = 1 << 18
 TIMEOUT_SECONDS = 60.0
 ATTEMPTS = 5  # in a row without new bytes
-ENCRYPTED = 1  # bit in the flags of a zip's member
-# Errors from unpacking a damaged archive; the last three if two members have the same path.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    struct.error,
-    ValueError,
-    FileExistsError,
-    NotADirectoryError,
-    IsADirectoryError,
-)
-RECORD = "download.json"
 
 
 @dataclass(frozen=True)
@@ -96,22 +79,10 @@ def download(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fetch(archive.url, partial, progress=progress, pause_seconds=pause_seconds)
-        found = _sha256(partial)
-        if sha256 is not None and found != sha256.lower():
-            _drop(partial)
-            raise InputError(
-                f"{archive.url}: the file must have sha256 {sha256.lower()}, got {found}; it was removed: "
-                "try again, or check the sum"
-            )
-        unpack(
-            partial,
-            folder,
-            archive.root,
-            {"url": archive.url, "sha256": found, "bytes": partial.stat().st_size},
-        )
+        found = unpack(partial, folder, archive.root, archive.url, sha256)
     except OSError as error:
         raise InputError(f"{folder}: can't be written ({error.strerror or error}): set --to elsewhere") from None
-    _drop(partial)
+    drop(partial)
     return found
 
 
@@ -120,29 +91,72 @@ def fetch(url: str, path: Path, *, progress: Progress | None = None, pause_secon
 
     Raises InputError if the server can't be reached or refuses; the part that has arrived stays in the file.
     """
+    _until_done(url, lambda: _fetch_rest(url, path, progress), path, pause_seconds)
+
+
+def version_of(url: str, *, pause_seconds: float = 1.0) -> dict[str, str | None]:
+    """What tells the version that the server has from others: ETag, date and length, as far as it says them.
+
+    Raises InputError as fetch() does.
+    """
+
+    def ask() -> dict[str, str | None]:
+        # Not HEAD, which some servers refuse. The contents aren't read.
+        with _opened(url, {}) as response:
+            return {name: response.headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")}
+
+    return _until_done(url, ask, None, pause_seconds)
+
+
+def _until_done(url: str, attempt: Callable[[], _T], path: Path | None, pause_seconds: float) -> _T:
+    """The result of an attempt, after as many as bring new bytes into `path` and a few more."""
     failures = 0
     while True:
-        before = path.stat().st_size if path.exists() else 0
+        before = _size(path)
         try:
-            _fetch_rest(url, path, progress)
-            return
+            return attempt()
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             if error.code < 500 and error.code not in (408, 429):
-                raise InputError(f"{url}: the server refuses: {error.code} {error.reason}") from None
+                fix = ": user and password are read from ~/.netrc" if error.code == 401 else ""
+                raise InputError(f"{url}: the server refuses: {error.code} {error.reason}{fix}") from None
             reason: Exception = error
         except (ValueError, http.client.InvalidURL) as error:
             raise InputError(f"{url}: is no address to fetch from ({error}): give one with http or https") from None
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = error
-        after = path.stat().st_size if path.exists() else 0
-        failures = 0 if after > before else failures + 1
+        failures = 0 if _size(path) > before else failures + 1
         if failures >= ATTEMPTS:
+            kept = f"; {_size(path)} bytes are in {path} and are kept" if path is not None else ""
             raise InputError(
-                f"{url}: can't be fetched: {getattr(reason, 'reason', reason)}; {after} bytes are in "
-                f"{path} and are "
-                "kept: run the same command again when the network is back"
+                f"{url}: can't be fetched: {getattr(reason, 'reason', reason)}{kept}: run the same command again when "
+                "the network is back"
             )
         time.sleep(pause_seconds * 2**failures)
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.exists() else 0
+
+
+def _opened(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+    request = urllib.request.Request(url, headers={"User-Agent": "fcn-tuner", **headers})
+    if known := _of_netrc(urllib.parse.urlsplit(url).hostname):
+        # Not sent on to where the server may redirect to.
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(known.encode()).decode()}")
+    response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    return response
+
+
+def _of_netrc(host: str | None) -> str | None:
+    """USER:PASSWORD for a host in ~/.netrc; None if there are none."""
+    try:
+        known = netrc.netrc().authenticators(host or "")
+    except FileNotFoundError:
+        return None
+    except (netrc.NetrcParseError, OSError) as error:
+        raise InputError(f"~/.netrc: can't be read: {error}: mend it") from None
+    return None if known is None else f"{known[0]}:{known[2]}"
 
 
 def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
@@ -152,18 +166,15 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
     known = _read_notes(notes)
     if not known.get("version") or known.get("url") != url:
         have = 0  # the part that is there may be of another file
-    request = urllib.request.Request(url, headers={"User-Agent": "fcn-tuner"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", known["version"])
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+        response = _opened(url, {"Range": f"bytes={have}-", "If-Range": known["version"]} if have else {})
     except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
         if error.code == 416 and have and have == known.get("length"):
+            error.close()
             return  # it was complete already
         if error.code == 416:
-            _drop(path)
+            error.close()
+            drop(path)
             raise ConnectionError("the server has another file than before") from None
         raise
     with response:
@@ -172,7 +183,7 @@ def _fetch_rest(url: str, path: Path, progress: Progress | None) -> None:
             have = 0
         elif version not in (None, known["version"]) or _first_byte(response.headers.get("Content-Range")) != have:
             # Some servers ignore If-Range, and some send another part than was asked for.
-            _drop(path)
+            drop(path)
             raise ConnectionError("the server has another file than before, or sent another part than was asked for")
         announced = response.headers.get("Content-Length")
         length = have + int(announced) if announced is not None else None
@@ -210,84 +221,3 @@ def _read_notes(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return notes if isinstance(notes, dict) else {}
-
-
-def unpack(archive: Path, folder: Path, root: str, record: dict[str, object]) -> None:
-    """Unpacks the files under `root` of a zip into a new folder, completely or not at all; record: for download.json.
-
-    Raises InputError, and removes the zip, if it is damaged or encrypted, has no files under `root`, or holds a link
-    or a path that leads out of the folder.
-    """
-    files.remove_leftovers(folder)
-    with files.atomic_write(folder, durable=True) as partial:
-        partial.mkdir()
-        try:
-            with zipfile.ZipFile(archive) as opened:
-                for info, place in _wanted(opened, root, archive):
-                    _extract(opened, info, partial.joinpath(*place.parts))
-        except InputError:
-            _drop(archive)
-            raise
-        except DAMAGE as error:
-            _drop(archive)
-            raise InputError(f"{archive}: damaged archive ({error}); it was removed: fetch it again") from None
-        (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-
-
-def _wanted(opened: zipfile.ZipFile, root: str, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """The files under root, each with its path in the folder. Raises InputError as unpack() does."""
-    members = [(info, _place(info, root, archive)) for info in opened.infolist()]
-    wanted = [(info, place) for info, place in members if place is not None]
-    if not wanted:
-        raise InputError(f"{archive}: must hold files under {root}/, got none; it was removed: is the address right?")
-    for info, _ in wanted:
-        if info.flag_bits & ENCRYPTED:
-            raise InputError(
-                f"{archive}: is encrypted ({info.filename!r} needs a password); it was removed: fetch one that isn't"
-            )
-    return wanted
-
-
-def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(info) as source, target.open("xb") as file:
-        while chunk := _decompress(source):
-            file.write(chunk)
-
-
-def _decompress(source: IO[bytes]) -> bytes:
-    try:
-        return source.read(CHUNK)
-    except (
-        OSError,
-        lzma.LZMAError,
-    ) as error:  # for damaged bzip2 data, OSError, which would look like a fault of the disk
-        raise zipfile.BadZipFile(str(error)) from error
-
-
-def _place(info: zipfile.ZipInfo, root: str, archive: Path) -> PurePosixPath | None:
-    """A member's path in the folder; None if it is no file or not under root. Raises InputError for an unsafe path."""
-    path = PurePosixPath(info.filename)
-    if not path.parts:
-        return None  # "./", the folder itself
-    if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
-        raise InputError(
-            f"{archive}: holds a path that leaves the folder, {info.filename!r}; it was removed: don't trust it"
-        )
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise InputError(f"{archive}: holds a link, {info.filename!r}; it was removed: don't trust it")
-    above = PurePosixPath(root).parts
-    inside = len(path.parts) > len(above) and all(w in ("*", h) for w, h in zip(above, path.parts, strict=False))
-    if info.is_dir() or not inside:
-        return None
-    return PurePosixPath(*path.parts[len(above) :])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _drop(partial: Path) -> None:
-    partial.unlink(missing_ok=True)
-    partial.with_name(f"{partial.name}.json").unlink(missing_ok=True)
