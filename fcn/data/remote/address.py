@@ -16,8 +16,8 @@ _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _WEB = ("http", "https")
 _SHA256 = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _SECRET_IN_QUERY = re.compile(r"(?i)[?&;][^=&;#]*(?:secret|token|pass|pwd|key|cred|sig)[^=&;#]*=")
-# A port is no password, although an @ may follow in the path.
-_PORT = re.compile(r"\w+://[^/?#@]+:\d+(?:[/?#]|$)")
+# A port is no password, although an @ may follow in the path; a bucket has none.
+_PORT = re.compile(r"(?!s3:|gs:)[\w+.-]+://(?:\[[0-9a-fA-F:.]*\](?::\d+)?|[^/?#@:]+:\d+)(?:[/?#]|$)")
 _WHERE_SECRETS_GO = {
     "s3": "keys are read from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from ~/.aws/credentials",
     "http": "a password is read from ~/.netrc (machine HOST login USER password PASSWORD)",
@@ -81,7 +81,7 @@ def read_address(data_dir: str) -> Address | None:
             f"shown: leave it out; {how}"
         )
     url, mark, fragment = data_dir.partition("#")
-    if "::" in url:
+    if "::" in url and url.count("://") > 1:
         raise InputError(f"data_dir: {url}: must be one address, got several joined by ::, which isn't supported")
     if not url[found.end() :].strip("/"):
         raise InputError(f"data_dir: {url}: must name a bucket or a host: add its name")
@@ -105,7 +105,7 @@ def read_address(data_dir: str) -> Address | None:
 def _has_secret(url: str, scheme: str) -> bool:
     if _SECRET_IN_QUERY.search(url):
         return True
-    authority = urlsplit(url.partition("?")[0]).netloc if "[" not in url else ""
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     user, at, _ = authority.rpartition("@")
     if at:  # a user's name alone is no secret where hosts or containers have users
         return ":" in user or scheme in ("s3", "gs", *_WEB)

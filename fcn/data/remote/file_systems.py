@@ -18,6 +18,8 @@ from fcn.errors import InputError
 
 # What reading a file changes, which says nothing of its contents.
 _CHANGED_BY_READING = ("time", "atime")
+# pyarrow would try for 15 minutes to reach Google, where Ctrl-C isn't heard.
+_GOOGLE, _LIMIT = ("gs:", "gcs:"), "retry_limit_seconds=60"
 _MEANS_NO_ACCESS = ("access_denied", "forbidden", "403", "credential", "unauthorized", "permission", "invalidaccesskey")
 
 
@@ -90,6 +92,8 @@ def open_file_system(url: str) -> FileSystem:
     import pyarrow
     import pyarrow.fs
 
+    if url.startswith(_GOOGLE) and "retry_limit_seconds" not in url:
+        url = f"{url}{'&' if '?' in url else '?'}{_LIMIT}"
     try:
         # Spaces and letters outside ASCII may be written as they are.
         return _Arrow(*pyarrow.fs.FileSystem.from_uri(quote(url, safe="%/:?#[]@!$&'()*+,;=~")))
