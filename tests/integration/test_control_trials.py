@@ -55,7 +55,7 @@ def test_control_trials_train_to_their_end_and_the_study_says_what_was_spared(tm
         assert curves(study)[number] == truth(trial["params"]["x"], EPOCHS)[: trial["epochs"]]
     spared = [number for number in control if trials[number]["would_stop_at"] == 2]
     assert 0 < len(spared) < len(control)
-    sentence = f"asha would have stopped {len(spared)} of 5 control trials. The best that it would have stopped, trial "
+    sentence = f"Early stopping would have stopped {len(spared)} of 5 control trials. The best that it would have "
     correlation = "The control trials' rank correlation with the end: 1.00 (0.16 to 1.00) at epoch 2"
     for said in (resumed.output, tuner("show", "roads", "--storage", storage).output):
         assert sentence in said

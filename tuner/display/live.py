@@ -155,8 +155,7 @@ class Progress:
                 return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
             case TrialSpared():
                 verb = "paused" if event.paused else "stopped"
-                name = self._record.spec.scheduler.name
-                return f"{name} would have {verb} it at epoch {event.epoch}: a control trial, it trains on"
+                return f"early stopping would have {verb} it at epoch {event.epoch}: a control trial, it trains on"
             case TrialEnded():
                 best = (
                     f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}"

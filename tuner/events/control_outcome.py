@@ -80,10 +80,10 @@ def control_sentence(record: StudyRecord) -> str | None:
     if found is None:
         return "No control trial has run to its end"
     count, best = len(found.trials), found.best_stopped
-    said = f"{record.spec.scheduler.name} would have stopped {len(found.stopped) or 'none'} of {count} control trials"
+    said = f"Early stopping would have stopped {len(found.stopped) or 'none'} of {count} control trials"
     if best is None:
         return said
-    among = ", among them the best of all" if best is found.trials[0] and count > 1 else ""
+    among = ", also the best of them" if best is found.trials[0] and count > 1 else ""
     return (
         f"{said}{among}. The best that it would have stopped, trial {best.id} at epoch {found.stopped[best.id]}, ended "
         f"at {metric} {best.value:.4g}; the best that it would have left is {found.left:.4g}"

@@ -75,7 +75,7 @@ def test_a_control_trial_is_named_with_what_early_stopping_would_have_done() -> 
     lines = said(*begun, spared)
     assert "trial 1   starts  x 0.5" in lines
     assert "trial 2   starts as a control trial,  x 0.5" in lines
-    assert "trial 2   asha would have stopped it at epoch 3: a control trial, it trains on" in lines
+    assert "trial 2   early stopping would have stopped it at epoch 3: a control trial, it trains on" in lines
     assert "kept" in said(*begun, terminal=True)
     assert "stop at 3" in said(*begun, spared, terminal=True)
     assert "control" not in said(*BEGUN, terminal=True)

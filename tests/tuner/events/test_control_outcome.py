@@ -46,14 +46,14 @@ def test_the_best_of_them_may_be_among_those_that_would_have_been_stopped(tmp_pa
     assert found.best_stopped.id == 3
     assert found.left == 0.7, "a stopped trial can win too"
     assert control_sentence(record) == (
-        "asha would have stopped 2 of 3 control trials, among them the best of all. The best that it would have "
+        "Early stopping would have stopped 2 of 3 control trials, also the best of them. The best that it would have "
         "stopped, trial 3 at epoch 2, ended at score 0.8; the best that it would have left is 0.7"
     )
 
 
 def test_none_may_have_been_stopped(tmp_path: Path) -> None:
     record = recorded(tmp_path, trial(1, 0.6), trial(2, 0.5))
-    assert control_sentence(record) == "asha would have stopped none of 2 control trials"
+    assert control_sentence(record) == "Early stopping would have stopped none of 2 control trials"
 
 
 def test_what_is_left_is_what_a_trial_had_before_it_would_have_been_stopped(tmp_path: Path) -> None:

@@ -123,8 +123,13 @@ def test_control_trials_have_their_own_correlation_with_its_interval(tmp_path: P
 def test_the_report_says_what_early_stopping_would_have_done_to_control_trials(tmp_path: Path) -> None:
     found(tmp_path, *controlled([6, 5, 4, 3, 2, 1], dict.fromkeys(range(2, 7), 3)))
     page = html.unescape(study_page(tuner.load("roads", tmp_path)))
-    assert "asha would have stopped 5 of 6 control trials, among them the best of all. The best that it would" in page
-    assert "asha would have lost the study's best value. The control trials' rank correlation with the end is" in page
+    assert (
+        "Early stopping would have stopped 5 of 6 control trials, also the best of them. The best that it would" in page
+    )
+    assert (
+        "Early stopping would have lost the study's best value. The control trials' rank correlation with the end is"
+        in page
+    )
     assert 'set scheduler.name = "none" for the next study.' in page
     assert "of the control trials (95 %)" in page
     assert "-1.00 (-1.00 to -0.63)" in page

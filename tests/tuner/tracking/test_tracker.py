@@ -259,8 +259,8 @@ def test_control_trials_are_tagged_with_what_early_stopping_would_have_done(stud
     assert tags == {
         "study": {
             "tuner.control.trials": "1, 3",
-            "tuner.control.outcome": "asha would have stopped 1 of 1 control trials. The best that it would have "
-            "stopped, trial 1 at epoch 1, ended at score 0.3; the best that it would have left is 0.1",
+            "tuner.control.outcome": "Early stopping would have stopped 1 of 1 control trials. The best that it would "
+            "have stopped, trial 1 at epoch 1, ended at score 0.3; the best that it would have left is 0.1",
         },
         "1": {"tuner.control": "true", "tuner.control.would_stop_at": "1"},
         "2": {},

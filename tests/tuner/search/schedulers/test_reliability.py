@@ -77,12 +77,12 @@ def test_a_space_whose_first_epochs_tell_the_opposite_gets_one_in_nearly_all(tmp
 def test_the_warning_names_the_epoch_from_which_on_the_ranks_tell_the_end(tmp_path: Path) -> None:
     record = recorded(tmp_path, "asha", reversed_)
     assert warning(record) == (
-        "asha would have lost the study's best value. The control trials' rank correlation with the end is -1.00 "
-        "(-1.00 to -0.63) at epoch 2, and 1.00 (0.63 to 1.00) at 7: set scheduler.grace_epochs = 7 for the next study"
+        "Early stopping would have lost the study's best value. The control trials' rank correlation with the end is "
+        "-1.00 (-1.00 to -0.63) at epoch 2, and 1.00 (0.63 to 1.00) at 7: set scheduler.grace_epochs = 7 for the next study"
     )
     first, correlations, last = reliability(record)
-    assert first.startswith("asha would have stopped ")
-    assert "among them the best of all" in first
+    assert first.startswith("Early stopping would have stopped ")
+    assert "also the best of them" in first
     assert correlations == (
         "The control trials' rank correlation with the end: -1.00 (-1.00 to -0.63) at epoch 2, -1.00 (-1.00 to "
         "-0.63) at epoch 6"
@@ -101,10 +101,10 @@ def test_a_winner_that_would_have_been_lost_is_told_without_a_correlation_too(tm
         tmp_path, "asha", lambda n: late if n == 1000 * seed + 4 else [0.5] * EPOCHS, seed, control=1, trials=4
     )
     assert reliability(record) == [
-        "asha would have stopped 1 of 1 control trials. The best that it would have stopped, trial 4 at epoch 2, "
-        "ended at score 1; the best that it would have left is 0.5",
-        "warning: asha would have lost the study's best value. Set scheduler.grace_epochs above 2 for the next study; "
-        "4 control trials that run to their end say how far",
+        "Early stopping would have stopped 1 of 1 control trials. The best that it would have stopped, trial 4 at "
+        "epoch 2, ended at score 1; the best that it would have left is 0.5",
+        "warning: Early stopping would have lost the study's best value. Set scheduler.grace_epochs above 2 for the next "
+        "study; 4 control trials that run to their end say how far",
     ]
 
 
