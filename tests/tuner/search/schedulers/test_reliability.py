@@ -78,7 +78,8 @@ def test_the_warning_names_the_epoch_from_which_on_the_ranks_tell_the_end(tmp_pa
     record = recorded(tmp_path, "asha", reversed_)
     assert warning(record) == (
         "Early stopping would have lost the study's best value. The control trials' rank correlation with the end is "
-        "-1.00 (-1.00 to -0.63) at epoch 2, and 1.00 (0.63 to 1.00) at 7: set scheduler.grace_epochs = 7 for the next study"
+        "-1.00 (-1.00 to -0.63) at epoch 2, and 1.00 (0.63 to 1.00) at 7: set scheduler.grace_epochs = 7 for the next "
+        "study"
     )
     first, correlations, last = reliability(record)
     assert first.startswith("Early stopping would have stopped ")
@@ -103,8 +104,8 @@ def test_a_winner_that_would_have_been_lost_is_told_without_a_correlation_too(tm
     assert reliability(record) == [
         "Early stopping would have stopped 1 of 1 control trials. The best that it would have stopped, trial 4 at "
         "epoch 2, ended at score 1; the best that it would have left is 0.5",
-        "warning: Early stopping would have lost the study's best value. Set scheduler.grace_epochs above 2 for the next "
-        "study; 4 control trials that run to their end say how far",
+        "warning: Early stopping would have lost the study's best value. Set scheduler.grace_epochs above 2 for the "
+        "next study; 4 control trials that run to their end say how far",
     ]
 
 
