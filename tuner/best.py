@@ -22,6 +22,7 @@ from tuner.cli.options import DEFAULT_STORAGE, JsonOption, Name, StorageOption, 
 from tuner.display import show as shows
 from tuner.display.live import format_metric
 from tuner.errors import StudyError
+from tuner.events.constraints import no_winner
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.spec import workload as workloads
 from tuner.storage import files
@@ -77,6 +78,11 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
     record = shows.find(storage, name)
     study = record.spec.name
     ranking = record.ranking()
+    if why := no_winner(record):
+        raise StudyError(
+            f"study {study}: {why}; resume it with more trials (--set budget.trials=N), or start another study with "
+            "wider limits"
+        )
     if not ranking:
         raise StudyError(
             f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
@@ -146,6 +152,16 @@ def _check_score(best: Best) -> None:
             f"{best.record.spec.objective.metric} {format_metric(best.rescored)} for {format_metric(logged)}; "
             "nothing was exported: have the data or the library versions changed since?"
         )
+    for constraint in best.record.spec.constraints:
+        value = best.exported.metrics.get(constraint.metric)
+        if value is None or constraint.keeps(value):
+            continue
+        if abs(value - constraint.limit) > _TOLERANCE * max(1.0, abs(constraint.limit)):
+            raise StudyError(
+                f"study {best.record.spec.name}: the export must keep the study's constraints, got {constraint.metric} "
+                f"{format_metric(value)}, which must be {constraint}; nothing was exported: have the data or the "
+                "library versions changed since?"
+            )
 
 
 def _move_into_place(draft: Path, output: Path) -> None:

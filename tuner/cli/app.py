@@ -93,6 +93,7 @@ def check(
             "study",
             f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}",
         ),
+        *(("constraint", f"{each.metric} {each}") for each in spec.constraints),
         ("data", prepared.summary),
         *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}{control}"),

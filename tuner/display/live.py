@@ -150,6 +150,10 @@ class Progress:
             case EpochReported():
                 metric = self._record.spec.objective.metric
                 star = "  best of the study so far" if self._leads(trial) else ""
+                if trial.breaches and trial.breaches[-1].epoch == event.epoch:
+                    star = f"  doesn't count: {trial.breaches[-1].constraint.metric} must be " + str(
+                        trial.breaches[-1].constraint
+                    )
                 return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
             case TrialPaused():
                 return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
@@ -162,7 +166,7 @@ class Progress:
                     if trial.value is not None
                     else ""
                 )
-                reason = f": {trial.reason}" if trial.reason else ""
+                reason = f": {trial.why}" if trial.why else ""
                 done = len(self._record.ended)
                 return f"{trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tuner.display.live import format_metric, number, trial_table
 from tuner.errors import StudyError
+from tuner.events.constraints import no_winner
 from tuner.events.control_outcome import would_stop_at
 from tuner.events.log import EVENTS
 from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
@@ -90,7 +91,7 @@ def _trial_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "epochs": trial.epoch,
         "startup_seconds": trial.startup_seconds,
         "seconds": round(trial.seconds(time.time()), 3),
-        "reason": trial.reason,
+        "reason": trial.why,
         "nodes": list(trial.nodes),
         "control": trial.control,
         "would_stop_at": would_stop_at(record, trial),
@@ -131,13 +132,15 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None,
         more = f"… and {hidden} more: python -m tuner show {record.spec.name}"
         console.print(more, style="dim", highlight=False, markup=False)
     for trial in rest:
-        if trial.reason:
+        if trial.why:
             console.print(
-                f"trial {trial.id} {trial.state}: {trial.reason}",
+                f"trial {trial.id} {trial.state}: {trial.why}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
+    if sentence := no_winner(record):
+        console.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for node, reason in record.left_out.items():
         console.print(
             f"node {node} got no trials: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -212,11 +213,10 @@ class Recorder:
         self.drain_at_limit()
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
-        assert trial.value is not None
         can_pause = report.resumable and not self.record.at_full_length(trial)
-        verdict = self._early_stopping.decide(trial.id, trial.epoch, trial.value)
-        if verdict is Verdict.PAUSE and not can_pause:
-            verdict = Verdict.CONTINUE
+        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record, trial.value))
+        if verdict is Verdict.PAUSE and (not can_pause or trial.value is None):
+            verdict = Verdict.CONTINUE if trial.value is not None else Verdict.STOP
         if trial.control:
             if is_new:
                 self._note_spared(trial, verdict)
@@ -224,7 +224,8 @@ class Recorder:
         match verdict:
             case Verdict.STOP:
                 name = self.record.spec.scheduler.name
-                return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}", keep)
+                breach = f": {trial.breach}" if trial.breach else ""
+                return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}{breach}", keep)
             case Verdict.PAUSE:
                 return Decision(Action.PAUSE, keep=keep)
             case Verdict.CONTINUE if can_pause and self.node_is_draining(trial.id):
@@ -390,15 +391,23 @@ class Recorder:
         return self._losses[number] <= max(1, self.record.spec.failures.max_retries)
 
 
+def _best_or_worst(record: StudyRecord, best: float | None) -> float:
+    """The value by which early stopping compares a trial: one that keeps no constraint is worse than any that does."""
+    if best is not None:
+        return best
+    return -math.inf if record.spec.objective.direction == "maximize" else math.inf
+
+
 def _rebuilt(record: StudyRecord) -> EarlyStopping:
     """Early stopping's state, replayed from the reports in the record."""
     better = record.spec.objective.better
     found = early_stopping(record.spec.objective, record.spec.scheduler)
     for trial in record.trials.values():
         best: float | None = None
-        for epoch, value in trial.curve:
-            best = value if better(value, best) else best
-            found.decide(trial.id, epoch, best if best is not None else value)
+        breaches: list[tuple[int, float | None]] = [(breach.epoch, None) for breach in trial.breaches]
+        for epoch, value in sorted([*trial.curve, *breaches], key=lambda report: report[0]):
+            best = value if value is not None and better(value, best) else best
+            found.decide(trial.id, epoch, _best_or_worst(record, best))
         if trial.state != "paused":
             found.resume(trial.id)
     return found

@@ -13,7 +13,7 @@ from tuner.events.state import StudyRecord, load_record
 from tuner.spec.study import StudySpec
 from tuner.spec.toml import override
 
-_UNCHANGEABLE = ("workload", "objective", "search", "scheduler", "fixed", "space")
+_UNCHANGEABLE = ("workload", "objective", "constraints", "search", "scheduler", "fixed", "space")
 _CHANGEABLE = ("budget", "resources", "failures")
 
 

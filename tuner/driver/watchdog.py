@@ -86,5 +86,5 @@ class Watchdog:
 
 def _grace_seconds(trial: TrialRecord) -> float:
     """How long a draining study waits for a trial's next report: twice the time of an epoch, at least a minute."""
-    epochs = max(len(trial.curve), 1)
-    return max(_MIN_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.curve else 0.0)
+    epochs = max(trial.epoch, 1)
+    return max(_MIN_GRACE_SECONDS, 2 * trial.seconds(trial.last_seen) / epochs if trial.epoch else 0.0)

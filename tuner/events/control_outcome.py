@@ -46,7 +46,7 @@ def would_stop_at(record: StudyRecord, trial: TrialRecord) -> int | None:
     At its last epoch nothing is lost. A trial that would have been paused counts as stopped there as long as so many
     others are ahead of it at this epoch that it would not have been resumed.
     """
-    for spared in trial.spared:
+    for spared in trial.spared if trial.curve else ():
         if trial.state == "finished" and spared.epoch >= trial.epoch:
             return None
         if not spared.paused or _share_ahead(record, trial, spared.epoch) >= 1 / record.spec.scheduler.reduction_factor:

@@ -30,12 +30,25 @@ from tuner.events.event import (
 )
 from tuner.events.forecast import Forecast
 from tuner.events.log import EVENTS, damaged, is_running, read_events
-from tuner.spec.study import StudySpec
+from tuner.spec.study import Constraint, StudySpec
 from tuner.storage.storage import Storage
 
 SPEC = "study.json"
 
 TrialState = Literal["running", "paused", "interrupted"] | TrialEnd
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A report that doesn't keep a constraint of the study."""
+
+    constraint: Constraint
+    epoch: int
+    value: float
+    """The constraint's metric in this report."""
+
+    def __str__(self) -> str:
+        return f"{self.constraint.metric} must be {self.constraint}, got {self.value:g} at epoch {self.epoch}"
 
 
 @dataclass(slots=True)
@@ -56,10 +69,12 @@ class TrialRecord:
     """How long its attempts before the present one ran."""
     epoch: int = 0
     value: float | None = None
-    """The objective's best value so far."""
+    """The objective's best value so far, of the epochs that keep the study's constraints."""
     best_epoch: int | None = None
     curve: list[tuple[int, float]] = field(default_factory=list)
-    """(epoch, objective's value at that epoch)."""
+    """(epoch, objective's value at that epoch), of the epochs that keep the study's constraints."""
+    breaches: list[Breach] = field(default_factory=list)
+    """The other epochs."""
     furthest: int = 0
     """The last epoch that it ever reported; after a kill, epochs up to this one may be replayed."""
     startup_seconds: float | None = None
@@ -84,6 +99,16 @@ class TrialRecord:
     @property
     def open(self) -> bool:
         return self.state in ("running", "paused", "interrupted")
+
+    @property
+    def breach(self) -> Breach | None:
+        """The newest, of a trial none of whose epochs keeps the study's constraints."""
+        return self.breaches[-1] if self.breaches and self.value is None else None
+
+    @property
+    def why(self) -> str | None:
+        """Why it ended as it did, or has no value."""
+        return self.reason or (str(self.breach) if self.breach and not self.open else None)
 
     def seconds(self, now: float) -> float:
         """How long it has run, without the time between its attempts."""
@@ -196,8 +221,11 @@ class StudyRecord:
             trial.startup_seconds = event.startup_seconds
         if event.gpu_share is not None:
             trial.gpu_share = max(trial.gpu_share or 0.0, event.gpu_share)
-        trial.curve.append((trial.epoch, value))
         trial.furthest = max(trial.furthest, trial.epoch)
+        if broken := self.spec.broken_by(event.metrics):
+            trial.breaches.append(Breach(broken, event.epoch, event.metrics[broken.metric]))
+            return
+        trial.curve.append((trial.epoch, value))
         if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
             self.worst_value = value
         if self.spec.objective.better(value, self.best_value):
@@ -211,6 +239,7 @@ class StudyRecord:
         better = self.spec.objective.better
         trial.epoch = to_epoch
         trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= to_epoch]
+        trial.breaches = [breach for breach in trial.breaches if breach.epoch <= to_epoch]
         trial.spared = tuple(spared for spared in trial.spared if spared.epoch <= to_epoch)
         trial.value = trial.best_epoch = None
         for epoch, value in trial.curve:

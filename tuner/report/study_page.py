@@ -22,6 +22,7 @@ from tuner.report.rungs import rungs
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
 from tuner.search.schedulers.reliability import warning
+from tuner.spec.study import StudySpec
 from tuner.storage.address import HIDDEN
 
 _STATES: dict[TrialState, str] = {
@@ -91,10 +92,16 @@ def _lede(study: Study) -> str:
     spec, scheduler = study.spec, study.spec.scheduler.name
     began = datetime.fromtimestamp(study.record.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
     reason = f" ({study.reason})" if study.reason else ""
+    search = f"{spec.search.sampler}{'' if scheduler == 'none' else f' and {scheduler}'}"
     return (
         f"{study.state}{reason}; begun {began}; {spec.workload}, to {spec.objective.direction} "
-        f"{spec.objective.metric}, with {spec.search.sampler}{'' if scheduler == 'none' else f' and {scheduler}'}"
+        f"{spec.objective.metric}{_constraints(spec)}, with {search}"
     )
+
+
+def _constraints(spec: StudySpec) -> str:
+    limits = " and ".join(f"{each.metric} {each}" for each in spec.constraints)
+    return f" where {limits}" if limits else ""
 
 
 def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:

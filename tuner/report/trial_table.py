@@ -68,7 +68,7 @@ def _cells(record: StudyRecord, trial: TrialRecord, names: list[str], control: b
         Cell(f"{seconds:,.1f}", repr(seconds)),
         *(_value(trial.params[name]) if name in trial.params else Cell("") for name in names),
         *([Cell(control_text(record, trial))] if control else []),
-        Cell(without_secrets_in(trial.reason or "")),
+        Cell(without_secrets_in(trial.why or "")),
     ]
 
 

@@ -50,7 +50,7 @@ def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFra
             "startup_seconds": pd.Series([trial.startup_seconds for trial in trials], dtype="float64"),
             "started": _times([trial.started for trial in trials]),
             "ended": _times([trial.ended for trial in trials]),
-            "reason": pd.Series([trial.reason for trial in trials], dtype="str"),
+            "reason": pd.Series([trial.why for trial in trials], dtype="str"),
             **_control_columns(record, trials),
             "mlflow_run_id": pd.Series([runs.get(str(trial.id)) for trial in trials], dtype="str"),
         }

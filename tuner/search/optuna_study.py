@@ -62,7 +62,7 @@ def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
         "best_epoch": trial.best_epoch,
         "epochs": trial.epoch,
         "seconds": round(trial.seconds(ended), 3),
-        "reason": trial.reason,
+        "reason": trial.why,
         **{f"params.{name}": value for name, value in outside.items()},
     }
     return FrozenTrial(

@@ -179,19 +179,24 @@ class Sampler:
 
 
 def value_for_sampler(trial: TrialRecord | None) -> float | None:
-    """The value to give the sampler for a trial: its best, or for one that can't work the worst of any trial by then.
+    """The value to give the sampler for a trial: its best, or the worst of any trial by then for one that can't work or
+    none of whose epochs keeps the constraints.
 
     None for that one when no trial has reported a value yet, for a trial that was stopped before its first report, and
     for one whose process or machine failed, which says nothing of its hyperparameters.
     """
     if trial is None or (trial.state == "failed" and not trial.infeasible):
         return None
+    if trial.breach:
+        return trial.worst_by_then
     if trial.state == "stopped" or (trial.state != "failed" and trial.value is not None):
         return trial.value
     return trial.worst_by_then
 
 
 def _outcome(trial: TrialRecord) -> str:
+    if trial.breach and trial.state != "failed":
+        return "failed"
     return "lost" if trial.state == "failed" and not trial.infeasible else trial.state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -32,6 +32,31 @@ class Objective(_Table):
         if than is None:
             return True
         return value > than if self.direction == "maximize" else value < than
+
+
+class Constraint(_Table):
+    """A limit of a metric: an epoch whose report doesn't keep it doesn't count as a trial's best."""
+
+    metric: str = Field(min_length=1)
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Constraint:
+        if (self.at_most is None) == (self.at_least is None):
+            got = "neither" if self.at_most is None else "both"
+            raise ValueError(f"one of at_most and at_least is needed, got {got}; give one, or two constraints")
+        return self
+
+    @property
+    def limit(self) -> float:
+        return self.at_most if self.at_most is not None else self.at_least or 0.0
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.at_most is None else 'at most'} {self.limit:g}"
+
+    def keeps(self, value: float) -> bool:
+        return value >= self.limit if self.at_most is None else value <= self.limit
 
 
 class Search(_Table):
@@ -127,6 +152,7 @@ class StudySpec(_Table):
     name: str
     workload: str = "fcn"
     objective: Objective
+    constraints: tuple[Constraint, ...] = ()
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     budget: Budget
@@ -156,6 +182,7 @@ class StudySpec(_Table):
             for name in self.space
             if name in self.fixed
         ]
+        problems += self._constraint_problems()
         problems += self._condition_problems()
         problems += self._first_trial_problems()
         problems += self._control_trial_problems()
@@ -169,6 +196,16 @@ class StudySpec(_Table):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _constraint_problems(self) -> Iterable[str]:
+        for number, one in enumerate(self.constraints, start=1):
+            for other in self.constraints[: number - 1]:
+                if other.metric == one.metric and (other.at_most is None) == (one.at_most is None):
+                    yield f"constraints[{number}]: {one.metric} is limited once already, {other}; remove one of them"
+                elif other.metric == one.metric:
+                    low, high = (one, other) if one.at_most is None else (other, one)
+                    if low.limit > high.limit:
+                        yield f"constraints[{number}]: {one.metric} can't be {low} and {high}; correct one of them"
 
     def _condition_problems(self) -> Iterable[str]:
         for name, dimension in self.space.items():
@@ -216,6 +253,12 @@ class StudySpec(_Table):
                 f"scheduler.control_trials: at most {max(0, most)}, the budget's trials without the first trials, of "
                 f"which none is a control trial; got {wanted}: set it lower, or budget.trials higher"
             )
+
+    def broken_by(self, metrics: Mapping[str, float]) -> Constraint | None:
+        """The first constraint that a report of these metrics doesn't keep. One whose metric it lacks is kept."""
+        return next(
+            (each for each in self.constraints if each.metric in metrics and not each.keeps(metrics[each.metric])), None
+        )
 
     @property
     def mode(self) -> Literal["max", "min"]:

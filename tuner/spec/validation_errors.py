@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +32,7 @@ def config_problems(config_type: type[BaseModel], fixed: dict[str, Any], sampled
 def study_problems(detail: Any, spec_type: type[BaseModel]) -> list[str]:
     """One sentence for each mistake in one of pydantic's error records on a study file. spec_type: StudySpec."""
     loc = [part for part in detail["loc"] if part not in ("float", "int", "choice") or len(detail["loc"]) < 3]
-    where = ".".join(str(part) for part in loc)
+    where = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
     if detail["type"] == "extra_forbidden":
         return [f"{where}: no such key" + nearest(str(loc[-1]), _keys_at(loc[:-1], detail["loc"], spec_type))]
     if detail["type"] == "missing":
@@ -64,8 +64,12 @@ def _keys_at(loc: list[Any], full: tuple[Any, ...], spec_type: type[BaseModel]) 
         return {"type", "low", "high", "log", "step", "choices", "when"} if len(full) > 2 else set()
     model: Any = spec_type
     for name in loc:
+        if isinstance(name, int):
+            continue
         table = model.model_fields.get(str(name))
         model = table.annotation if table else None
+        if get_origin(model) is tuple:
+            model = get_args(model)[0]
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             return ()
     return cast(Iterable[str], model.model_fields)

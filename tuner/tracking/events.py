@@ -146,6 +146,8 @@ class EventWriter:
         self._begin(None, event.time)
         objective, batch = self._spec.objective, self._batches[None]
         batch.params |= {"objective": f"{objective.direction} {objective.metric}"}
+        if constraints := ", ".join(f"{each.metric} {each}" for each in self._spec.constraints):
+            batch.params |= {"constraints": constraints}
         batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
         batch.tags |= provenance_tags(event) | forecast_tags(compare(self._record, self._study))
         files = provenance_files(self._spec, event)
@@ -199,8 +201,8 @@ class EventWriter:
         run = self._runs.of(trial, at)
         tags = self._batches[trial].tags
         tags["tuner.state"] = event.state
-        if event.reason:
-            tags["tuner.reason"] = event.reason
+        if why := self._record.trials[trial].why:
+            tags["tuner.reason"] = why
         if event.value is not None and event.best_epoch is not None:
             # MLflow compares runs by a metric's last value, which is of the last epoch and not of the best.
             best = best_metric(self._spec.objective.metric)

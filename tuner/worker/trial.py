@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tuner.errors import StorageUnavailableError, StudyError, TrialError
 from tuner.spec import workload as workloads
-from tuner.spec.study import Objective, StudySpec
+from tuner.spec.study import StudySpec
 from tuner.spec.workload import Snapshot
 from tuner.storage.checkpoints import Progress, TrialCheckpoints, trial_folder
 from tuner.storage.scratch import scratch
@@ -57,7 +57,7 @@ def run_trial(
     folder = trial_folder(study, assignment.trial)
     seed = spec.search.seed + assignment.trial
     with isolated(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec.objective, folder, device, rank, send, send_from_rank)
+        reporter = _Reporter(assignment, spec, folder, device, rank, send, send_from_rank)
         stack.callback(reporter.close)
         try:
             try:
@@ -116,7 +116,7 @@ class _Reporter:
     def __init__(
         self,
         assignment: Assignment,
-        objective: Objective,
+        spec: StudySpec,
         folder: Storage,
         device: Any,
         rank: int,
@@ -125,7 +125,7 @@ class _Reporter:
     ):
         self._device = device_name(device)
         self._system = SystemMetrics(device)
-        self._objective, self._checkpoints, self._rank = objective, TrialCheckpoints(folder), rank
+        self._spec, self._checkpoints, self._rank = spec, TrialCheckpoints(folder), rank
         self._send_from_all, self._send_from_rank = send, send_from_rank
         self._progress = Progress()
         self.retry = StorageRetry(folder, self._wait_on)
@@ -159,7 +159,7 @@ class _Reporter:
         value = self._value(metrics)
         epoch = int(metrics["epoch"])
         before = self._progress
-        is_best = self._objective.better(value, before.best_value)
+        is_best = self._spec.objective.better(value, before.best_value) and self._spec.broken_by(metrics) is None
         progress = self._progress = Progress(
             epoch=epoch,
             metrics=_finite_floats(metrics),
@@ -257,15 +257,15 @@ class _Reporter:
             raise
 
     def _value(self, metrics: dict[str, float]) -> float:
-        for needed in (self._objective.metric, "epoch"):
+        objective = self._spec.objective.metric
+        limited = [("constraints", each.metric) for each in self._spec.constraints]
+        for place, needed in [("objective.metric", objective), ("objective.metric", "epoch"), *limited]:
             if needed not in metrics:
-                raise TrialError(
-                    f"objective.metric: the workload must report {needed!r}, but reported {', '.join(metrics)}"
-                )
-        value = float(metrics[self._objective.metric])
-        if not math.isfinite(value):
-            raise TrialError(f"epoch {metrics['epoch']:g}: {self._objective.metric} must be finite, got {value}")
-        return value
+                raise TrialError(f"{place}: the workload must report {needed!r}, but reported {', '.join(metrics)}")
+        for name in (objective, *(metric for _, metric in limited)):
+            if not math.isfinite(metrics[name]):
+                raise TrialError(f"epoch {metrics['epoch']:g}: {name} must be finite, got {metrics[name]}")
+        return float(metrics[objective])
 
 
 def _finite_floats(metrics: dict[str, float]) -> dict[str, float]:

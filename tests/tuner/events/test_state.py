@@ -1,8 +1,10 @@
-"""The state of a study after random events, beside the same computed anew from all trials."""
+"""The state of a study after random events, beside the same computed anew from what trials have reported."""
 
 from __future__ import annotations
 
+import math
 import random
+from collections import defaultdict
 from typing import Literal
 
 import pytest
@@ -23,8 +25,12 @@ from tuner.events.state import StudyRecord, TrialRecord
 class RandomStudy:
     """Events that a study may have, one after the other, drawn at random; few values, so that many are equal."""
 
-    def __init__(self, direction: str, seed: int):
-        self.record = StudyRecord(study_spec(objective={"metric": "score", "direction": direction}))
+    def __init__(self, direction: str, seed: int, most_memory: float | None = None):
+        constraints = [{"metric": "memory", "at_most": most_memory}] if most_memory is not None else []
+        spec = study_spec(objective={"metric": "score", "direction": direction}, constraints=constraints)
+        self.record, self._most_memory = StudyRecord(spec), math.inf if most_memory is None else most_memory
+        self.values: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        """Of each trial, the values of the epochs that keep the constraint."""
         self._random, self._now = random.Random(seed), 0.0
         self._begin_run()
 
@@ -53,7 +59,11 @@ class RandomStudy:
         match self._random.choices(["report", "end", "pause", "rewind"], [10, 3, 2, 1])[0]:
             case "report":
                 score = self._random.randrange(6) / 5
-                self.record.apply(EpochReported(self._now, trial.id, trial.epoch + 1, {"score": score}))
+                memory = float(self._random.randrange(4))
+                if memory <= self._most_memory:
+                    self.values[trial.id][trial.epoch + 1] = score
+                metrics = {"score": score, "memory": memory}
+                self.record.apply(EpochReported(self._now, trial.id, trial.epoch + 1, metrics))
             case "end":
                 ends: list[Literal["finished", "stopped", "failed"]] = ["finished", "stopped", "failed"]
                 end = self._random.choice(ends)
@@ -61,17 +71,29 @@ class RandomStudy:
             case "pause":
                 self.record.apply(TrialPaused(self._now, trial.id))
             case "rewind":
-                self.record.apply(TrialRewound(self._now, trial.id, self._random.randint(0, trial.epoch)))
+                to_epoch = self._random.randint(0, trial.epoch)
+                kept = {epoch: value for epoch, value in self.values[trial.id].items() if epoch <= to_epoch}
+                self.values[trial.id] = kept
+                self.record.apply(TrialRewound(self._now, trial.id, to_epoch))
 
 
+@pytest.mark.parametrize("most_memory", [None, 2.0, 0.0])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_best_value_and_ranking_after_each_event_are_those_of_all_trials(direction: str) -> None:
+def test_best_value_and_ranking_after_each_event_are_those_of_all_reports(
+    direction: str, most_memory: float | None
+) -> None:
     best_of, sign = (max, -1.0) if direction == "maximize" else (min, 1.0)
     for seed in range(20):
-        study = RandomStudy(direction, seed)
+        study = RandomStudy(direction, seed, most_memory)
         for _ in range(300):
             study.advance()
             trials = study.record.trials.values()
+            for trial in trials:
+                assert trial.value == best_of(study.values[trial.id].values(), default=None)
+                assert dict(trial.curve) == study.values[trial.id]
+                assert [breach.epoch for breach in trial.breaches] == [
+                    epoch for epoch in range(1, trial.epoch + 1) if epoch not in study.values[trial.id]
+                ]
             values = [trial.value for trial in trials if trial.value is not None and trial.state != "failed"]
             assert study.record.best_value == best_of(values, default=None)
             ended = [

@@ -307,3 +307,37 @@ def test_limits_that_end_a_study_are_read_and_their_mistakes_told(file: Path) ->
         "budget.stop_when: cost and price_per_device_hour need each other, got cost = 50 alone; "
         "add price_per_device_hour or remove cost",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            '[{metric="score"}]',
+            "constraints[1]: one of at_most and at_least is needed, got neither; give one, or two constraints",
+        ),
+        (
+            '[{metric="score", at_most=1, at_least=0}]',
+            "constraints[1]: one of at_most and at_least is needed, got both; give one, or two constraints",
+        ),
+        (
+            '[{metric="loss", at_most=1}, {metric="loss", at_most=2}]',
+            "constraints[2]: loss is limited once already, at most 1; remove one of them",
+        ),
+        (
+            '[{metric="loss", at_least=2}, {metric="loss", at_most=1}]',
+            "constraints[2]: loss can't be at least 2 and at most 1; correct one of them",
+        ),
+        ('[{metric="loss", at_mots=2}]', "constraints[1].at_mots: no such key; did you mean at_most?"),
+        ('[{metric="loss", at_most=inf}]', "constraints[1].at_most: input should be a finite number, got inf"),
+    ],
+)
+def test_a_constraint_has_one_limit_that_can_be_kept(file: Path, given: str, said: str) -> None:
+    assert said in mistakes(file, f"constraints={given}")
+
+
+def test_a_metric_may_be_limited_from_both_sides(file: Path) -> None:
+    spec = read_study(file, ['constraints=[{metric="loss", at_least=0.5}, {metric="loss", at_most=0.5}]'])
+    assert spec.broken_by({"loss": 0.5}) is None
+    assert [str(spec.broken_by({"loss": loss})) for loss in (0.4, 0.6)] == ["at least 0.5", "at most 0.5"]
+    assert StudySpec.model_validate_json(to_json(spec)) == spec

@@ -42,6 +42,31 @@ def test_the_checkpoint_knows_the_best_so_far(tmp_path: Path, direction: str, be
     assert newest[0].best_value == better(scores(4, dip_epoch=3))
 
 
+def test_the_best_so_far_is_of_the_epochs_that_keep_the_constraints(tmp_path: Path) -> None:
+    runner = runner_in(tmp_path)
+    runner.run(epochs=4, constraints=[{"metric": "loss", "at_least": 0.6}])
+    assert scores(4) == [0.25, 0.375, 0.4375, 0.46875], "with losses of 1 less these"
+    newest = TrialCheckpoints(trial_folder(runner.study, 1)).newest()
+    assert newest is not None
+    assert (newest[0].best_value, newest[0].best_epoch) == (0.375, 2)
+    assert [path.parent.name[-2:] for path in sorted(tmp_path.rglob("weights.bin"))] == ["02", "04"], "best and newest"
+
+
+@pytest.mark.parametrize(
+    ("fixed", "metric", "said"),
+    [
+        ({}, "memory", "constraints: the workload must report 'memory', but reported epoch, score, loss"),
+        ({"fail": "nan_side"}, "loss", "epoch 2: loss must be finite, got nan"),
+    ],
+)
+def test_a_trial_that_does_not_report_what_a_constraint_limits_fails(
+    tmp_path: Path, fixed: dict[str, Any], metric: str, said: str
+) -> None:
+    runner = runner_in(tmp_path)
+    runner.run(epochs=4, constraints=[{"metric": metric, "at_most": 1}], **fixed)
+    assert runner.end == ("failed", said)
+
+
 def test_a_trial_of_no_epochs_finishes(tmp_path: Path) -> None:
     runner = runner_in(tmp_path)
     runner.run(epochs=0)

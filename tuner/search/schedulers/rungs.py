@@ -51,6 +51,8 @@ class Rung:
         place = share * (len(self._ordered) - 1)
         below = math.floor(place)
         low, high = self._ordered[below], self._ordered[min(below + 1, len(self._ordered) - 1)]
+        if math.isinf(low):
+            return low  # of trials that keep no constraint; nothing lies between them and the others
         part = place - below
         return high - (high - low) * (1 - part) if part >= 0.5 else low + (high - low) * part
 

@@ -53,6 +53,28 @@ def test_where_half_of_the_space_fails_at_most_15_of_50_trials_do(sampler: str, 
         assert failed <= 15, (seed, failed)
 
 
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("sampler", ["gp_curves", "tpe"])
+def test_where_half_of_the_space_keeps_no_constraint_at_most_15_of_50_trials_lie_there(sampler: str, half: str) -> None:
+    space, breaks, score = HALVES[half]
+    changes: Params = {"space": space, "constraints": [{"metric": "memory", "at_most": 8}], "budget": {"trials": 50}}
+    for seed in range(3):
+        study = Study(StudyRecord(study_spec(search={"sampler": sampler, "seed": seed}, **changes)))
+        broken = 0
+        for _ in range(50):
+            number, params = study.begin()
+            broken += breaks(params)
+            # What breaks it looks best.
+            metrics = {"score": score(params) + breaks(params), "memory": 9.0 if breaks(params) else 7.0}
+            study.event("report", trial=number, epoch=1, metrics=metrics)
+            study.end(number)
+        assert broken <= 15, (seed, broken)
+        best = study.record.ranking()[0]
+        assert not breaks(best.params)
+        assert best.value is not None
+        assert best.value > (0.9 if half == "two of four batch sizes" else 0.4)
+
+
 @pytest.mark.parametrize("sampler", ["gp_curves", "tpe"])
 def test_a_choice_that_failed_for_another_reason_is_proposed_again(sampler: str) -> None:
     """sgd fails where x is above 0.5 and is best below; adam works everywhere."""
