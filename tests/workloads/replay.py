@@ -58,6 +58,8 @@ class Config(BaseModel):
     together: int = 1
     """How many runs wait for each other before their first epoch, by files beside the log."""
     missing_data: bool = False
+    data: Path | None = None
+    """A file that is the data: its text is their fingerprint."""
     checkpoint_bytes: int = 1000
     snapshots: bool = False
     """Whether it hands over snapshots, which the tuner writes as it likes, in place of directories."""
@@ -73,6 +75,7 @@ class Prepared:
 
     summary: str = "nothing to read"
     metrics: tuple[str, ...] = ("score", "loss")
+    data: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def score(config: Config, epoch: int) -> float:
 def prepare(config: Config) -> Prepared:
     if config.missing_data or NO_DATA_HERE in os.environ:
         raise ValueError("fixed.missing_data: frames are needed, got none; take missing_data out")
-    return Prepared()
+    return Prepared(data={"fingerprint": config.data.read_text()} if config.data else {})
 
 
 def train(config: Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:

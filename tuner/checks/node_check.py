@@ -34,7 +34,8 @@ def software(workload: str) -> dict[str, str]:
 def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None:
     """Why this node can't run trials, in one sentence; None if it can. Also builds the node's cache of the data.
 
-    expected: the driver's `software`. study: pickled, the StudySpec, its Storage, and the token in MARKER.
+    expected: the driver's `software`. study: pickled, the StudySpec, its Storage, the token in MARKER, and the
+    fingerprint of the driver's data, None if the workload gives none.
     """
     found = software(workload)
     for what, version in expected.items():
@@ -50,7 +51,7 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
     from tuner.spec import workload as workloads
     from tuner.spec.study_file import first_config
 
-    spec, storage, token = pickle.loads(study)  # noqa: S301  # the driver's own
+    spec, storage, token, fingerprint = pickle.loads(study)  # noqa: S301  # the driver's own
     until = time.monotonic() + _SHARING_SECONDS
     try:
         while storage.read_text(MARKER) != token:
@@ -60,9 +61,15 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
                     "mount the same folder on all nodes, or give a bucket"
                 )
             time.sleep(0.5)
-        workloads.load(workload).prepare(first_config(spec))
+        prepared = workloads.load(workload).prepare(first_config(spec))
     except (StudyError, ValueError, OSError) as error:
         return " ".join(str(error).split("\n"))
+    there = workloads.fingerprint(prepared)
+    if fingerprint is not None and there != fingerprint:
+        return (
+            f"the data there must have the fingerprint {fingerprint}, as the driver's have, got {there}: bring the "
+            "same data to all nodes, or resume the study if its data were changed on purpose"
+        )
     return None
 
 

@@ -47,7 +47,8 @@ class _Node:
 class Nodes:
     """The nodes of a cluster and their checks. `placement` and `are_draining` may be called in any thread."""
 
-    def __init__(self, spec: StudySpec, study: Storage):
+    def __init__(self, spec: StudySpec, study: Storage, fingerprint: str | None):
+        """fingerprint: what tells the driver's data from others; None if the workload doesn't say."""
         self._spec = spec
         self._nodes: dict[str, _Node] = {}
         self._polled_at = -_POLL_SECONDS
@@ -56,7 +57,7 @@ class Nodes:
         token = secrets.token_hex(16)
         study.write_text(node_check.MARKER, token)
         self._expected = node_check.software(spec.workload)
-        self._study = pickle.dumps((spec, study, token))
+        self._study = pickle.dumps((spec, study, token, fingerprint))
         # Sent by value, so that a node without this package can run it.
         cloudpickle.register_pickle_by_value(node_check)  # type: ignore[no-untyped-call]
         # One call for each process: the memory of the data that prepare loads is freed.

@@ -186,7 +186,7 @@ def _start(
     with console.status("reading the data, and decoding what isn't decoded yet …"):
         prepared = prepare(spec)
     console.print(f"{spec.name}: {prepared.summary}", highlight=False, soft_wrap=True)
-    for warning in getattr(prepared, "warnings", ()):
+    for warning in (*getattr(prepared, "warnings", ()), *_data_changed(record, prepared)):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     with contextlib.ExitStack() as journals:
         with contextlib.ExitStack() as stack:
@@ -201,12 +201,22 @@ def _start(
             # A resume that changes nothing goes on with the forecast that the study began with.
             expected = _forecast(spec, plan, options.storage, prepared) if overrides or not record.runs else None
             began = run_began(record.runs + 1, overrides, tracking_uri, getattr(prepared, "data", None), expected)
-            nodes = Nodes(spec, study) if options.address else None
+            nodes = Nodes(spec, study, workloads.fingerprint(prepared)) if options.address else None
             StudyRun(record, study, journal, tracker, plan, nodes, console).fit(began)
         # After Ray has ended, so that neither the report nor a slow MLflow holds devices.
         write_study_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
+
+
+def _data_changed(record: StudyRecord, prepared: workloads.Prepared) -> list[str]:
+    before, now = record.fingerprint, workloads.fingerprint(prepared)
+    if None in (before, now) or before == now:
+        return []
+    return [
+        f"the data have changed since the last run of {record.spec.name}: their fingerprint was {before} and is {now}; "
+        "the trials so far were scored on the old ones: start another study with --name to compare on the new ones"
+    ]
 
 
 def _forecast(spec: StudySpec, plan: cluster.Plan, storage: Storage, prepared: workloads.Prepared) -> Forecast | None:

@@ -130,6 +130,8 @@ class StudyRecord:
         self.runs = 0
         self.reason: str | None = None
         self.tracking_uri: str | None = None
+        self.fingerprint: str | None = None
+        """What told the data of the newest run from others; None if it isn't known."""
         self.left_out: dict[str, str] = {}
         """Nodes that the present run gives no trials, and why."""
         self.draining: dict[str, float | None] = {}
@@ -195,6 +197,7 @@ class StudyRecord:
         self.runs, self.state, self.reason = event.number, "running", None
         self.created = self.created or event.time
         self.tracking_uri = event.tracking_uri
+        self.fingerprint = (event.data or {}).get("fingerprint", self.fingerprint)
         if event.forecast is not None:
             self.forecast = Forecast.from_json(event.forecast)
         self.left_out.clear()

@@ -67,8 +67,8 @@ class Prepared(Protocol):
         """The names that `train` will report."""
 
     # Optional: `warnings`, a tuple of sentences for the user; `data`, strings by name that identify the data (its
-    # split, its fingerprint), which MLflow shows; and `checkpoint_bytes`, two numbers, of a checkpoint's weights and of
-    # what only resuming needs, for the forecast.
+    # split, for example), which MLflow shows, and whose "fingerprint" must be the same on every node; and
+    # `checkpoint_bytes`, two numbers, of a checkpoint's weights and of what only resuming needs, for the forecast.
 
 
 class Format(Protocol):
@@ -107,6 +107,12 @@ class Workload(Protocol):
     def prepare(self, config: Any) -> Prepared: ...
     def train(self, config: Any, *, report: Report, resume_from: Path | None, device: Any) -> None: ...
     def export(self, checkpoint_dir: Path, output_dir: Path) -> Exported: ...
+
+
+def fingerprint(prepared: Prepared) -> str | None:
+    """What tells its data from all others; None if the workload doesn't say."""
+    data: Mapping[str, str] | None = getattr(prepared, "data", None)
+    return (data or {}).get("fingerprint")
 
 
 def load(package: str) -> Workload:

@@ -27,8 +27,10 @@ def study(tmp_path: Path) -> Storage:
     return study
 
 
-def found(study: Storage, expected: dict[str, str] = SAME, **changes: Any) -> str | None:
-    return problem(expected, WORKLOAD, pickle.dumps((study_spec(**changes), study, "token")))
+def found(
+    study: Storage, expected: dict[str, str] = SAME, fingerprint: str | None = None, **changes: Any
+) -> str | None:
+    return problem(expected, WORKLOAD, pickle.dumps((study_spec(**changes), study, "token", fingerprint)))
 
 
 def test_a_node_like_the_drivers_has_no_problem(study: Storage) -> None:
@@ -55,6 +57,16 @@ def test_what_differs_from_the_driver_is_named(study: Storage, what: str, senten
 def test_data_that_is_missing_is_said_in_the_workloads_own_words(study: Storage) -> None:
     sentence = "fixed.missing_data: frames are needed, got none; take missing_data out"
     assert found(study, fixed={"missing_data": True}) == sentence
+
+
+def test_other_data_than_the_drivers_are_found(study: Storage, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("roads-2")
+    fixed = {"data": str(tmp_path / "data")}
+    assert found(study, fingerprint="roads-2", fixed=fixed) is None
+    assert found(study, fingerprint="roads-1", fixed=fixed) == (
+        "the data there must have the fingerprint roads-1, as the driver's have, got roads-2: bring the same data to "
+        "all nodes, or resume the study if its data were changed on purpose"
+    )
 
 
 @pytest.mark.parametrize("token", [None, "that of another run"])
