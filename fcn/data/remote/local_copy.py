@@ -60,15 +60,14 @@ def fetch(config: Config) -> None:
     place = cache_folder(config) / "fetched" / address.key
     with _disk_explained(place, address):
         if address.sha256 is not None and (place / address.sha256).is_dir():
-            version = address.sha256  # the same, whatever the server has by now
-        else:
-            version, bring = _look(address, place)
-            place.mkdir(parents=True, exist_ok=True)
-            # The system releases the lock if the process that holds it dies.
-            with FileLock(place.with_name(f"{place.name}.lock")):
-                if not (place / version).is_dir():
-                    bring(place / version)
-        if _read(place / "newest") != version:
+            return  # whatever the server has by now
+        version, bring = _look(address, place)
+        place.mkdir(parents=True, exist_ok=True)
+        # The system releases the lock if the process that holds it dies.
+        with FileLock(place.with_name(f"{place.name}.lock")):
+            if not (place / version).is_dir():
+                bring(place / version)
+        if address.sha256 is None and _read(place / "newest") != version:
             with files.atomic_write(place / "newest", durable=False) as partial:
                 partial.write_text(version)
 
@@ -86,7 +85,7 @@ def folder_of(config: Config) -> Path | None:
         return address.folder
     place = cache_folder(config) / "fetched" / address.key
     for first in (True, False):
-        copy = place / (_read(place / "newest") or "none")
+        copy = place / (address.sha256 or _read(place / "newest") or "none")
         if copy.is_dir():
             return folder_within(copy) if address.archive else copy
         if first:
@@ -270,6 +269,7 @@ def _fetch_file(
             reason = _append_rest(source, file, target, before, count)
         have = part.stat().st_size
         if reason is None and file.size in (None, have):
+            part.chmod(0o444)  # a change in one copy would be one in all
             part.replace(path)
             return
         if file.size is not None and have > file.size:

@@ -450,9 +450,14 @@ def test_an_archive_with_a_checksum_is_held_to_it_and_asked_for_once(frames: Pat
     with pytest.raises(InputError, match=f"must have sha256 {'0' * 64}, got {hashlib.sha256(content).hexdigest()}"):
         prepare(wrong)
     right = config_of(f"{web.url}/streets.zip#sha256={hashlib.sha256(content).hexdigest()}", tmp_path)
-    prepare(right)
+    first = prepare(right)
+    any_version = config_of(f"{web.url}/streets.zip", tmp_path)
+    (web.folder / "streets.zip").write_bytes(packed(write_frames(tmp_path / "new", 16, seed=1), ".zip"))
+    newest = prepare(any_version)
     (web.folder / "streets.zip").unlink()
-    prepare(right)
+    assert prepare(right) == first
+    assert open_cache(right).path.name == first.data["fingerprint"]
+    assert open_cache(any_version).path.name == newest.data["fingerprint"] != first.data["fingerprint"]
 
 
 @pytest.mark.parametrize(
