@@ -95,7 +95,7 @@ class Progress:
     def _lost(self, event: NodeLost) -> str:
         trials = self._trials_on(event.node)
         if not trials:
-            return f"node {event.node} has gone; no trial ran there"
+            return f"node {event.node} has gone; no trial runs there now"
         return (
             f"node {event.node} was lost, where {trials} ran: started again elsewhere, from the newest checkpoint, "
             "as soon as there is room"

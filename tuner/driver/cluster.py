@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.checks.nodes import alive_nodes
 from tuner.checks.ray_access import private_token, reachable
-from tuner.driver import autoscaler, ray_cleanup
+from tuner.driver import autoscaler, ray_cleanup, ray_messages
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
 
@@ -206,6 +206,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ray_messages.shortened())
         try:
             if address is None:
                 stack.enter_context(private_token())

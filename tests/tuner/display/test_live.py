@@ -57,7 +57,7 @@ def test_the_table_says_so_until_the_trials_have_moved_and_the_node_has_gone() -
     assert f"node {GOING} will be gone: no trial runs there" in said(*drained, *moved, terminal=True)
     gone = said(*drained, *moved, event("lost", node=GOING), terminal=True)
     assert "will be gone" not in gone
-    assert f"node {GOING} has gone; no trial ran there" in gone
+    assert f"node {GOING} has gone; no trial runs there now" in gone
 
 
 def test_a_node_that_is_lost_is_named_with_the_trials_that_start_again() -> None:
