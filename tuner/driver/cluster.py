@@ -7,6 +7,8 @@ import functools
 import logging
 import math
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Any, cast
 
 import ray
 import ray._private.state
+import ray._private.worker
 import ray.exceptions
 import ray.tune
 from ray._private.accelerators import get_accelerator_manager_for_resource
@@ -22,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.checks.nodes import alive_nodes
 from tuner.checks.ray_access import private_token, reachable
-from tuner.driver import autoscaler, ray_cleanup, ray_messages
+from tuner.driver import autoscaler, ray_cleanup
 from tuner.errors import StudyError
 from tuner.spec.study import Resources
 
@@ -48,6 +51,8 @@ _ENVIRONMENT = {
 }
 _NODES_SECONDS = 300.0
 _USABLE_MEMORY = 0.9  # of a GPU; the rest is lost to fragmentation in the processes' allocators
+_SAID_BY_THE_STUDY = re.compile(r"The node with node id: \S+ .*has been marked dead|Raylet is terminated")
+_MOST_CHARACTERS = 300  # of a message of Ray's
 
 # Ray reads these variables when it is imported; the processes that it starts inherit them.
 os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
@@ -206,7 +211,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "tuner"}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ray_messages.shortened())
+        stack.enter_context(messages_shortened())
         try:
             if address is None:
                 stack.enter_context(private_token())
@@ -224,6 +229,32 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
         if address is None:
             stack.enter_context(ray_cleanup.ended_with_driver(ray.get_runtime_context().get_session_name()))
         yield _capacity()
+
+
+@contextlib.contextmanager
+def messages_shortened() -> Iterator[None]:
+    """A block in which Ray's messages to its driver are shortened. Ray prints them even with log_to_driver = False."""
+    original = ray._private.worker.print_to_stdstream
+    ray._private.worker.print_to_stdstream = _print_messages
+    try:
+        yield
+    finally:
+        ray._private.worker.print_to_stdstream = original
+
+
+def _print_messages(data: dict[str, Any], ignore_prefix: bool) -> None:
+    del ignore_prefix
+    for message in data["lines"]:
+        if line := message_line(message):
+            print(line, file=sys.stderr if data["is_err"] else sys.stdout, flush=True)
+
+
+def message_line(message: str) -> str | None:
+    """A message of Ray's as a line; None if the study says the same."""
+    words = " ".join(message.split())
+    if not words or _SAID_BY_THE_STUDY.match(words):
+        return None
+    return f"Ray: {words}" if len(words) <= _MOST_CHARACTERS else f"Ray: {words[:_MOST_CHARACTERS]} …"
 
 
 def remove_orphaned_groups() -> None:
