@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cluster.conftest import ROOT, OnPrem, wait_for
@@ -157,8 +159,9 @@ def test_a_lost_host_is_named_and_its_trials_start_again_elsewhere(
 
 def kill(host: Host, which: Callable[[str], bool]) -> None:
     for process in host.processes():
-        if which(" ".join(process.cmdline())):
-            process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended, and may be a zombie
+            if which(" ".join(process.cmdline())):
+                process.kill()
 
 
 def test_a_study_whose_process_was_killed_goes_on_by_the_same_command(on_prem: OnPrem, study: Study) -> None:
