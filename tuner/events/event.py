@@ -287,6 +287,10 @@ class _Layout:
         """Fields that are left out at their default, with it."""
         hints = get_type_hints(kind)
         self._rules = [(field.name, field.default, *_rule(hints[field.name])) for field in fields(kind)]
+        self._measured = [
+            field.name for field in fields(kind) if _NUMBERS in (hints[field.name], *get_args(hints[field.name]))
+        ]
+        """Fields whose values are numbers by name."""
 
     def to_json(self, event: Event) -> dict[str, Any]:
         found = dict(zip(self._keys, self._values(event), strict=True))
@@ -309,7 +313,14 @@ class _Layout:
                     )
                 value = None
             values.append(tuple(value) if kind is list else value)
-        return cast(Event, self._kind(*values))
+        event = self._kind(*values)
+        for field in self._measured:
+            measured = getattr(event, field) or {}
+            if not {float, int}.issuperset(map(type, measured.values())):
+                raise IncompleteEventError(
+                    f"event {self._kind.KIND!r} is incomplete: {field} must be numbers, got {str(measured)[:60]}"
+                )
+        return cast(Event, event)
 
 
 def _rule(hint: Any) -> tuple[frozenset[type], tuple[str, ...]]:
@@ -322,6 +333,7 @@ def _rule(hint: Any) -> tuple[frozenset[type], tuple[str, ...]]:
     return frozenset(kind for origin in origins for kind in in_json.get(origin, {origin})), ()
 
 
+_NUMBERS = dict[str, float]
 _ENCODE = json.JSONEncoder(allow_nan=False).encode
 _DECODE = json.JSONDecoder().raw_decode
 _LAYOUTS = {kind.KIND: _Layout(kind) for kind in get_args(Event)}

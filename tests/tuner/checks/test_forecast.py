@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.flaky_proxy import flaky_proxy
 from tests.studies import study_spec
 from tests.tuner.search.test_pairs import EPOCHS, replayed
+from tests.workloads.bucket import bucket_uri
 from tests.workloads.replay import Config, Prepared, write_checkpoint
 from tests.written_study import Line, back, end, report, run, start, stop, write_study
 from tuner.checks.forecast import (
@@ -198,11 +201,34 @@ def test_damaged_studies_and_those_without_a_trial_are_passed_over(tmp_path: Pat
     (tmp_path / "broken" / "events.jsonl").write_text('{"event": "run"}\n')
     write_study(tmp_path, "no_json", *EVENTS, space=ALONE, fixed={"epochs": 2})
     (tmp_path / "no_json" / "study.json").write_text("[1]")
+    write_study(tmp_path, "no_text", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    (tmp_path / "no_text" / "study.json").write_bytes(b"\xff\xfe")
+    write_study(tmp_path, "no_number", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    events = (tmp_path / "no_number" / "events.jsonl").read_text()
+    (tmp_path / "no_number" / "events.jsonl").write_text(events.replace('"score": 0.5', '"score": "0.5"'))
     assert earlier_study(unstopped(), Storage(str(tmp_path))) is None
     write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
     found = earlier_study(unstopped(), Storage(str(tmp_path)))
     assert found is not None
     assert found.name == "pilot"
+
+
+def test_the_studies_of_a_bucket_are_read_at_a_time(tmp_path: Path, bucket: str) -> None:
+    there = Storage(bucket_uri(bucket, tmp_path.name))
+    write_study(tmp_path, "pilot", *EVENTS, space=ALONE, fixed={"epochs": 2})
+    study = (tmp_path / "pilot" / "study.json").read_text()
+    for number in range(31):
+        (there / f"empty{number}").write_text("study.json", study)
+    for name in ("study.json", "events.jsonl"):
+        (there / "pilot").write_text(name, (tmp_path / "pilot" / name).read_text())
+    with flaky_proxy(f"http://{bucket}", "slow", lambda _, what: what.endswith("study.json")) as proxy:
+        began = time.monotonic()
+        found = earlier_study(unstopped(), Storage(bucket_uri(proxy.address.removeprefix("http://"), tmp_path.name)))
+        took = time.monotonic() - began
+    assert found is not None
+    assert found.name == "pilot"
+    assert len(proxy.failed) >= 64
+    assert took < 0.5 * len(proxy.failed) / 2, "each request takes half a second, and several are under way at a time"
 
 
 def test_a_forecast_reads_as_sentences() -> None:

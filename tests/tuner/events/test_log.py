@@ -248,7 +248,13 @@ def test_an_event_of_a_newer_version_is_reported(study: Storage) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['{"event": "report", "trial": 7}', '{"event": "report", "trial": 1, "epoch": 1}', '{"event": "start"}']
+    "line",
+    [
+        '{"event": "report", "trial": 7}',
+        '{"event": "report", "trial": 1, "epoch": 1}',
+        '{"event": "report", "time": 1, "trial": 1, "epoch": 1, "metrics": {"loss": 0.1, "score": "0.5"}}',
+        '{"event": "start"}',
+    ],
 )
 def test_an_incomplete_event_is_reported(study: Storage, line: str) -> None:
     run, start = to_line(RUN), to_line(event("start", trial=1, params={}))
