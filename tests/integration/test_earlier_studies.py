@@ -42,6 +42,7 @@ def test_a_study_takes_the_best_of_another_and_keeps_them_when_that_one_is_gone(
         assert new.wait() == 0, new.output
     params = {event["trial"]: event["params"]["x"] for event in events(storage / "new") if event["event"] == "start"}
     assert len(params) == 9
+    assert f"first trials from old: trials {best['trial']}" in new.output
     taken = new_firsts(storage)
     assert len(taken) > 1
     assert [params[number] for number in range(1, len(taken) + 1)] == taken
@@ -50,6 +51,12 @@ def test_a_study_takes_the_best_of_another_and_keeps_them_when_that_one_is_gone(
     with running("resume", "new", *where, "--set", "search.from_studies=[]") as new:
         assert new.wait() == 2
     assert "search.from_studies: is read when a study begins" in new.output
+    with running("resume", "new", *where, "--set", "taken=[]") as new:
+        assert new.wait() == 2
+    assert "taken: can't be changed when a study is resumed" in new.output
+    with running("run", file, "--or-resume", *where) as new:
+        assert new.wait() == 0, new.output
+    assert "new has all its 9 trials" in new.output
 
 
 def new_firsts(storage: Path) -> list[float]:

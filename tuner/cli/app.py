@@ -58,7 +58,7 @@ def check(
     from tuner.checks.forecast import study_forecast
     from tuner.driver import cluster
     from tuner.driver.run import prepare
-    from tuner.search.earlier_studies import earlier_trials
+    from tuner.search.earlier_studies import warm_start
     from tuner.spec.study_file import read_study
 
     spec = read_study(study_file, overrides or [], name)
@@ -77,7 +77,7 @@ def check(
     except StudyError as error:
         problems.append(str(error))
     try:
-        earlier = earlier_trials(spec, Storage(storage))
+        start = warm_start(spec, Storage(storage))
     except StudyError as error:
         problems.append(str(error))
     if problems:
@@ -95,9 +95,10 @@ def check(
         ),
         *(("constraint", f"{each.metric} {each}") for each in spec.constraints),
         ("data", prepared.summary),
-        *(("warning", warning) for warning in getattr(prepared, "warnings", ())),
+        *(("warning", warning) for warning in (*getattr(prepared, "warnings", ()), *start.warnings)),
         ("trials", f"{spec.budget.trials} with {spec.search.sampler}, scheduler {spec.scheduler.name}{control}"),
-        *(("first trial", str(each)) for each in earlier),
+        *(("first trial", str(trial)) for trial in start.trials),
+        *(("earlier studies", sentence) for sentence in start.left_out),
         ("runs", str(plan)),
         *((("", "forecast")[place == 0], sentence) for place, sentence in enumerate(expected)),
         *((f"{key}", str(dimension)) for key, dimension in spec.space.items()),

@@ -52,6 +52,7 @@ class Progress:
         self._record, self._console, self._mlflow_error, self._skipped = record, console, mlflow_error, skipped
         self._skipped_printed = False
         self._started = time.time()
+        self._paused = {trial.id for trial in record.trials.values() if trial.state == "paused"}
         self._note = ""
         self._live = (
             Live(console=console, get_renderable=self._table, refresh_per_second=4, transient=True)
@@ -87,6 +88,10 @@ class Progress:
         line = self._sentence(event)
         if line:
             self._line(line)
+        if isinstance(event, TrialPaused):
+            self._paused.add(event.trial)
+        elif isinstance(event, TrialStarted | TrialEnded):
+            self._paused.discard(event.trial)
         # Printed once; the final number is printed at the end.
         if not self._skipped_printed and (skipped := self._skipped()):
             self._skipped_printed = True
@@ -138,6 +143,8 @@ class Progress:
     ) -> str:
         match event:
             case TrialStarted():
+                if trial.id in self._paused:
+                    return f"continues after epoch {trial.epoch}  {format_params(trial.params)}"
                 again = f" again after epoch {trial.epoch}," if trial.epoch else ""
                 control = " as a control trial," if trial.control else ""
                 return f"starts{again}{control}  {format_params(trial.params)}"

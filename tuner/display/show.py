@@ -66,7 +66,7 @@ def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
 
 def record_json(record: StudyRecord) -> dict[str, Any]:
     """Keys: name, state, reason, objective, direction, best, left_out (nodes of its newest run that got no trials),
-    trials. A missing value is null.
+    from_studies (what became first trials, by earlier study), trials. A missing value is null.
     """
     ranking = record.ranking()
     best = ranking[0] if ranking else None
@@ -78,7 +78,20 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
         "direction": record.spec.objective.direction,
         "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
         "left_out": [{"node": node, "reason": reason} for node, reason in record.left_out.items()],
+        "from_studies": [_taken_json(record, name) for name in record.spec.search.from_studies],
         "trials": [_trial_json(record, trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
+    }
+
+
+def _taken_json(record: StudyRecord, name: str) -> dict[str, Any]:
+    """The numbers are null in a study of an earlier version, which doesn't say what it took."""
+    taken = next((each for each in record.spec.taken if each.study == name), None)
+    return {
+        "study": name,
+        "trials": list(taken.trials) if taken else None,
+        "ended": taken.ended if taken else None,
+        "without": list(taken.without) if taken else None,
+        "reason": taken.reason if taken else None,
     }
 
 
@@ -117,12 +130,13 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
 
 def print_record(record: StudyRecord, console: Console, rows: int | None = None, skipped: str | None = None) -> None:
     """Print the ranking, then the other trials. rows: at most so many; None: all. skipped: what MLflow rejected."""
-    reason = f" ({record.reason})" if record.reason else ""
     objective = record.spec.objective
     done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
     goal = f"to {objective.direction} {objective.metric}"
     # A Text, since rich would interpret square brackets in a string as markup.
-    console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}{reason}  {done}, {goal}"))
+    console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}  {done}, {goal}"), soft_wrap=True)
+    if record.reason:
+        console.print(f"{record.state}: {record.reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
     ranking = record.ranking()
     ranked = {trial.id for trial in ranking}
     rest = [trial for trial in record.trials.values() if trial.id not in ranked]
@@ -139,6 +153,8 @@ def print_record(record: StudyRecord, console: Console, rows: int | None = None,
                 markup=False,
                 soft_wrap=True,
             )
+    for name, taken in record.spec.taken_from().items():
+        console.print(f"first trials from {name}: {taken}", highlight=False, markup=False, soft_wrap=True)
     if sentence := no_winner(record):
         console.print(sentence, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for node, reason in record.left_out.items():

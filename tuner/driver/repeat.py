@@ -10,6 +10,7 @@ from rich.console import Console
 from tuner.driver import run as runs
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord, load_record
+from tuner.search.earlier_studies import with_own_seed
 from tuner.spec.study import StudySpec
 from tuner.spec.toml import override
 
@@ -26,6 +27,8 @@ def run_or_resume(spec: StudySpec, options: runs.Options, overrides: list[str], 
     if study.read_text("study.json") is None:
         return runs.run(spec, options, overrides, console)
     begun = load_record(study).spec
+    if begun.taken:
+        spec = spec.model_copy(update={"search": with_own_seed(spec.search)})
     changed = [key for key in _UNCHANGEABLE if getattr(spec, key) != getattr(begun, key)]
     if changed:
         raise StudyError(

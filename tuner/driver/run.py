@@ -25,7 +25,7 @@ from tuner.events.limits import limit_reached
 from tuner.events.log import Journal, read_events
 from tuner.events.state import StudyRecord, load_record
 from tuner.report import REPORT
-from tuner.search.earlier_studies import earlier_trials, with_first_trials
+from tuner.search.earlier_studies import warm_start, with_first_trials
 from tuner.spec import workload as workloads
 from tuner.spec.study import StudySpec, to_json
 from tuner.spec.study_file import first_config, override_study
@@ -80,10 +80,12 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
         )
     _check_shared(options)
     options.storage.check_writable()
-    earlier = earlier_trials(spec, options.storage)
-    for trial in earlier:
-        _print_line(console, f"{spec.name}: a first trial is {trial}")
-    spec = with_first_trials(spec, earlier)
+    start = warm_start(spec, options.storage)
+    for sentence in (*(f"a first trial is {trial}" for trial in start.trials), *start.left_out):
+        _print_line(console, f"{spec.name}: {sentence}")
+    for warning in start.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    spec = with_first_trials(spec, start)
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
     check_tracking_uri(tracking_uri)
@@ -101,7 +103,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     spec = record.spec
     if overrides:
         spec = override_study(spec, overrides)
-        for key in ("id", "name", "workload", "objective", "constraints"):
+        for key in ("id", "taken", "name", "workload", "objective", "constraints"):
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: can't be changed when a study is resumed; start another study with --name")
         if spec.search.from_studies != record.spec.search.from_studies:

@@ -19,12 +19,8 @@ _LIBRARIES = ("python", "tuner", "ray", "torch", "optuna", "mlflow", "numpy")
 
 
 def study_file(spec: StudySpec) -> str:
-    """The study as TOML, with the secrets in its addresses, and in fields such as `token` or `password`, replaced.
-
-    What it took from other studies is among its first trials, so that it needs them no more.
-    """
-    search = spec.search.model_copy(update={"from_studies": ()})
-    return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed), "search": search})))
+    """The study as TOML, with the secrets in its addresses, and in fields such as `token` or `password`, replaced."""
+    return without_secrets_in(study_toml(spec.model_copy(update={"fixed": _hidden(spec.fixed)})))
 
 
 def _hidden(table: dict[str, Any]) -> dict[str, Any]:

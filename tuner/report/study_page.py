@@ -95,8 +95,12 @@ def _lede(study: Study) -> str:
     search = f"{spec.search.sampler}{'' if scheduler == 'none' else f' and {scheduler}'}"
     return (
         f"{study.state}{reason}; begun {began}; {spec.workload}, to {spec.objective.direction} "
-        f"{spec.objective.metric}{_constraints(spec)}, with {search}"
+        f"{spec.objective.metric}{_constraints(spec)}, with {search}{_earlier(spec)}"
     )
+
+
+def _earlier(spec: StudySpec) -> str:
+    return "".join(f"; first trials from {name}: {taken}" for name, taken in spec.taken_from().items())
 
 
 def _constraints(spec: StudySpec) -> str:

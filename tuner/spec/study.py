@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tuner.spec.grid import grid_problems
 from tuner.spec.space import Choice, Dimension, Scalar, ordered
+from tuner.spec.taken import Taken
 from tuner.spec.validation_errors import nearest
 
-_RESERVED_NAMES = ("artifacts", "mlflow.db")
+RESERVED_NAMES = ("artifacts", "mlflow.db")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -162,6 +163,9 @@ class StudySpec(_Table):
     fixed: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, Dimension] = Field(min_length=1)
     first_trials: tuple[dict[str, Scalar], ...] = ()
+    taken: tuple[Taken, ...] = ()
+    """What became the last of `first_trials` when the study first ran, for each of search.from_studies; never in a
+    study file. Empty, too, in a study of an earlier version."""
 
     @field_validator("name")
     @classmethod
@@ -171,7 +175,7 @@ class StudySpec(_Table):
                 "letters, digits, '.', '_' and '-' are allowed, first a letter or digit, at most 100; "
                 f"got {name!r}; give another name"
             )
-        if name in _RESERVED_NAMES:
+        if name in RESERVED_NAMES:
             raise ValueError(f"the storage keeps something else under {name!r}; give another name")
         return name
 
@@ -259,6 +263,11 @@ class StudySpec(_Table):
         return next(
             (each for each in self.constraints if each.metric in metrics and not each.keeps(metrics[each.metric])), None
         )
+
+    def taken_from(self) -> dict[str, str]:
+        """Of a study that has begun: in words, by earlier study, which of its trials became first trials."""
+        known = {each.study: str(each) for each in self.taken}
+        return {name: known.get(name, "not recorded by this version of tuner") for name in self.search.from_studies}
 
     @property
     def mode(self) -> Literal["max", "min"]:

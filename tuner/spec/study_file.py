@@ -45,8 +45,9 @@ def study_of_tables(
     raw = copy.deepcopy(dict(tables))
     for override in overrides:
         _apply(override, raw)
-    if "id" in raw:
-        raise StudyError(f"{place}: id: no such key; remove it")
+    for key in ("id", "taken"):  # a study gets them when it begins
+        if key in raw:
+            raise StudyError(f"{place}: {key}: no such key; remove it")
     if name is not None:
         raw["name"] = name
     return check_study(raw, place=place)

@@ -16,8 +16,15 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def study_toml(spec: StudySpec) -> str:
-    """A study as a study file with every key, also those at their defaults, which may differ in another version."""
-    whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None and name != "id"}
+    """A study as a study file with every key, also those at their defaults, which may differ in another version.
+
+    It is of a study that has begun: what it took from other studies is among its first trials, so that it doesn't need
+    them.
+    """
+    whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None}
+    for name in ("id", "taken"):
+        whole.pop(name, None)
+    whole["search"]["from_studies"] = []
     if not any(limit is not None for limit in whole["budget"]["stop_when"].values()):
         del whole["budget"]["stop_when"]
     tables = {name: value for name, value in whole.items() if isinstance(value, dict)}

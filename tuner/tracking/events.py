@@ -36,7 +36,7 @@ from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.experiment_page import ExperimentPage
 from tuner.tracking.images import ImageUploader
 from tuner.tracking.names import best_metric, fit_param, logarithm_of
-from tuner.tracking.provenance import forecast_tags, outcome_tags, provenance_files, provenance_tags
+from tuner.tracking.provenance import earlier_tags, forecast_tags, outcome_tags, provenance_files, provenance_tags
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState
 
@@ -150,6 +150,7 @@ class EventWriter:
             batch.params |= {"constraints": constraints}
         batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
         batch.tags |= provenance_tags(event) | forecast_tags(compare(self._record, self._study))
+        batch.tags |= earlier_tags(self._spec)
         files = provenance_files(self._spec, event)
         self._images.log_files(self._runs, self._runs.of(None, event.time), files)
 

@@ -25,6 +25,11 @@ def provenance_tags(event: RunBegan) -> dict[str, str]:
     return tags if event.number > 1 else {**tags, **_known_to_mlflow(event)}
 
 
+def earlier_tags(spec: StudySpec) -> dict[str, str]:
+    """What the study took from earlier ones, a tag for each."""
+    return {f"tuner.from_studies.{name}": taken for name, taken in spec.taken_from().items()}
+
+
 def forecast_tags(rows: Sequence[Comparison]) -> dict[str, str]:
     """What the study was forecast to take."""
     return {f"tuner.forecast.{row.key}": row.forecast for row in rows}

@@ -79,3 +79,26 @@ def test_a_control_trial_is_named_with_what_early_stopping_would_have_done() -> 
     assert "kept" in said(*begun, terminal=True)
     assert "stop at 3" in said(*begun, spared, terminal=True)
     assert "control" not in said(*BEGUN, terminal=True)
+
+
+def test_a_paused_trial_continues_and_one_whose_process_died_starts_again() -> None:
+    begun = [
+        event("start", trial=1, params={"x": 0.5}),
+        event("report", trial=1, epoch=3, metrics={"score": 0.1}),
+    ]
+    again = event("start", trial=1, params={"x": 0.5})
+    assert "trial 1   continues after epoch 3  x 0.5" in said(*begun, event("pause", trial=1), again)
+    assert "trial 1   starts again after epoch 3,  x 0.5" in said(*begun, again)
+    twice = said(*begun, event("pause", trial=1), again, again)
+    assert twice.index("continues after epoch 3") < twice.index("starts again after epoch 3")
+
+
+def test_a_trial_that_was_paused_before_the_study_was_resumed_continues() -> None:
+    record, console = StudyRecord(study_spec()), Console(file=io.StringIO(), width=160)
+    for each in (*BEGUN, event("report", trial=2, epoch=3, metrics={"score": 0.1}), event("pause", trial=2)):
+        record.apply(each)
+    progress = Progress(record, console, lambda: None, lambda: None)
+    again = event("start", trial=2, params={"x": 0.6})
+    record.apply(again)
+    progress.event(again)
+    assert "trial 2   continues after epoch 3  x 0.6" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tuner.errors import StudyError
 from tuner.events.log import EVENTS, Journal
 from tuner.events.state import StudyRecord, load_record
 from tuner.spec.study import Objective, to_json
+from tuner.spec.taken import Taken
 from tuner.storage.storage import Storage
 from tuner.tracking.state import TrackingState, skipped_note
 
@@ -66,6 +68,7 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
         "direction": "maximize",
         "best": {"trial": 2, "value": 0.75, "epoch": 1, "params": {"x": 0.5}},
         "left_out": [],
+        "from_studies": [],
         "trials": [
             {
                 "id": number,
@@ -142,6 +145,40 @@ def test_a_person_sees_the_ranking_and_each_failures_reason_as_it_is(storage: St
     rows = [line.split()[:2] for line in text.split("\n")]
     assert rows.index(["2", "stopped"]) < rows.index(["1", "finished"]) < rows.index(["3", "failed"])
     assert "trial 3 failed: ValueError: [bold]no[/bold]" in text
+
+
+def test_why_a_study_ended_has_a_line_of_its_own_in_eighty_columns(storage: Storage) -> None:
+    reason = "the storage refused for 3600 s: --storage /data: must be a folder that can be written, got disk full"
+    stop = {"event": "stop", "state": "interrupted", "reason": reason}
+    lines = screen(print_record, write(storage, "a", 1e9, *TRIALS[:-1], stop), width=80).split("\n")
+    assert lines[:2] == ["a  interrupted  3 of 4 trials, to maximize score", f"interrupted: {reason}"]
+
+
+def test_show_says_what_a_study_took_from_each_earlier_one(storage: Storage) -> None:
+    record = write(storage, "a", 1e9, *TRIALS)
+    assert "first trials from" not in screen(print_record, record)
+    taken = (Taken(study="kitti", trials=(7, 2), ended=9, without=("l2",)), Taken(study="camvid", ended=3, reason="no"))
+    spec = study_spec(name="a", search={"from_studies": ["kitti", "camvid"]}, taken=taken)
+    (storage / "a").write_text("study.json", to_json(spec))
+    record = load_record(storage / "a")
+    text = screen(print_record, record)
+    assert "first trials from kitti: trials 7 and 2 of 9, without values outside this space (l2)\n" in text
+    assert "first trials from camvid: none of 3: no\n" in text
+    assert record_json(record)["from_studies"] == [
+        {"study": "kitti", "trials": [7, 2], "ended": 9, "without": ["l2"], "reason": None},
+        {"study": "camvid", "trials": [], "ended": 3, "without": [], "reason": "no"},
+    ]
+
+
+def test_a_study_of_a_version_that_did_not_keep_what_it_took_says_so(storage: Storage) -> None:
+    write(storage, "a", 1e9, *TRIALS)
+    begun = json.loads(to_json(study_spec(name="a", search={"from_studies": ["kitti"]})))
+    del begun["taken"]
+    (storage / "a").write_text("study.json", json.dumps(begun))
+    record = load_record(storage / "a")
+    assert "first trials from kitti: not recorded by this version of tuner\n" in screen(print_record, record)
+    nothing = {"trials": None, "ended": None, "without": None, "reason": None}
+    assert record_json(record)["from_studies"] == [{"study": "kitti", **nothing}]
 
 
 def test_a_person_sees_each_study_in_a_line(storage: Storage) -> None:

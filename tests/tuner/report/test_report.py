@@ -190,7 +190,10 @@ def test_the_command_trains_the_winners_hyperparameters_and_nothing_else(tmp_pat
 
 
 def test_the_study_file_and_the_command_need_no_studies_that_this_one_took_trials_from(tmp_path: Path) -> None:
-    write_study(tmp_path, "roads", *ROADS, first_trials=[{"x": 0.125}], search={"from_studies": ["gone"]})
+    taken = [{"study": "gone", "trials": [4], "ended": 6}]
+    changes = {"first_trials": [{"x": 0.125}], "search": {"from_studies": ["gone"]}, "taken": taken}
+    page = page_of(tmp_path, *ROADS, **changes)
+    assert "; first trials from gone: trial 4 of 6" in page.text
     study = tuner.load("roads", tmp_path)
     (tmp_path / "roads.toml").write_text(study_file(study.spec), encoding="utf-8")
     spec = read_study(tmp_path / "roads.toml", [], None)

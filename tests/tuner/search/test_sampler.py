@@ -103,7 +103,10 @@ def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_ki
     space = {**SPACE, "momentum": {**SPACE["momentum"], "when": {}}} if name in ("tpe", "gp") else SPACE
     if name == "grid":
         space = {"x": {**X, "step": 0.1}, **{key: SPACE[key] for key in ("batch_size", "optimizer")}}
-    spec = study_spec(space=space, search={"sampler": name}, budget={"trials": {"nsga2": 44, "gp": 15}.get(name, 24)})
+    # As those from earlier studies, which may have other hyperparameters.
+    firsts = [{"x": 0.5, "optimizer": "sgd"}, {"batch_size": 16}]
+    trials = {"nsga2": 44, "gp": 15}.get(name, 24)
+    spec = study_spec(space=space, search={"sampler": name}, budget={"trials": trials}, first_trials=firsts)
     study = Study(StudyRecord(spec))
     for lines, begun in _three_at_a_time(study):
         again = Study(_killed(spec, lines))

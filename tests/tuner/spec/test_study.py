@@ -290,6 +290,7 @@ def test_a_study_file_has_no_id_and_a_study_keeps_its_own(file: Path) -> None:
     """Two studies of one id would write into each other's runs in MLflow."""
     drawn = "0123456789abcdef" * 2
     assert mistakes(file, f"id='{drawn}'") == ["id: no such key; remove it"]
+    assert mistakes(file, "taken=[]") == ["taken: no such key; remove it"]
     spec = read_study(file).model_copy(update={"id": drawn})
     assert StudySpec.model_validate_json(to_json(spec)).id == drawn
     assert override_study(spec, ["budget.trials=20"]).id == drawn

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from tests.mlflow_server import MlflowServer
+from tests.studies import study_spec
 from tests.tracked_study import TrackedStudy, lines
 from tuner.cli.app import app
 from tuner.driver.provenance import run_began
@@ -81,6 +82,20 @@ def test_the_parent_run_says_what_ran_where_on_which_code_and_data(study: Tracke
     assert files["report.html"].read_text() == "<p>as the study's end left it</p>"
     assert files["requirements.txt"].read_text() == "# Python 3.11.7\nfcn-tuner==1\nray==2.60.0\nnumpy==2.4.0\n"
     assert check_study(tomllib.loads(files["study.toml"].read_text()), place="study.toml") == study.spec
+
+
+def test_the_parent_run_says_what_the_study_took_from_earlier_ones(study: TrackedStudy) -> None:
+    taken = [{"study": "old", "trials": [4, 1], "ended": 6}, {"study": "far", "ended": 2, "reason": "no room"}]
+    begun = {"first_trials": [{"x": 0.1}, {"x": 0.2}], "search": {"from_studies": ["old", "far"]}, "taken": taken}
+    study.spec = study_spec(name="roads", id="0" * 32, **begun)
+    study.write(events())
+    assert study.track() == 0
+    client, run = parent(study)
+    assert run.data.tags["tuner.from_studies.old"] == "trials 4 and 1 of 6"
+    assert run.data.tags["tuner.from_studies.far"] == "none of 2: no room"
+    text = Path(client.download_artifacts(run.info.run_id, "study.toml")).read_text()
+    again = check_study(tomllib.loads(text), place="study.toml")
+    assert (again.first_trials, again.search.from_studies) == (({"x": 0.1}, {"x": 0.2}), ()), "once, and not again"
 
 
 def test_a_resume_on_other_code_has_its_own_tags_beside_those_of_the_first_run(study: TrackedStudy) -> None:
