@@ -78,6 +78,11 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
             f"study {spec.name} exists in {options.storage.uri}; "
             f"resume it with `python -m tuner resume {spec.name}`, or give another --name"
         )
+    if any(read_events(study)):  # the new study's events would come after them
+        raise StudyError(
+            f"{study.uri}/study.json: must be there beside the events of a study, but is missing: restore it from a "
+            "copy, or give another --name"
+        )
     _check_shared(options)
     options.storage.check_writable()
     start = warm_start(spec, options.storage)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies import study_spec
 from tests.written_study import BEGAN, ROADS, end, report, run, start, stop, write_study
 from tuner.cli.console import console
+from tuner.driver import run as runs
 from tuner.driver.run import Options, resume, write_study_report
 from tuner.errors import StudyError
 from tuner.events.state import load_record
@@ -72,3 +74,21 @@ def test_a_study_that_was_killed_after_its_last_trial_ends_with_its_limit_as_the
     resume("roads", Options(Storage(str(tmp_path)), tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}"), [], console())
     found = load_record(study)
     assert (found.state, found.reason) == ("finished", "score has reached 0.9 (budget.stop_when.value = 0.8)")
+
+
+def test_a_new_study_is_not_begun_in_the_log_of_one_whose_study_json_is_missing(tmp_path: Path) -> None:
+    study = write_study(tmp_path, "s", *ROADS, stop())
+    (tmp_path / "s" / "study.json").unlink()
+    before = (tmp_path / "s" / "events.jsonl").read_bytes()
+    with pytest.raises(StudyError, match=r"s/study.json: must be there beside the events of a study, but is missing"):
+        runs.run(study_spec(), Options(Storage(str(tmp_path))), [], console())
+    assert (tmp_path / "s" / "events.jsonl").read_bytes() == before
+    assert not study.exists("study.json")
+
+
+def test_a_study_that_cannot_be_taken_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_study(tmp_path, "old", *ROADS, stop(), objective={"metric": "score", "direction": "minimize"})
+    spec = study_spec(search={"from_studies": ["old"]})
+    with pytest.raises(StudyError, match=r"search.from_studies: old must be a study of .* to maximize score, got one"):
+        runs.run(spec, Options(Storage(str(tmp_path))), [], console())
+    assert not (tmp_path / "s").exists()
