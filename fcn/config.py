@@ -69,6 +69,13 @@ class Config(BaseModel):
     )
     test_fraction: Fraction = Field(0.2, description="Share of the frames to test on; 0: no test split.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Chooses the sequences of each split.")
+    train_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the training frames to train on, drawn by split_seed; a smaller share is part of a "
+        "larger one.",
+    )
     cache_dir: Path | None = Field(
         None, description="Folder of decoded pixels; None: $XDG_CACHE_HOME/fcn or ~/.cache/fcn."
     )

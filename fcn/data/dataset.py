@@ -124,3 +124,14 @@ def subsample(frames: Sequence[Frame], limit: int | None) -> list[Frame]:
     if limit is None or limit >= len(frames):
         return list(frames)
     return [frames[index] for index in np.linspace(0, len(frames) - 1, limit).round().astype(int).tolist()]
+
+
+def part_of(train: tuple[int, ...], fraction: float, seed: int) -> tuple[int, ...]:
+    """A share of the training frames, at least one, in their order; a smaller share is part of a larger one.
+
+    Single frames are drawn and not whole sequences: so many frames of all drives teach more than as many of a few.
+    """
+    if fraction == 1:
+        return train
+    order = np.random.default_rng((seed, len(train))).permutation(len(train))
+    return tuple(train[place] for place in sorted(order[: max(1, round(fraction * len(train)))].tolist()))

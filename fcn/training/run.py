@@ -66,6 +66,8 @@ def prepare(
     splits = ", ".join(f"{len(frames)} {name}" for name, frames in dataset.splits.items())
     if not dataset.splits["val"]:
         splits = splits.replace("0 val", "0 val (val_fraction = 0)")
+    if config.train_fraction < 1:
+        splits = splits.replace(" train", f" train (train_fraction = {config.train_fraction:g})", 1)
     summary = (
         f"{dataset.name}: {len(dataset.frames)} frames at {height}x{width}, {splits}; "
         f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}"

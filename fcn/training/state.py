@@ -59,13 +59,18 @@ class RunState:
             )
         optimizer = build_optimizer(model, config)
         restore_optimizer(optimizer, model, saved["optimizer"])
+        # A score at another size isn't comparable, and more frames may bring a better one: patience begins again.
+        same_task = (loaded.config.image_size, loaded.config.train_fraction) == (
+            config.image_size,
+            config.train_fraction,
+        )
         return cls(
             model=model,
             optimizer=optimizer,
             epoch=loaded.epoch,
             micro_batch=min(saved["micro_batch"], initial_micro_batch(config, device)),
-            best_score=saved["best_score"],
-            epochs_without_better=saved["epochs_without_better"],
+            best_score=saved["best_score"] if same_task else float("-inf"),
+            epochs_without_better=saved["epochs_without_better"] if same_task else 0,
         )
 
     def trainer_state(self, config: Config) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from fcn.data.dataset import Dataset, Decoded, Frame
+from fcn.data.dataset import Dataset, Decoded, Frame, part_of
 from fcn.data.layout import guess_dataset
 from fcn.data.remote.local_copy import folder_of, named_by_source, told_by_source
 from fcn.errors import InputError
@@ -18,11 +18,14 @@ if TYPE_CHECKING:  # reading images for a prediction needs no config, and so no 
 def open_dataset(config: Config) -> Dataset:
     """The data set of a config, listed and split; no image is decoded.
 
-    With val_fraction = 0 its "val" is empty, and its validation frames are trained on.
+    With val_fraction = 0 its "val" is empty, and its validation frames are trained on. With train_fraction below 1 its
+    "train" is a part of the training frames.
     Raises InputError with file, rule, value and fix if something is wrong with the folder.
     """
     dataset = _open(config)
-    return dataset if config.val_fraction > 0 else _without_validation(dataset)
+    dataset = dataset if config.val_fraction > 0 else _without_validation(dataset)
+    train = part_of(dataset.splits["train"], config.train_fraction, config.split_seed)
+    return replace(dataset, splits=dataset.splits | {"train": train})
 
 
 def open_unsplit(config: Config) -> Dataset:

@@ -592,3 +592,32 @@ def test_real_damaged_images_are_named(real: Path, camvid: Path, name: str) -> N
     path = camvid / "images" / "0006R0_00001.png"
     shutil.copy(real / "bad_inputs" / name, path)
     assert problems_of(configure("camvid", camvid)).startswith(f"{path}: damaged")
+
+
+# A part of the training frames
+
+
+def test_a_smaller_share_of_the_training_frames_is_part_of_a_larger_one_and_nothing_else_changes() -> None:
+    whole, half, tenth = (
+        open_dataset(configure("scenes", frames=60, train_fraction=fraction)).splits for fraction in (1, 0.5, 0.1)
+    )
+    assert set(tenth["train"]) < set(half["train"]) < set(whole["train"])
+    assert (len(half["train"]), len(tenth["train"])) == (
+        round(len(whole["train"]) / 2),
+        round(len(whole["train"]) / 10),
+    )
+    assert half["val"] == tenth["val"] == whole["val"]
+    assert half["test"] == tenth["test"] == whole["test"]
+
+
+def test_another_seed_draws_other_training_frames_and_one_is_always_left() -> None:
+    by_name = open_dataset(configure("scenes", frames=60)).sequences("val")
+    parts = [
+        open_dataset(
+            configure("scenes", frames=60, val_sequences=by_name, test_fraction=0, split_seed=seed, train_fraction=0.5)
+        ).splits["train"]
+        for seed in (0, 1)
+    ]
+    assert len(parts[0]) == len(parts[1])
+    assert parts[0] != parts[1]
+    assert len(open_dataset(configure("scenes", frames=60, train_fraction=1e-6)).splits["train"]) == 1

@@ -615,3 +615,54 @@ def test_the_epoch_trainer_weighs_no_class_unless_asked(config: Config) -> None:
         state = RunState.start(wanted, cache.dataset.classes, CPU)
         losses.append(EpochTrainer(state, cache, wanted, CPU).run()["train/loss"])
     assert losses[0] != losses[1]
+
+
+# Fidelity
+
+
+@pytest.mark.parametrize("first", [{"train_fraction": 0.25}, {"image_size": (16, 32)}])
+def test_a_run_that_goes_on_at_another_fidelity_keeps_weights_moments_and_schedule(
+    config: Config, first: dict[str, object], tmp_path: Path
+) -> None:
+    settings = {"epochs": 4, "schedule": "cosine", "warmup_epochs": 1.5}
+    whole, part = changed(config, **settings), changed(config, **settings, **first)
+    reports: Reports = []
+
+    def stop_after_two(metrics: dict[str, float], snapshot: fcn.Snapshot | None) -> None:
+        assert snapshot is not None
+        reports.append(metrics)
+        if metrics["epoch"] == 2:
+            snapshot.copy(resume=True).write(tmp_path / "two")
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        fcn.train(part, report=stop_after_two, device=CPU)
+    later, _ = run(whole, tmp_path / "later", resume_from=tmp_path / "two")
+    assert [report["epoch"] for report in [*reports, *later]] == [1, 2, 3, 4]
+    steps = {
+        name: -(-len(open_cache(c).dataset.splits["train"]) // 5) for name, c in (("part", part), ("whole", whole))
+    }
+    expected = [learning_rate(part, epoch * steps["part"] - 1, steps["part"]) for epoch in (1, 2)]
+    expected += [learning_rate(whole, epoch * steps["whole"] - 1, steps["whole"]) for epoch in (3, 4)]
+    assert [report["train/learning_rate"] for report in [*reports, *later]] == pytest.approx(expected)
+    saved = checkpoint.load_trainer_state(tmp_path / "later" / "3", CPU)
+    made = {float(state["step"]) for state in saved["optimizer"].values()}
+    assert made == {2.0 * steps["part"] + steps["whole"]}
+    assert checkpoint.load(tmp_path / "later" / "3").config == whole
+    assert checkpoint.load(tmp_path / "two").config == part
+
+
+def test_the_learning_rate_between_two_epochs_is_the_same_whatever_their_steps(config: Config) -> None:
+    config = changed(config, epochs=8, schedule="polynomial", warmup_epochs=2)
+    # The end of the first epoch, in warm-up, and the beginnings of the third and the sixth.
+    for few, many in ((3, 399), (8, 800), (20, 2000)):
+        assert learning_rate(config, few, 4) == pytest.approx(learning_rate(config, many, 400))
+
+
+def test_patience_begins_again_at_another_fidelity(config: Config, tmp_path: Path) -> None:
+    run(changed(config, epochs=1), tmp_path)
+    state = RunState.resume(config, ("background", "road"), CPU, tmp_path / "1")
+    assert state.best_score > 0
+    for settings in ({"image_size": (16, 32)}, {"train_fraction": 0.5}):
+        state = RunState.resume(changed(config, **settings), ("background", "road"), CPU, tmp_path / "1")
+        assert (state.best_score, state.epochs_without_better) == (-math.inf, 0)
