@@ -69,6 +69,11 @@ def study_spec(
 
     if isinstance(study, str | os.PathLike):
         return read_study(Path(study), changes, name)
-    # Another study's id is not this one's.
-    tables = study.model_dump(mode="json", exclude={"id"}) if isinstance(study, StudySpec) else study
+    if isinstance(study, StudySpec):
+        # Another study's id is not this one's, and what it took from earlier ones is among its first trials.
+        tables: Mapping[str, Any] = study.model_dump(mode="json", exclude={"id", "taken"})
+        if study.taken:
+            tables["search"]["from_studies"] = []
+    else:
+        tables = study
     return study_of_tables(tables, changes, name, place="study")

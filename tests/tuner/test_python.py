@@ -55,3 +55,16 @@ def test_another_studys_spec_is_run_under_a_new_name_and_without_its_id() -> Non
     found = study_spec(spec, ['fixed.log="a \\"b\\".txt"', "budget.trials=2", "fixed.collective=true"], "new")
     assert (found.name, found.id, found.budget.trials) == ("new", None, 2)
     assert found.fixed == {"log": 'a "b".txt', "collective": True}
+
+
+def test_another_studys_spec_brings_what_that_study_took_from_earlier_ones_and_takes_nothing_more() -> None:
+    taken = {
+        "search": {"from_studies": ["gone"]},
+        "first_trials": [{"x": 0.5}],
+        "taken": [{"study": "gone", "ended": 2}],
+    }
+    spec = StudySpec.model_validate({**study_tables(**taken), "name": "old"})
+    found = study_spec(spec, [], "new")
+    assert (found.first_trials, found.search.from_studies, found.taken) == (({"x": 0.5},), (), ())
+    not_begun = StudySpec.model_validate({**study_tables(search={"from_studies": ["there"]}), "name": "old"})
+    assert study_spec(not_begun, [], "new").search.from_studies == ("there",)
