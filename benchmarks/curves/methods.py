@@ -13,7 +13,7 @@ from benchmarks.curves.tasks import Params, Task
 from tuner.events.event import EpochReported, TrialEnded, TrialPaused, TrialStarted
 from tuner.events.state import StudyRecord
 from tuner.search.earlier_studies import choose, with_first_trials
-from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.space import sample
@@ -40,7 +40,7 @@ class ThisProject:
         spec = with_first_trials(spec, choose(earlier, spec))
         self.record, self._events = StudyRecord(spec), 0
         self._sampler = Sampler(self.record)
-        self._early_stopping = early_stopping(spec.objective, spec.scheduler)
+        self._early_stopping = early_stopping(spec.objectives, spec.scheduler)
 
     def next(self) -> tuple[int, Params]:
         proposal = self._sampler.ask()
@@ -52,7 +52,7 @@ class ThisProject:
         self.record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
         best = self.record.trials[trial].value
         assert best is not None
-        verdict = self._early_stopping.decide(trial, epoch, best)
+        verdict = self._early_stopping.decide(trial, epoch, [best])
         if verdict is Verdict.PAUSE:
             self.record.apply(TrialPaused(self._time(), trial))
             self._sampler.pause(trial)
@@ -63,7 +63,7 @@ class ThisProject:
     def end(self, trial: int, state: Ending) -> None:
         known = self.record.trials[trial]
         self.record.apply(TrialEnded(self._time(), trial, known.value, known.best_epoch, state, None))
-        self._sampler.tell(trial, value_for_sampler(known))
+        self._sampler.tell(trial, values_for_sampler(known))
 
     def _time(self) -> float:
         self._events += 1
@@ -111,7 +111,7 @@ class TpeOnRungs:
             seed,
             1 if task.direction == "maximize" else -1,
         )
-        self._early_stopping = early_stopping(self._spec.objective, self._spec.scheduler)
+        self._early_stopping = early_stopping(self._spec.objectives, self._spec.scheduler)
         self._rungs = [epochs for k in range(9) if (epochs := 3 * 3**k) < task.epochs] + [task.epochs]
         self._known: dict[int, tuple[Params, list[float]]] = {}
         """Of each trial, its hyperparameters and its best so far after each epoch."""
@@ -139,7 +139,7 @@ class TpeOnRungs:
     def report(self, trial: int, epoch: int, value: float) -> Verdict:
         curve = self._known[trial][1]
         curve.append(value if not curve or self._sign * value > self._sign * curve[-1] else curve[-1])
-        return self._early_stopping.decide(trial, epoch, curve[-1])
+        return self._early_stopping.decide(trial, epoch, [curve[-1]])
 
     def end(self, trial: int, state: Ending) -> None:
         del trial, state

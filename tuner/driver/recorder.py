@@ -32,6 +32,7 @@ from tuner.search.schedulers.control_trials import control_trials
 from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
 from tuner.search.schedulers.promotion import promotable
 from tuner.search.schedulers.rungs import Verdict
+from tuner.spec.study import StudySpec
 from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Paused, Report, StorageWait
 
 _DISK_FULL_RETRY_SECONDS = 10.0
@@ -190,8 +191,9 @@ class Recorder:
         if report.best is not None and trial.epoch < report.best[0] < report.epoch:
             # When a machine dies, the last seconds of events in a bucket are lost, while a newer checkpoint may be
             # stored. Of the lost reports the best one is restored, since its weights exist.
-            epoch, value = report.best
-            self.write(EpochReported(time.time(), trial.id, epoch, {self.record.spec.objective.metric: value}))
+            epoch, values = report.best
+            metrics = [objective.metric for objective in self.record.spec.objectives]
+            self.write(EpochReported(time.time(), trial.id, epoch, dict(zip(metrics, values, strict=True))))
         # A trial that resumes sends the last report of its attempt before once more.
         is_new = report.epoch > trial.epoch
         if is_new:
@@ -214,7 +216,7 @@ class Recorder:
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         can_pause = report.resumable and not self.record.at_full_length(trial)
-        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record, trial.value))
+        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record.spec, trial.values))
         if verdict is Verdict.PAUSE and (not can_pause or trial.value is None):
             verdict = Verdict.CONTINUE if trial.value is not None else Verdict.STOP
         if trial.control:
@@ -391,23 +393,22 @@ class Recorder:
         return self._losses[number] <= max(1, self.record.spec.failures.max_retries)
 
 
-def _best_or_worst(record: StudyRecord, best: float | None) -> float:
-    """The value by which early stopping compares a trial: one that keeps no constraint is worse than any that does."""
-    if best is not None:
-        return best
-    return -math.inf if record.spec.objective.direction == "maximize" else math.inf
+def _best_or_worst(spec: StudySpec, best: tuple[float, ...]) -> tuple[float, ...]:
+    """The values by which early stopping compares a trial: one that keeps no constraint is worse than any that does."""
+    return best or spec.signed([-math.inf] * len(spec.objectives))
 
 
 def _rebuilt(record: StudyRecord) -> EarlyStopping:
     """Early stopping's state, replayed from the reports in the record."""
-    better = record.spec.objective.better
-    found = early_stopping(record.spec.objective, record.spec.scheduler)
+    spec = record.spec
+    found = early_stopping(spec.objectives, spec.scheduler)
     for trial in record.trials.values():
-        best: float | None = None
-        breaches: list[tuple[int, float | None]] = [(breach.epoch, None) for breach in trial.breaches]
-        for epoch, value in sorted([*trial.curve, *breaches], key=lambda report: report[0]):
-            best = value if value is not None and better(value, best) else best
-            found.decide(trial.id, epoch, _best_or_worst(record, best))
+        best: tuple[float, ...] = ()
+        breaches: list[tuple[int, tuple[float, ...]]] = [(breach.epoch, ()) for breach in trial.breaches]
+        for epoch, values in sorted([*trial.points(), *breaches], key=lambda report: report[0]):
+            if values and (not best or spec.objective.better(values[0], best[0])):
+                best = values
+            found.decide(trial.id, epoch, _best_or_worst(spec, best))
         if trial.state != "paused":
             found.resume(trial.id)
     return found

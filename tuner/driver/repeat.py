@@ -14,7 +14,7 @@ from tuner.search.earlier_studies import with_own_seed
 from tuner.spec.study import StudySpec
 from tuner.spec.toml import override
 
-_UNCHANGEABLE = ("workload", "objective", "constraints", "search", "scheduler", "fixed", "space")
+_UNCHANGEABLE = ("workload", "objectives", "constraints", "search", "scheduler", "fixed", "space")
 _CHANGEABLE = ("budget", "resources", "failures")
 
 

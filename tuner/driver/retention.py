@@ -45,7 +45,7 @@ class Retention:
 
     def _best(self) -> dict[int, int | None]:
         """The trials whose weights stay, each with its best epoch."""
-        return {trial.id: trial.best_epoch for trial in self._record.ranking()[: self._record.spec.checkpoints.keep]}
+        return {trial.id: trial.best_epoch for trial in self._record.kept()}
 
     def _strip(self, trial: int, best: dict[int, int | None]) -> None:
         try:

@@ -57,12 +57,10 @@ def prepare(spec: StudySpec) -> workloads.Prepared:
         prepared = workloads.load(spec.workload).prepare(first_config(spec))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
-    named = [("objective", spec.objective.metric)]
-    named += [(f"constraints[{number}]", each.metric) for number, each in enumerate(spec.constraints, start=1)]
-    for table, metric in named:
+    for place, metric in spec.needed_metrics():
         if prepared.metrics and metric not in prepared.metrics:
             raise StudyError(
-                f"{table}.metric: must be one that {spec.workload} reports ({', '.join(prepared.metrics)}), "
+                f"{place}: must be one that {spec.workload} reports ({', '.join(prepared.metrics)}), "
                 f"got {metric!r}{nearest(metric, prepared.metrics)}"
                 # If the metric isn't mistyped, the data is often the cause: without a validation split no val/ metrics.
                 f"; the data: {prepared.summary}"
@@ -100,7 +98,7 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
 def resume(name: str, options: Options, overrides: list[str], console: Console) -> StudyRecord:
     """Resume a study: interrupted trials from their newest checkpoint, then what the budget still allows.
 
-    overrides: changes to the study, a larger budget for example; its name, workload, objective and constraints stay.
+    overrides: changes to the study, a larger budget for example; its name, workload, objectives and constraints stay.
     """
     _check_shared(options)
     study = options.storage / name
@@ -108,7 +106,7 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
     spec = record.spec
     if overrides:
         spec = override_study(spec, overrides)
-        for key in ("id", "taken", "name", "workload", "objective", "constraints"):
+        for key in ("id", "taken", "name", "workload", "objective", "objectives", "constraints"):
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: can't be changed when a study is resumed; start another study with --name")
         if spec.search.from_studies != record.spec.search.from_studies:

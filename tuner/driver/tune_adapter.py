@@ -24,7 +24,7 @@ from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.slots import Slot, SlotPool
 from tuner.events.state import StudyRecord
-from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.worker import death
 
 
@@ -102,7 +102,7 @@ class TrialSource(_NotPickled, Searcher):
         else:
             self._slots.release(slot)
         if outcome.ended:
-            self._sampler.tell(number, value_for_sampler(self._record.trials.get(number)))
+            self._sampler.tell(number, values_for_sampler(self._record.trials.get(number)))
         elif outcome.paused:
             self._sampler.pause(number)
             self._end_paused(self._sampler.surplus_paused())
@@ -115,7 +115,7 @@ class TrialSource(_NotPickled, Searcher):
             return
         for number in list(numbers):
             self._recorder.end_paused(number)
-            self._sampler.tell(number, value_for_sampler(self._record.trials[number]))
+            self._sampler.tell(number, values_for_sampler(self._record.trials[number]))
 
     def on_process_started(self, tune_trial: Any) -> None:
         """A trial's process has started."""

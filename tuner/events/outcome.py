@@ -59,7 +59,6 @@ def _compared(
 
 
 def kept_bytes(record: StudyRecord, study: Storage) -> int:
-    """The checkpoints of the study's best trials, whose weights are kept."""
-    best = record.ranking()[: record.spec.checkpoints.keep]
-    sizes = [TrialCheckpoints(trial_folder(study, trial.id)).size(trial.best_epoch or 0) for trial in best]
+    """The checkpoints of the trials whose weights are kept."""
+    sizes = [TrialCheckpoints(trial_folder(study, trial.id)).size(trial.best_epoch or 0) for trial in record.kept()]
     return sum(size.weights for size in sizes if size)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tuner.errors import StudyError
+from tuner.events.dominance import dominates, knee
 from tuner.events.event import (
     AttemptBegan,
     EpochReported,
@@ -69,10 +70,16 @@ class TrialRecord:
     """How long its attempts before the present one ran."""
     epoch: int = 0
     value: float | None = None
-    """The objective's best value so far, of the epochs that keep the study's constraints."""
+    """The best value so far of the objective, or of the first of several, of the epochs that keep the study's
+    constraints."""
     best_epoch: int | None = None
+    """By `value`."""
+    values: tuple[float, ...] = ()
+    """Of all objectives at that epoch; empty if there is none."""
     curve: list[tuple[int, float]] = field(default_factory=list)
-    """(epoch, objective's value at that epoch), of the epochs that keep the study's constraints."""
+    """(epoch, value of the objective, or of the first of several), of the epochs that keep the study's constraints."""
+    further: list[tuple[float, ...]] = field(default_factory=list)
+    """The values of the objectives after the first at the same epochs."""
     breaches: list[Breach] = field(default_factory=list)
     """The other epochs."""
     furthest: int = 0
@@ -85,8 +92,8 @@ class TrialRecord:
     reason: str | None = None
     infeasible: bool = False
     """Whether it has failed by its training and not by its process or machine: its hyperparameters can't work."""
-    worst_by_then: float | None = None
-    """The worst value that any trial of the study had reported when this one ended."""
+    worst_by_then: tuple[float, ...] = ()
+    """The worst value of each objective that any trial of the study had reported when this one ended."""
     devices: float = 1.0
     """How many its newest attempt holds: GPUs, or CPUs if it has no GPU."""
     nodes: tuple[str, ...] = ()
@@ -113,6 +120,10 @@ class TrialRecord:
     def seconds(self, now: float) -> float:
         """How long it has run, without the time between its attempts."""
         return self.earlier_seconds + (now - self.began if self.began is not None else 0.0)
+
+    def points(self) -> list[tuple[int, tuple[float, ...]]]:
+        """(epoch, values of all objectives), of the epochs that keep the study's constraints."""
+        return [(epoch, (value, *more)) for (epoch, value), more in zip(self.curve, self.further, strict=True)]
 
     def pause(self, at: float) -> None:
         """End the present attempt at this time, in seconds since 1970."""
@@ -145,17 +156,21 @@ class StudyRecord:
         # These are kept up to date: computing them from all trials at each event would make a large study slow.
         self.leader: TrialRecord | None = None
         """The trial with the best value reported so far, even if it failed; the first of equals."""
-        self.worst_value: float | None = None
-        """The worst that any trial reported."""
+        self._worst: tuple[float, ...] = ()
+        """The worst value of each objective that any trial reported, turned so that greater is better."""
         self._full_length: int | None = None
         """The last epoch of the longest trial that has finished."""
         self.ended_since_best = 0
-        """How many trials with a value, failed ones left out, have ended since `best_value` last became better."""
+        """How many trials with a value, failed ones left out, have ended since `best_value` last became better; of
+        several objectives, since one last came to the front."""
         self._open: dict[int, TrialRecord] = {}
         self._device_seconds = 0.0
         """Of the attempts that are over."""
         self._ended: list[TrialRecord] = []
         self._ranking: list[TrialRecord] = []
+        """By the first objective, the older first of equals."""
+        self._front: list[TrialRecord] = []
+        """Of several objectives; in the order of _ranking."""
 
     def apply(self, event: Event) -> None:
         """Raises KeyError for an event of a trial that never started, or a report without the objective."""
@@ -213,11 +228,16 @@ class StudyRecord:
         if not trial.open:
             self._ended.remove(trial)
             self._ranking = [other for other in self._ranking if other is not trial]
+            if any(other is trial for other in self._front):
+                self._front = []
+                for other in self._ranking:
+                    self._enter_front(other)
         trial.state, trial.began, trial.last_seen = "running", event.time, event.time
         trial.started, trial.ended = trial.started or event.time, None
 
     def _report(self, trial: TrialRecord, event: EpochReported) -> None:
-        value = event.metrics[self.spec.objective.metric]
+        values = self.spec.values_of(event.metrics)
+        value, *further = values
         trial.epoch, trial.last_seen = event.epoch, event.time
         trial.device = event.device or trial.device
         if trial.startup_seconds is None:
@@ -229,25 +249,28 @@ class StudyRecord:
             trial.breaches.append(Breach(broken, event.epoch, event.metrics[broken.metric]))
             return
         trial.curve.append((trial.epoch, value))
-        if self.worst_value is None or self.spec.objective.better(self.worst_value, value):
-            self.worst_value = value
-        if self.spec.objective.better(value, self.best_value):
+        trial.further.append(tuple(further))
+        signed = self.spec.signed(values)
+        self._worst = tuple(map(min, self._worst, signed)) if self._worst else signed
+        if not further and self.spec.objective.better(value, self.best_value):
             self.ended_since_best = 0
         if self.spec.objective.better(value, trial.value):
-            trial.value, trial.best_epoch = value, trial.epoch
+            trial.value, trial.best_epoch, trial.values = value, trial.epoch, values
             if self.leader is None or self.spec.objective.better(value, self.leader.value):
                 self.leader = trial
 
     def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
         better = self.spec.objective.better
         trial.epoch = to_epoch
-        trial.curve = [(epoch, value) for epoch, value in trial.curve if epoch <= to_epoch]
+        points = [point for point in trial.points() if point[0] <= to_epoch]
+        trial.curve = [(epoch, values[0]) for epoch, values in points]
+        trial.further = [values[1:] for _, values in points]
         trial.breaches = [breach for breach in trial.breaches if breach.epoch <= to_epoch]
         trial.spared = tuple(spared for spared in trial.spared if spared.epoch <= to_epoch)
-        trial.value = trial.best_epoch = None
-        for epoch, value in trial.curve:
-            if better(value, trial.value):
-                trial.value, trial.best_epoch = value, epoch
+        trial.value, trial.best_epoch, trial.values = None, None, ()
+        for epoch, values in points:
+            if better(values[0], trial.value):
+                trial.value, trial.best_epoch, trial.values = values[0], epoch, values
         self.leader = None
         for other in self.trials.values():
             if other.value is not None and better(other.value, self.leader.value if self.leader else None):
@@ -264,11 +287,23 @@ class StudyRecord:
             self._full_length = max(trial.epoch, self._full_length or 0)
         if had_ended:
             return
-        trial.worst_by_then = self.worst_value
+        trial.worst_by_then = self.spec.signed(self._worst) if self._worst else ()
         self._ended.append(trial)
         if trial.value is not None and trial.state in ("finished", "stopped"):
             bisect.insort(self._ranking, trial, key=self._rank)
             self.ended_since_best += 1
+            if len(self.spec.objectives) > 1 and self._enter_front(trial):
+                self.ended_since_best = 0
+
+    def _enter_front(self, trial: TrialRecord) -> bool:
+        """Add a trial to the front, unless one there dominates it, or has the same values; without those that it
+        dominates. Returns whether it was added."""
+        if not self._can_enter_front(trial):
+            return False
+        signed, front = self.spec.signed(trial.values), self._front
+        self._front = [other for other in front if not dominates(signed, self.spec.signed(other.values))]
+        bisect.insort(self._front, trial, key=self._rank)
+        return True
 
     def _pause(self, trial: TrialRecord, at: float) -> None:
         if trial.began is not None:
@@ -300,9 +335,37 @@ class StudyRecord:
         return self._device_seconds + sum(devices * (now - began) for devices, began in running if began is not None)
 
     def ranking(self) -> list[TrialRecord]:
-        """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't."""
-        # A copy, as of `ended` too: the live table is drawn in another thread.
-        return list(self._ranking)
+        """Trials that can win, best first; the older wins a tie. A failed or unfinished trial can't.
+
+        Of several objectives: the knee of the front (dominance.py), then the others of the front and then the rest,
+        both by the first objective.
+        """
+        front = self.front()
+        if not front:
+            # A copy, as of `ended` too: the live table is drawn in another thread.
+            return list(self._ranking)
+        first = front[knee([self.spec.signed(trial.values) for trial in front])]
+        there = {trial.id for trial in front}
+        rest = [trial for trial in list(self._ranking) if trial.id not in there]
+        return [first, *(trial for trial in front if trial is not first), *rest]
+
+    def front(self) -> list[TrialRecord]:
+        """Of several objectives the Pareto front: the trials that can win, and that none dominates, by the first
+        objective. Of trials with the same values the first that ended. Empty if there is one objective.
+        """
+        return list(self._front)
+
+    def _can_enter_front(self, trial: TrialRecord) -> bool:
+        """Whether no trial of the front has the same values as this one, or dominates it."""
+        signed = self.spec.signed(trial.values)
+        there = [self.spec.signed(other.values) for other in self.front()]
+        return not any(other == signed or dominates(other, signed) for other in there)
+
+    def kept(self) -> list[TrialRecord]:
+        """The ended trials whose weights stay in the storage: as many of the best as the study file says, and all of
+        the front.
+        """
+        return self.ranking()[: max(self.spec.checkpoints.keep, len(self._front))]
 
     def at_full_length(self, trial: TrialRecord) -> bool:
         """Whether a trial has come as far as the longest that has finished, so that it probably ends by itself."""
@@ -313,6 +376,8 @@ class StudyRecord:
         keep = self.spec.checkpoints.keep
         if trial.value is None:
             return False
+        if len(self.spec.objectives) > 1:
+            return len(self._ranking) < keep or self._can_enter_front(trial)
         return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
 
     def _rank(self, trial: TrialRecord) -> tuple[float, int]:

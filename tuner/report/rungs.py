@@ -56,7 +56,9 @@ def rungs(record: StudyRecord) -> list[Rung]:
     lengths = [trial.epoch for trial in ranking if trial.state == "finished"]
     if not lengths:
         return []
-    epochs = Asha(record.spec.objective, scheduler.grace_epochs, scheduler.reduction_factor).epochs_before(max(lengths))
+    epochs = Asha(record.spec.objectives, scheduler.grace_epochs, scheduler.reduction_factor).epochs_before(
+        max(lengths)
+    )
     winner = ranking[0]
     return [_rung(record, winner, epoch) for epoch in epochs if winner.curve[0][0] <= epoch <= winner.epoch]
 

@@ -24,11 +24,16 @@ from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
 from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
 from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
+from tuner.search.scalarization import best_so_far, draw_weights, scalarize, scale
 from tuner.spec.space import Dimension, distributions
 
 OUTCOME = "outcome"
 """The user attribute of an Optuna trial that says how it ended: finished, stopped, failed, or lost: its process or
 machine failed, which says nothing of its hyperparameters."""
+
+POINTS = "points"
+"""The user attribute of an Optuna trial with its reports, (epoch, values), if there are several objectives, for which
+Optuna has no intermediate values."""
 
 _FIRST_RANDOM = 4  # trials whose reports are known before the process proposes one
 _RANDOM_SHARE = 0.25
@@ -39,7 +44,10 @@ _KNOWN_EXACTLY = 1e-3  # variance of a value that needn't be extrapolated
 
 
 class GpCurvesSampler(optuna.samplers.BaseSampler):
-    """Reads of each trial its hyperparameters, its intermediate values by epoch, and the user attribute OUTCOME."""
+    """Reads of each trial its hyperparameters, its intermediate values by epoch, and the user attribute OUTCOME.
+
+    With several objectives it reads POINTS, and each proposal is for one weighting of them (scalarization.py).
+    """
 
     def __init__(self, space: dict[str, Dimension], seed: int, first_rung: int):
         """seed: of one proposal. first_rung: the epoch from which on curves are compared; a trial that hasn't come
@@ -57,7 +65,9 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         del search_space
         rng = np.random.default_rng(self._seed)
         others = [other for other in study.get_trials(deepcopy=False) if other.params and other.number != trial.number]
-        known = _Knowledge(others, study.direction, self._first_rung)
+        signs = [1.0 if each == optuna.study.StudyDirection.MAXIMIZE else -1.0 for each in study.directions]
+        curves, finals = _curves(others, signs[0]) if len(signs) == 1 else _weighted_curves(others, signs, rng)
+        known = _Knowledge(others, curves, finals, self._first_rung)
         if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
             return self._encoding.random(rng)
         with one_thread():
@@ -97,17 +107,16 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
 class _Knowledge:
     """What is known of trials, greater is better, scaled so that 1 is the best so far and 0 the middle of them."""
 
-    def __init__(self, trials: list[FrozenTrial], direction: optuna.study.StudyDirection, first_rung: int):
-        sign = 1.0 if direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
-        horizon = max((max(trial.intermediate_values, default=1) for trial in trials), default=1)
+    def __init__(self, trials: list[FrozenTrial], curves: list[dict[int, float]], finals: Array, first_rung: int):
+        """curves: of each trial, by epoch. finals: of `_final_value`. In both greater is better."""
+        horizon = max((max(curve, default=1) for curve in curves), default=1)
         rungs = _rungs(first_rung, horizon)
-        reached = at_rungs([trial.intermediate_values for trial in trials], rungs, sign)
+        reached = at_rungs(curves, rungs)
         failed = np.array([has_failed(trial) for trial in trials], dtype=bool)
         stopped = np.array([trial.user_attrs.get(OUTCOME) == "stopped" for trial in trials], dtype=bool)
-        ended = np.array([sign * _final_value(trial) for trial in trials])
         # A stopped trial's value says nothing of later rungs; a finished trial's counts for all that its curve lacks.
         counts = np.arange(len(rungs)) < np.where(stopped, 1, len(rungs))[:, None]
-        reached = np.where(np.isnan(reached) & counts, ended[:, None], reached)
+        reached = np.where(np.isnan(reached) & counts, finals[:, None], reached)
         known = failed | np.isfinite(reached[:, 0])
         self.trials = [trials[place] for place in np.flatnonzero(known)]
         """Of which something is known."""
@@ -132,11 +141,38 @@ def has_failed(trial: FrozenTrial) -> bool:
     return trial.user_attrs.get(OUTCOME) == "failed"
 
 
-def _final_value(trial: FrozenTrial) -> float:
-    """NaN if it has none: it runs, or has failed."""
-    if trial.state != TrialState.COMPLETE or has_failed(trial) or trial.value is None:
-        return math.nan
-    return trial.value
+def has_reported(trial: FrozenTrial) -> bool:
+    """Whether it has reported a value."""
+    return bool(trial.intermediate_values or trial.user_attrs.get(POINTS))
+
+
+def _curves(trials: list[FrozenTrial], sign: float) -> tuple[list[dict[int, float]], Array]:
+    """Each trial's value by epoch, and its final one (N,), NaN if it runs or has failed; greater is better."""
+    curves = [{epoch: sign * value for epoch, value in trial.intermediate_values.items()} for trial in trials]
+    return curves, np.array([sign * values[0] for values in _final_values(trials, 1)])
+
+
+def _weighted_curves(
+    trials: list[FrozenTrial], signs: list[float], rng: np.random.Generator
+) -> tuple[list[dict[int, float]], Array]:
+    """As `_curves`, of all objectives as one, with weights that are drawn."""
+    weights = draw_weights(len(signs), rng)
+    reports = [best_so_far(trial.user_attrs.get(POINTS, ()), signs[0]) for trial in trials]
+    finals = np.array(signs) * _final_values(trials, len(signs))
+    last = [np.array(signs) * np.array(standing[-1]) for _, standing in reports if standing]
+    middle, best = scale(np.array(last)) if last else (np.zeros(len(signs)), np.ones(len(signs)))
+    curves: list[dict[int, float]] = []
+    for epochs, standing in reports:
+        values = np.array(signs) * np.array(standing).reshape(-1, len(signs))
+        curves.append(dict(zip(epochs, scalarize(values, weights, middle, best).tolist(), strict=True)))
+    return curves, scalarize(finals, weights, middle, best)
+
+
+def _final_values(trials: list[FrozenTrial], objectives: int) -> Array:
+    """(N, objectives), NaN of a trial that runs or has failed."""
+    none = [math.nan] * objectives
+    ended = [trial.state == TrialState.COMPLETE and not has_failed(trial) and trial.values for trial in trials]
+    return np.array([values or none for values in ended]).reshape(-1, objectives)
 
 
 def _rungs(first: int, horizon: int) -> list[int]:

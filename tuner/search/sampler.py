@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
+from tuner.events.dominance import dominated_by
 from tuner.events.state import StudyRecord, TrialRecord
-from tuner.search.gp_curves import OUTCOME
+from tuner.search.gp_curves import OUTCOME, POINTS
 from tuner.search.samplers.counted_samplers import NUMBER
 from tuner.search.samplers.optuna_samplers import optuna_sampler
 from tuner.search.schedulers.promotion import promotable, standings
@@ -83,10 +85,10 @@ class Sampler:
         self._open[proposal.trial] = proposal
         return proposal
 
-    def tell(self, trial: int, value: float | None) -> None:
-        """A trial has ended. value: of `value_for_sampler`.
+    def tell(self, trial: int, values: Sequence[float]) -> None:
+        """A trial has ended. values: of `values_for_sampler`.
 
-        Optuna ignores trials without a value, and would propose hyperparameters like those of a failed one again.
+        Optuna ignores trials without values, and would propose hyperparameters like those of a failed one again.
         """
         del self._open[trial]
         self.paused.discard(trial)
@@ -95,7 +97,7 @@ class Sampler:
             del self._asked[trial]
             if trial in self._record.trials:
                 asked.set_user_attr(OUTCOME, _outcome(self._record.trials[trial]))
-            self._study.tell(asked, value, state=TrialState.COMPLETE if value is not None else TrialState.FAIL)
+            self._study.tell(asked, values or None, state=TrialState.COMPLETE if values else TrialState.FAIL)
             if _trimmed_at(len(self._record.ended)) == len(self._record.ended) - 1:
                 self._study = self._optuna_study()
 
@@ -127,7 +129,11 @@ class Sampler:
 
     def _report_curve(self, trial: int) -> None:
         """Have Optuna know the epochs that a trial has reported; it takes none twice, as after a rewind."""
-        curve = self._record.trials[trial].curve if trial in self._record.trials else []
+        known = self._record.trials.get(trial)
+        curve = known.curve if known else []
+        if known and len(self._record.spec.objectives) > 1:
+            self._asked[trial].set_user_attr(POINTS, known.points())
+            return
         first = bisect.bisect_right(curve, self._reported[trial], key=lambda point: point[0])
         for epoch, value in curve[first:]:
             self._asked[trial].report(value, epoch)
@@ -138,7 +144,7 @@ class Sampler:
 
         That is the order in which they were asked for; samplers weigh newer trials more.
         """
-        study = optuna.create_study(direction=self._record.spec.objective.direction)
+        study = optuna.create_study(directions=[each.direction for each in self._record.spec.objectives])
         self._asked.clear()
         ended = {trial.id: trial for trial in _known(self._record)}
         for number in sorted({*ended, *self._open}):
@@ -157,16 +163,21 @@ class Sampler:
             sample(self._space, self._asked[proposal.trial])
 
     def _add_ended(self, study: optuna.Study, trial: TrialRecord) -> None:
-        value = value_for_sampler(trial)
+        values = values_for_sampler(trial)
+        several = len(self._record.spec.objectives) > 1
         if params := self._within_space(trial.params):
             study.add_trial(
                 optuna.trial.create_trial(
-                    state=TrialState.COMPLETE if value is not None else TrialState.FAIL,
-                    value=value,
+                    state=TrialState.COMPLETE if values else TrialState.FAIL,
+                    values=values or None,
                     params=params,
                     distributions={name: self._space[name].distribution() for name in params},
-                    user_attrs={OUTCOME: _outcome(trial), NUMBER: trial.id},
-                    intermediate_values=dict(trial.curve),
+                    user_attrs={
+                        OUTCOME: _outcome(trial),
+                        NUMBER: trial.id,
+                        **({POINTS: trial.points()} if several else {}),
+                    },
+                    intermediate_values={} if several else dict(trial.curve),
                 )
             )
 
@@ -178,19 +189,19 @@ class Sampler:
         return None
 
 
-def value_for_sampler(trial: TrialRecord | None) -> float | None:
-    """The value to give the sampler for a trial: its best, or the worst of any trial by then for one that can't work or
-    none of whose epochs keeps the constraints.
+def values_for_sampler(trial: TrialRecord | None) -> tuple[float, ...]:
+    """The values of the objectives to give the sampler for a trial: those of its best epoch, or the worst of any trial
+    by then for one that can't work or none of whose epochs keeps the constraints.
 
-    None for that one when no trial has reported a value yet, for a trial that was stopped before its first report, and
+    Empty for that one when no trial has reported a value yet, for a trial that was stopped before its first report, and
     for one whose process or machine failed, which says nothing of its hyperparameters.
     """
     if trial is None or (trial.state == "failed" and not trial.infeasible):
-        return None
+        return ()
     if trial.breach:
         return trial.worst_by_then
-    if trial.state == "stopped" or (trial.state != "failed" and trial.value is not None):
-        return trial.value
+    if trial.state == "stopped" or (trial.state != "failed" and trial.values):
+        return trial.values
     return trial.worst_by_then
 
 
@@ -204,9 +215,11 @@ def _known(record: StudyRecord) -> list[TrialRecord]:
     """The ended trials to give to Optuna, in the order in which they ended."""
     ended = record.ended
     older, newer = ended[: _trimmed_at(len(ended))], ended[_trimmed_at(len(ended)) :]
-    sign = 1.0 if record.spec.objective.direction == "maximize" else -1.0
-    with_value = [trial for trial in older if trial.value is not None and trial.state != "failed"]
-    best = {trial.id for trial in sorted(with_value, key=lambda trial: -sign * (trial.value or 0.0))[:BEST_KEPT]}
+    with_value = [trial for trial in older if trial.values and trial.state != "failed"]
+    signed = [record.spec.signed(trial.values) for trial in with_value]
+    ahead = dominated_by(signed) if len(record.spec.objectives) > 1 else [0] * len(signed)
+    order = sorted(range(len(signed)), key=lambda place: (ahead[place], -signed[place][0]))
+    best = {with_value[place].id for place in order[:BEST_KEPT]}
     return [trial for trial in older[:-NEWEST_KEPT] if trial.id in best] + older[-NEWEST_KEPT:] + newer
 
 

@@ -15,6 +15,7 @@ from tuner.spec.taken import Taken
 from tuner.spec.validation_errors import nearest
 
 RESERVED_NAMES = ("artifacts", "mlflow.db")
+_MOST_OBJECTIVES = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -23,7 +24,7 @@ class _Table(BaseModel):
 
 
 class Objective(_Table):
-    """The metric by which the sampler, the scheduler, retention, tracking and `best` compare trials."""
+    """A metric by which the sampler, the scheduler, retention, tracking and `best` compare trials."""
 
     metric: str = Field(min_length=1)
     direction: Literal["maximize", "minimize"] = "maximize"
@@ -33,6 +34,13 @@ class Objective(_Table):
         if than is None:
             return True
         return value > than if self.direction == "maximize" else value < than
+
+    def signed(self, value: float) -> float:
+        """The value, turned so that greater is better."""
+        return value if self.direction == "maximize" else -value
+
+    def __str__(self) -> str:
+        return f"{self.direction} {self.metric}"
 
 
 class Constraint(_Table):
@@ -153,6 +161,9 @@ class StudySpec(_Table):
     name: str
     workload: str = "fcn"
     objective: Objective
+    """The only one, or the first of several: by this one a trial's best epoch is chosen."""
+    objectives: tuple[Objective, ...] = ()
+    """All of them. A study file gives one as `objective`, or several as `objectives`."""
     constraints: tuple[Constraint, ...] = ()
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
@@ -179,9 +190,23 @@ class StudySpec(_Table):
             raise ValueError(f"the storage keeps something else under {name!r}; give another name")
         return name
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_objective_or_several(cls, tables: Any) -> Any:
+        """Derives the key that is missing from the other."""
+        if not isinstance(tables, dict):
+            return tables
+        one, several = tables.get("objective"), tables.get("objectives")
+        if one is None and isinstance(several, list | tuple) and several:
+            return {**tables, "objective": several[0]}
+        if one is not None and not several:
+            return {**tables, "objectives": [one]}
+        return tables
+
     @model_validator(mode="after")
     def _parts_agree(self) -> StudySpec:
-        problems = [
+        problems = list(self._objective_problems())
+        problems += [
             f"space.{name}: a config field is either fixed or sampled, got both; remove it from [fixed]"
             for name in self.space
             if name in self.fixed
@@ -200,6 +225,36 @@ class StudySpec(_Table):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _objective_problems(self) -> Iterable[str]:
+        metrics = [objective.metric for objective in self.objectives]
+        if self.objectives[0] != self.objective:
+            yield (
+                f"objective and objectives: the first of several is {self.objectives[0]}, got {self.objective}; "
+                "give objective for one, or objectives for several"
+            )
+        for number, metric in enumerate(metrics, start=1):
+            if metric in metrics[: number - 1]:
+                yield f"objectives[{number}]: {metric} is an objective already; remove one of them"
+        if len(metrics) == 1:
+            return
+        if len(metrics) > _MOST_OBJECTIVES:
+            yield (
+                f"objectives: at most {_MOST_OBJECTIVES} are possible, since of many hardly a trial is worse in all "
+                f"than another, got {len(metrics)}; make some of them constraints"
+            )
+        if self.search.sampler == "cmaes":
+            yield (
+                "search.sampler: cmaes takes one objective, got "
+                f'{len(metrics)}; use "gp_curves", "tpe", "gp" or "nsga2"'
+            )
+        if self.budget.stop_when.value is not None:
+            yield (
+                f"budget.stop_when.value: is the value of one objective, and there are {len(metrics)}; remove it, or "
+                "use no_improvement_trials"
+            )
+        if self.scheduler.control_trials:
+            yield (f"scheduler.control_trials: take one objective, got {len(metrics)}; set it to 0")
 
     def _constraint_problems(self) -> Iterable[str]:
         for number, one in enumerate(self.constraints, start=1):
@@ -257,6 +312,29 @@ class StudySpec(_Table):
                 f"scheduler.control_trials: at most {max(0, most)}, the budget's trials without the first trials, of "
                 f"which none is a control trial; got {wanted}: set it lower, or budget.trials higher"
             )
+
+    def needed_metrics(self) -> list[tuple[str, str]]:
+        """(place in the study file, metric) of each metric that the objectives and the constraints name."""
+        several = len(self.objectives) > 1
+        named = [
+            (f"objectives[{number}].metric" if several else "objective.metric", objective.metric)
+            for number, objective in enumerate(self.objectives, start=1)
+        ]
+        limits = enumerate(self.constraints, start=1)
+        return [*named, *((f"constraints[{number}].metric", constraint.metric) for number, constraint in limits)]
+
+    def values_of(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The values of all objectives in a report of these metrics. Raises KeyError if it lacks one."""
+        return tuple(metrics[objective.metric] for objective in self.objectives)
+
+    def signed(self, values: Iterable[float]) -> tuple[float, ...]:
+        """The values of all objectives, each turned so that greater is better."""
+        return tuple(objective.signed(value) for objective, value in zip(self.objectives, values, strict=True))
+
+    @property
+    def goal(self) -> str:
+        """What the study is to do, in words: "maximize val/mean_iou and minimize time/epoch_seconds"."""
+        return " and ".join(map(str, self.objectives))
 
     def broken_by(self, metrics: Mapping[str, float]) -> Constraint | None:
         """The first constraint that a report of these metrics doesn't keep. One whose metric it lacks is kept."""

@@ -56,6 +56,7 @@ def study_of_tables(
 def override_study(spec: StudySpec, overrides: Iterable[str]) -> StudySpec:
     """The same study with "table.key=value" changes, checked again. Raises StudyError as `read_study`."""
     raw = spec.model_dump(mode="json")
+    del raw["objective" if len(spec.objectives) > 1 else "objectives"]
     for override in overrides:
         _apply(override, raw)
     return check_study(raw, place=spec.name)
@@ -71,7 +72,11 @@ def check_study(raw: dict[str, Any], place: str) -> StudySpec:
     try:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
-        problems += [line for detail in error.errors() for line in study_problems(detail, StudySpec)]
+        # Of `objective` and `objectives` one is derived from the other, whose mistakes it repeats.
+        given = {key for key in ("objective", "objectives") if raw.get(key)}
+        derived = {"objective", "objectives"} - given if given else set()
+        details = [detail for detail in error.errors() if derived.isdisjoint(detail["loc"][:1])]
+        problems += [line for detail in details for line in study_problems(detail, StudySpec)]
     problems += _workload_problems(raw, spec)
     if problems or spec is None:
         raise StudyError("\n".join(f"{place}: {line}" for line in dict.fromkeys(problems)))

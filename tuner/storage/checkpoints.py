@@ -36,6 +36,8 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     best_value: float | None = None
     best_epoch: int | None = None
+    further_best: list[float] = field(default_factory=list)
+    """At the best epoch, the values of the objectives after the first."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ class Report:
     """Whether the trial could be paused after this epoch: the workload has handed over a checkpoint of it."""
     resumed: bool = False
     """Whether the trial resumes from this epoch's checkpoint; the driver may have recorded this report already."""
-    best: tuple[int, float] | None = None
-    """A resumed trial's best epoch so far, and the objective's value at that epoch."""
+    best: tuple[int, tuple[float, ...]] | None = None
+    """A resumed trial's best epoch so far, and the values of all objectives at that epoch."""
     device: str | None = None
     """What rank 0 trains on, as a person knows it."""
     system: dict[str, float] = field(default_factory=dict)

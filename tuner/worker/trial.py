@@ -156,7 +156,7 @@ class _Reporter:
         self.retry.call(f"the checkpoints after epoch {epoch}", lambda: self._checkpoints.rewind(epoch))
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | Snapshot | None, /) -> None:
-        value = self._value(metrics)
+        value, *further = self._values(metrics)
         epoch = int(metrics["epoch"])
         before = self._progress
         is_best = self._spec.objective.better(value, before.best_value) and self._spec.broken_by(metrics) is None
@@ -165,6 +165,7 @@ class _Reporter:
             metrics=_finite_floats(metrics),
             best_value=value if is_best else before.best_value,
             best_epoch=epoch if is_best else before.best_epoch,
+            further_best=further if is_best else before.further_best,
         )
         if self._rank > 0 or checkpoint is None:
             action = self._report(resumable=checkpoint is not None)
@@ -197,7 +198,7 @@ class _Reporter:
         progress = self._progress
         best = None
         if resumed and progress.best_epoch is not None and progress.best_value is not None:
-            best = progress.best_epoch, progress.best_value
+            best = progress.best_epoch, (progress.best_value, *progress.further_best)
         decision = self._send(
             Report(
                 epoch=progress.epoch,
@@ -256,16 +257,16 @@ class _Reporter:
             self.sending_failed = True
             raise
 
-    def _value(self, metrics: dict[str, float]) -> float:
-        objective = self._spec.objective.metric
-        limited = [("constraints", each.metric) for each in self._spec.constraints]
-        for place, needed in [("objective.metric", objective), ("objective.metric", "epoch"), *limited]:
+    def _values(self, metrics: dict[str, float]) -> tuple[float, ...]:
+        """Of all objectives. Raises TrialError if the report lacks one of them, or what else the study needs."""
+        needed_at = {metric: place for place, metric in self._spec.needed_metrics()}
+        for needed, place in {"epoch": "objective.metric", **needed_at}.items():
             if needed not in metrics:
                 raise TrialError(f"{place}: the workload must report {needed!r}, but reported {', '.join(metrics)}")
-        for name in (objective, *(metric for _, metric in limited)):
+        for name in needed_at:
             if not math.isfinite(metrics[name]):
                 raise TrialError(f"epoch {metrics['epoch']:g}: {name} must be finite, got {metrics[name]}")
-        return float(metrics[objective])
+        return tuple(map(float, self._spec.values_of(metrics)))
 
 
 def _finite_floats(metrics: dict[str, float]) -> dict[str, float]:

@@ -50,7 +50,7 @@ def report(
     resumable: bool = False,
     resumed: bool = False,
     images: tuple[str, ...] = (),
-    best: tuple[int, float] | None = None,
+    best: tuple[int, tuple[float, ...]] | None = None,
 ) -> Report:
     return Report(
         epoch, {"epoch": float(epoch), "score": score}, images, 0.1, resumable=resumable, resumed=resumed, best=best
@@ -291,7 +291,7 @@ def test_a_best_epoch_that_only_the_checkpoint_has_is_recorded_from_it(recorder:
     for epoch in (1, 2):
         recorder.receive(1, report(epoch, 0.1 * epoch))
     for _ in range(2):
-        recorder.receive(1, report(6, 0.3, resumed=True, best=(5, 0.9)))
+        recorder.receive(1, report(6, 0.3, resumed=True, best=(5, (0.9,))))
     assert [(line["event"], line["epoch"]) for line in lines(tmp_path)] == [("report", epoch) for epoch in (1, 2, 5, 6)]
     found = recorder.record.trials[1]
     assert (found.epoch, found.value, found.best_epoch) == (6, 0.9, 5)

@@ -28,7 +28,7 @@ def score(x: float, epoch: int) -> float:
 def replayed(spec: StudySpec) -> StudyRecord:
     """A study of three trials at a time, each an epoch a turn."""
     study = Study(StudyRecord(spec))
-    stopping = early_stopping(spec.objective, spec.scheduler)
+    stopping = early_stopping(spec.objectives, spec.scheduler)
     running: list[int] = []
     while running or not study.sampler.exhausted:
         while len(running) < 3 and not study.sampler.exhausted:
@@ -38,7 +38,7 @@ def replayed(spec: StudySpec) -> StudyRecord:
             trial = study.record.trials[number]
             study.report(number, trial.epoch + 1, score(trial.params["x"], trial.epoch + 1))
             assert trial.value is not None
-            verdict = stopping.decide(number, trial.epoch, trial.value)
+            verdict = stopping.decide(number, trial.epoch, trial.values)
             if trial.epoch < EPOCHS and verdict is Verdict.CONTINUE:
                 continue
             running.remove(number)

@@ -14,7 +14,7 @@ from tests.written_event import event
 from tests.written_study import SPACE
 from tuner.events.state import StudyRecord
 from tuner.search import sampler
-from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.spec.study import StudySpec
 from tuner.spec.study_file import override_study
 
@@ -48,7 +48,7 @@ class Study:
         trial = self.record.trials[number]
         best = {"value": trial.value, "best_epoch": trial.best_epoch}
         self.event("end", trial=number, reason=None, state=state, infeasible=infeasible, **best)
-        self.sampler.tell(number, value_for_sampler(trial))
+        self.sampler.tell(number, values_for_sampler(trial))
 
     def completed(self) -> list[FrozenTrial]:
         """The trials that the sampler has learnt from."""
@@ -246,7 +246,7 @@ def failing_proposals(name: str, seed: int, given: bool, trials: int = 40) -> in
             study.end(trial, "failed")
         else:
             failed += 1
-            study.sampler.tell(trial, None)
+            study.sampler.tell(trial, ())
     return failed
 
 

@@ -55,7 +55,7 @@ def test_the_best_so_far_is_of_the_epochs_that_keep_the_constraints(tmp_path: Pa
 @pytest.mark.parametrize(
     ("fixed", "metric", "said"),
     [
-        ({}, "memory", "constraints: the workload must report 'memory', but reported epoch, score, loss"),
+        ({}, "memory", "constraints[1].metric: the workload must report 'memory', but reported epoch, score, loss"),
         ({"fail": "nan_side"}, "loss", "epoch 2: loss must be finite, got nan"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_resumed_trial_sends_its_last_report_again_then_the_next(tmp_path: Pat
     # The kill may have come before anyone knew of the images.
     assert second.reports[0].images == first.reports[1].images != ()
     assert [report.resumed for report in second.reports] == [True, False, False, False]
-    assert second.reports[0].best == (2, scores(2)[1])
+    assert second.reports[0].best == (2, (scores(2)[1],))
 
 
 @pytest.mark.parametrize("snapshots", [False, True])

@@ -85,12 +85,15 @@ class Nsga2(optuna.samplers.NSGAIISampler):
         return self._generation
 
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
-        """The best of all completed trials of the generations before, which is what NSGA-II keeps of one objective."""
-        sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+        """The best of all completed trials of the generations before, which is what NSGA-II keeps of one objective; of
+        several the first fronts of these trials, and of the last the least crowded."""
         before = [
             trial
             for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-            if trial.value is not None and trial.user_attrs[NUMBER] <= generation * POPULATION
+            if trial.user_attrs[NUMBER] <= generation * POPULATION
         ]
-        best = sorted(before, key=lambda trial: (sign * (trial.value or 0.0), trial.user_attrs[NUMBER]))
-        return best[:POPULATION]
+        before.sort(key=lambda trial: trial.user_attrs[NUMBER])
+        if len(study.directions) > 1:
+            return self._elite_population_selection_strategy(study, before)
+        sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
+        return sorted(before, key=lambda trial: sign * trial.values[0])[:POPULATION]

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from tuner.search.encoding import Encoding
 from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
-from tuner.search.gp_curves import has_failed
+from tuner.search.gp_curves import has_failed, has_reported
 from tuner.spec.space import Dimension, distributions
 
 _MOST = 60  # trials of each kind that it is judged by, the newest
@@ -86,7 +86,7 @@ class Chances:
     def __init__(self, encoding: Encoding, trials: Sequence[FrozenTrial]):
         self._encoding = encoding
         failed = [trial.params for trial in trials if has_failed(trial)][-_MOST:]
-        worked = [trial.params for trial in trials if trial.intermediate_values and not has_failed(trial)][-_MOST:]
+        worked = [trial.params for trial in trials if has_reported(trial) and not has_failed(trial)][-_MOST:]
         rows = encoding.rows([*failed, *worked])
         works = np.array([-1.0] * len(failed) + [1.0] * len(worked))
         # Far from every trial the chance is the share that worked.

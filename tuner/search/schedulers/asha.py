@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuner.search.schedulers.rungs import GeometricRungs, Rung, Verdict
 from tuner.spec.study import Objective
 
@@ -13,8 +15,8 @@ class Asha(GeometricRungs):
     there before it.
     """
 
-    def __init__(self, objective: Objective, grace_epochs: float, reduction_factor: float):
-        super().__init__(objective, grace_epochs, reduction_factor)
+    def __init__(self, objectives: Sequence[Objective], grace_epochs: float, reduction_factor: float):
+        super().__init__(objectives, grace_epochs, reduction_factor)
         self._share = (1 - 1 / reduction_factor) * 100 / 100  # in percent and back, which rounds as Ray Tune does
 
     def judge(self, rung: Rung, best: float) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tuner.search.schedulers.asha import Asha
@@ -15,8 +16,10 @@ from tuner.spec.study import Objective, Scheduler
 class EarlyStopping(Protocol):
     """Decides on each report of a study, in the order of its events; replaying the events rebuilds its state."""
 
-    def decide(self, trial: int, epoch: int, best: float) -> Verdict:
-        """What becomes of a trial after its report of this epoch. best: its best value up to that epoch.
+    def decide(self, trial: int, epoch: int, best: Sequence[float]) -> Verdict:
+        """What becomes of a trial after its report of this epoch.
+
+        best: the values of the objectives at its best epoch up to that one.
 
         The answer for a report that was already decided is the same again.
         """
@@ -31,7 +34,7 @@ class EarlyStopping(Protocol):
 class NoEarlyStopping:
     """Every trial trains to its end."""
 
-    def decide(self, trial: int, epoch: int, best: float) -> Verdict:
+    def decide(self, trial: int, epoch: int, best: Sequence[float]) -> Verdict:
         del trial, epoch, best
         return Verdict.CONTINUE
 
@@ -42,16 +45,16 @@ class NoEarlyStopping:
         del trial, epoch
 
 
-def early_stopping(objective: Objective, scheduler: Scheduler) -> EarlyStopping:
+def early_stopping(objectives: Sequence[Objective], scheduler: Scheduler) -> EarlyStopping:
     """The early stopping of a study file's [scheduler] table."""
     match scheduler.name:
         case "none":
             return NoEarlyStopping()
         case "promotion":
-            return Promotion(objective, scheduler.grace_epochs, scheduler.reduction_factor)
+            return Promotion(objectives, scheduler.grace_epochs, scheduler.reduction_factor)
         case "hyperband":
-            return Hyperband(objective, scheduler.grace_epochs, scheduler.reduction_factor, scheduler.brackets)
+            return Hyperband(objectives, scheduler.grace_epochs, scheduler.reduction_factor, scheduler.brackets)
         case "median":
-            return Median(objective, scheduler.grace_epochs)
+            return Median(objectives, scheduler.grace_epochs)
         case "asha":
-            return Asha(objective, scheduler.grace_epochs, scheduler.reduction_factor)
+            return Asha(objectives, scheduler.grace_epochs, scheduler.reduction_factor)

@@ -10,6 +10,7 @@ import bisect
 import itertools
 import math
 import zlib
+from collections.abc import Sequence
 
 from tuner.search.schedulers.asha import Asha
 from tuner.search.schedulers.rungs import Verdict
@@ -19,9 +20,9 @@ from tuner.spec.study import Objective
 class Hyperband:
     """Each trial belongs to one of several brackets, each an ASHA of its own whose first rung lies later."""
 
-    def __init__(self, objective: Objective, grace_epochs: int, reduction_factor: float, brackets: int):
+    def __init__(self, objectives: Sequence[Objective], grace_epochs: int, reduction_factor: float, brackets: int):
         self._brackets = [
-            Asha(objective, grace_epochs * reduction_factor**place, reduction_factor) for place in range(brackets)
+            Asha(objectives, grace_epochs * reduction_factor**place, reduction_factor) for place in range(brackets)
         ]
         self._ends = list(itertools.accumulate(bracket_shares(brackets, reduction_factor)))
 
@@ -30,7 +31,7 @@ class Hyperband:
         # By a checksum: numbers in turn would give a sampler that works in turns, such as a grid, the same brackets.
         return bisect.bisect_right(self._ends, zlib.crc32(str(trial).encode()) % self._ends[-1])
 
-    def decide(self, trial: int, epoch: int, best: float) -> Verdict:
+    def decide(self, trial: int, epoch: int, best: Sequence[float]) -> Verdict:
         return self._of(trial).decide(trial, epoch, best)
 
     def resume(self, trial: int) -> None:

@@ -7,6 +7,8 @@ ones too: the rule works from the first trials on, and doesn't grow stricter as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
 from tuner.spec.study import Objective
 
@@ -16,8 +18,8 @@ _LEAST = 5  # trials that must have reported an epoch before one is judged there
 class Median(Rungs):
     """Every epoch from grace_epochs on is a rung."""
 
-    def __init__(self, objective: Objective, grace_epochs: int):
-        super().__init__(objective)
+    def __init__(self, objectives: Sequence[Objective], grace_epochs: int):
+        super().__init__(objectives)
         self._grace_epochs = grace_epochs
 
     def reached(self, epoch: int) -> int:

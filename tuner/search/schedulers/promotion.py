@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.events.state import StudyRecord
+from tuner.events.dominance import dominated_by
+from tuner.events.state import StudyRecord, TrialRecord
 from tuner.search.extrapolation import at_rungs
+from tuner.search.gaussian_process import Array
 from tuner.search.schedulers.rungs import GeometricRungs, Rung, Verdict
 
 _MIDDLE = 0.5
@@ -29,7 +31,7 @@ class Promotion(GeometricRungs):
         """As `standings` has it, for a trial that paused at the last rung that it has reached."""
         rung = next(rung for rung in reversed(self._rungs) if trial in rung.arrivals)
         there = rung.arrivals[trial]
-        return Standing(trial, there.epoch, rung.share_ahead(there.best))
+        return Standing(trial, there.epoch, rung.share_ahead(rung.standing(there.best)))
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,9 @@ def standings(record: StudyRecord, paused: Sequence[int]) -> list[Standing]:
     """Of these trials, the most promising first: the least share ahead, of equal ones those that came furthest."""
     if not paused:
         return []
-    sign = 1.0 if record.spec.objective.direction == "maximize" else -1.0
     epochs = sorted({record.trials[trial].epoch for trial in paused})
     place = {trial: row for row, trial in enumerate(record.trials)}
-    values = at_rungs([dict(trial.curve) for trial in record.trials.values()], epochs, sign)
+    values = _standings_at(record, epochs)
     found = []
     for trial in paused:
         epoch = record.trials[trial].epoch
@@ -58,6 +59,25 @@ def standings(record: StudyRecord, paused: Sequence[int]) -> list[Standing]:
         ahead = np.count_nonzero(column > column[place[trial]]) / np.count_nonzero(np.isfinite(column))
         found.append(Standing(trial, epoch, float(ahead)))
     return sorted(found, key=by_promise)
+
+
+def _standings_at(record: StudyRecord, epochs: Sequence[int]) -> Array:
+    """(N, K): how each trial compares at each epoch, greater is better; NaN where it didn't come."""
+    trials, first = list(record.trials.values()), record.spec.objective
+    sign = first.signed(1.0)
+    if len(record.spec.objectives) == 1:
+        return at_rungs([dict(trial.curve) for trial in trials], epochs, sign)
+    found = np.full((len(trials), len(epochs)), np.nan)
+    for column, epoch in enumerate(epochs):
+        came = [row for row, trial in enumerate(trials) if trial.epoch >= epoch and trial.curve]
+        found[came, column] = -np.array(dominated_by([_signed_at(record, trials[row], epoch) for row in came]))
+    return found
+
+
+def _signed_at(record: StudyRecord, trial: TrialRecord, epoch: int) -> tuple[float, ...]:
+    """A trial's values at its best epoch up to this one, or at its first if that came later; greater is better."""
+    points = [values for at, values in trial.points() if at <= epoch] or [trial.points()[0][1]]
+    return max(map(record.spec.signed, points), key=lambda signed: signed[0])
 
 
 def promotable(record: StudyRecord, paused: Sequence[int]) -> int | None:

@@ -86,7 +86,7 @@ def reliability(record: StudyRecord) -> list[str]:
 def control_correlations(record: StudyRecord) -> dict[int, Correlation]:
     """At each epoch at which trials are compared; for the median rule, at those of ASHA."""
     scheduler = record.spec.scheduler
-    rungs = Asha(record.spec.objective, scheduler.grace_epochs, scheduler.reduction_factor)
+    rungs = Asha(record.spec.objectives, scheduler.grace_epochs, scheduler.reduction_factor)
     epochs = rungs.epochs_before(max((trial.epoch for trial in ended_control_trials(record)), default=0))
     found = {epoch: control_correlation(record, epoch) for epoch in epochs}
     return {epoch: correlation for epoch, correlation in found.items() if correlation is not None}

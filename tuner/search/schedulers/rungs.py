@@ -8,9 +8,11 @@ from __future__ import annotations
 import bisect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from tuner.events.dominance import dominates
 from tuner.spec.study import Objective
 
 
@@ -27,8 +29,8 @@ class _Arrival:
 
     epoch: int
     """The epoch at which it reached the rung, which may lie between two reports."""
-    best: float
-    """Greater is better."""
+    best: tuple[float, ...]
+    """The values of the objectives; greater is better."""
     verdict: Verdict
 
 
@@ -60,19 +62,58 @@ class Rung:
         """The share of all arrivals with a better value."""
         return 1 - bisect.bisect_right(self._ordered, best) / len(self._ordered)
 
+    def standing(self, best: Sequence[float]) -> float:
+        """The number by which a trial with these values is compared with the arrivals; greater is better."""
+        return best[0]
+
     def add(self, trial: int, arrival: _Arrival) -> None:
         self.arrivals[trial] = arrival
-        bisect.insort(self._ordered, arrival.best)
+        bisect.insort(self._ordered, arrival.best[0])
 
     def remove(self, trial: int) -> None:
-        del self._ordered[bisect.bisect_left(self._ordered, self.arrivals.pop(trial).best)]
+        del self._ordered[bisect.bisect_left(self._ordered, self.arrivals.pop(trial).best[0])]
+
+
+@dataclass
+class RungOfSeveral(Rung):
+    """A rung of a study with several objectives: trials are compared by how many arrivals dominate them.
+
+    That is the rank of Fonseca, Fleming, Genetic Algorithms for Multiobjective Optimization, ICGA 1993. None dominates
+    a trial of the front, which is therefore never worse than others.
+    """
+
+    _dominating: dict[int, int] = field(default_factory=dict)
+    """By how many others each arrival is dominated."""
+
+    def standing(self, best: Sequence[float]) -> float:
+        return -float(sum(dominates(other.best, best) for other in self.arrivals.values()))
+
+    def add(self, trial: int, arrival: _Arrival) -> None:
+        self._count(arrival, 1)
+        self._dominating[trial] = -int(self.standing(arrival.best))
+        self.arrivals[trial] = arrival
+        self._order()
+
+    def remove(self, trial: int) -> None:
+        del self._dominating[trial]
+        self._count(self.arrivals.pop(trial), -1)
+        self._order()
+
+    def _count(self, arrival: _Arrival, change: int) -> None:
+        for trial, other in self.arrivals.items():
+            if dominates(arrival.best, other.best):
+                self._dominating[trial] += change
+
+    def _order(self) -> None:
+        self._ordered = sorted(-float(count) for count in self._dominating.values())
 
 
 class Rungs(ABC):
     """Decides on trials at rungs; each subclass says where they lie, and has a rule for those who come to one."""
 
-    def __init__(self, objective: Objective):
-        self._sign = 1.0 if objective.direction == "maximize" else -1.0
+    def __init__(self, objectives: Sequence[Objective]):
+        self._objectives = objectives
+        self._kind = Rung if len(objectives) == 1 else RungOfSeveral
         self._rungs: list[Rung] = []
         """By ascending epoch."""
 
@@ -82,24 +123,26 @@ class Rungs(ABC):
 
     @abstractmethod
     def judge(self, rung: Rung, best: float) -> Verdict:
-        """What becomes of a trial that comes to a rung with this best value, of which greater is better.
+        """What becomes of a trial that comes to a rung with this `standing` there, of which greater is better.
 
         rung: of those that came there before it.
         """
 
-    def decide(self, trial: int, epoch: int, best: float) -> Verdict:
-        """What becomes of a trial after its report of this epoch. best: its best value so far.
+    def decide(self, trial: int, epoch: int, best: Sequence[float]) -> Verdict:
+        """What becomes of a trial after its report of this epoch.
 
+        best: the values of the objectives at its best epoch so far.
         A report that was decided before is decided the same.
         """
         reached = self.reached(epoch)
         while len(self._rungs) < reached:
-            self._rungs.append(Rung())
+            self._rungs.append(self._kind())
         for rung in reversed(self._rungs[:reached]):
             there = rung.arrivals.get(trial)
             if there is None:
-                verdict = self.judge(rung, self._sign * best)
-                rung.add(trial, _Arrival(epoch, self._sign * best, verdict))
+                signed = tuple(o.signed(value) for o, value in zip(self._objectives, best, strict=True))
+                verdict = self.judge(rung, rung.standing(signed))
+                rung.add(trial, _Arrival(epoch, signed, verdict))
                 return verdict
             if there.epoch == epoch:
                 return there.verdict
@@ -126,8 +169,8 @@ class GeometricRungs(Rungs):
     Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
     """
 
-    def __init__(self, objective: Objective, grace_epochs: float, reduction_factor: float):
-        super().__init__(objective)
+    def __init__(self, objectives: Sequence[Objective], grace_epochs: float, reduction_factor: float):
+        super().__init__(objectives)
         self._grace_epochs, self._factor = grace_epochs, reduction_factor
 
     def reached(self, epoch: int) -> int:

@@ -47,7 +47,7 @@ def milestones(scheduler: Scheduler, full_length: int) -> list[int]:
     """The epochs at which trials are counted: the rungs, those of ASHA for the median rule, and the full length."""
     if scheduler.name == "none":
         return [full_length]
-    rungs = Asha(_OBJECTIVE, scheduler.grace_epochs, scheduler.reduction_factor)
+    rungs = Asha([_OBJECTIVE], scheduler.grace_epochs, scheduler.reduction_factor)
     return [*rungs.epochs_before(full_length), full_length]
 
 
@@ -102,7 +102,7 @@ class _Simulation:
         self._paces = paces or [Pace(1.0)]
         self._random = random.Random(seed)
         self._learnt = self._random.uniform(*_learnt(spec))
-        self._stopping = early_stopping(_OBJECTIVE, spec.scheduler)
+        self._stopping = early_stopping([_OBJECTIVE], spec.scheduler)
         self._control = control_trials(spec)
         self._milestones = milestones(spec.scheduler, full_length)
         # The median rule compares at every epoch; the others decide nothing between their rungs.
@@ -182,7 +182,7 @@ class _Simulation:
         trial.epoch, trial.began = epoch, self._now
         if trial.best() > self._best:
             self._best, self._ended_since_best = trial.best(), 0
-        verdict = self._stopping.decide(number, epoch, trial.best()) if epoch < self._full_length else Verdict.STOP
+        verdict = self._stopping.decide(number, epoch, [trial.best()]) if epoch < self._full_length else Verdict.STOP
         if number + 1 in self._control and epoch < self._full_length:  # the study counts its trials from 1
             verdict = Verdict.CONTINUE
         if verdict is Verdict.CONTINUE:

@@ -17,7 +17,7 @@ Direction = Literal["maximize", "minimize"]
 
 
 def asha(direction: Direction = "maximize", grace_epochs: int = 1, reduction_factor: float = 3.0) -> Asha:
-    return Asha(Objective(metric="score", direction=direction), grace_epochs, reduction_factor)
+    return Asha([Objective(metric="score", direction=direction)], grace_epochs, reduction_factor)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -37,7 +37,7 @@ def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, see
         epoch, best = running[trial]
         # Few values, so that many are equal; some trials report every few epochs only.
         epoch, best = epoch + (trial % 3 or 1), better(best, round(draw.random(), 1))
-        stop = ours.decide(trial, epoch, best) is Verdict.STOP
+        stop = ours.decide(trial, epoch, [best]) is Verdict.STOP
         assert stop == oracle.stops(trial, epoch, best), (trial, epoch, best)
         decided += 1
         stopped += stop
@@ -48,7 +48,7 @@ def test_ten_thousand_decisions_are_those_of_rays_asha(direction: Direction, see
 
 
 def stops(scheduler: EarlyStopping, trial: int, epoch: int, best: float) -> bool:
-    verdict = scheduler.decide(trial, epoch, best)
+    verdict = scheduler.decide(trial, epoch, [best])
     assert verdict is not Verdict.PAUSE
     return verdict is Verdict.STOP
 
@@ -81,7 +81,7 @@ def test_decisions_rebuilt_from_the_same_reports_are_the_same() -> None:
     draw = random.Random(3)
     unbroken, reports = asha(), []
     for _ in range(300):
-        report = (draw.randrange(20), draw.randrange(1, 30), draw.random())
+        report = (draw.randrange(20), draw.randrange(1, 30), [draw.random()])
         reports.append((report, unbroken.decide(*report)))
     rebuilt = asha()
     assert [rebuilt.decide(*report) for report, _ in reports] == [decision for _, decision in reports]
@@ -101,7 +101,7 @@ def test_no_trial_stops_in_its_grace_epochs() -> None:
 
 
 def test_a_slow_starter_is_not_stopped_for_its_first_two_epochs_by_default() -> None:
-    scheduler = early_stopping(Objective(metric="score"), Scheduler())
+    scheduler = early_stopping([Objective(metric="score")], Scheduler())
     slow, fast = (0.1, 0.2, 0.8), (0.5, 0.6, 0.7)
     stopped = [
         stops(scheduler, trial, epoch, curve[epoch - 1])
@@ -112,7 +112,7 @@ def test_a_slow_starter_is_not_stopped_for_its_first_two_epochs_by_default() -> 
 
 
 def test_a_study_without_a_scheduler_stops_nothing() -> None:
-    scheduler = early_stopping(Objective(metric="score"), Scheduler(name="none"))
+    scheduler = early_stopping([Objective(metric="score")], Scheduler(name="none"))
     assert isinstance(scheduler, NoEarlyStopping)
     assert not any(stops(scheduler, trial, 1, -trial) for trial in range(20))
 

@@ -16,7 +16,7 @@ from tuner.spec.study import Objective
 
 
 def hyperband(direction: Any = "maximize", grace_epochs: int = 3, factor: float = 3.0, brackets: int = 3) -> Hyperband:
-    return Hyperband(Objective(metric="score", direction=direction), grace_epochs, factor, brackets)
+    return Hyperband([Objective(metric="score", direction=direction)], grace_epochs, factor, brackets)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -36,7 +36,7 @@ def test_its_decisions_are_those_of_rays_brackets(direction: str, seed: int) -> 
         trial = draw.choice(list(running))
         epoch, best = running[trial]
         epoch, best = epoch + 1, better(best, round(draw.random(), 1))
-        stop = ours.decide(trial, epoch, best) is Verdict.STOP
+        stop = ours.decide(trial, epoch, [best]) is Verdict.STOP
         assert stop == oracle.stops(trial, epoch, best), (trial, epoch, best)
         stopped += stop
         running[trial] = (epoch, best)
@@ -66,8 +66,8 @@ def test_a_trial_of_a_late_bracket_is_not_judged_early_and_a_rewound_one_is_judg
     for place, first in enumerate((3, 9, 27)):
         good, bad = by_bracket[place][:2]
         for epoch in range(1, first):
-            assert ours.decide(good, epoch, 0.9) is ours.decide(bad, epoch, 0.1) is Verdict.CONTINUE
-        assert ours.decide(good, first, 0.9) is Verdict.CONTINUE
-        assert ours.decide(bad, first, 0.1) is Verdict.STOP
+            assert ours.decide(good, epoch, [0.9]) is ours.decide(bad, epoch, [0.1]) is Verdict.CONTINUE
+        assert ours.decide(good, first, [0.9]) is Verdict.CONTINUE
+        assert ours.decide(bad, first, [0.1]) is Verdict.STOP
         ours.rewind(bad, first - 1)
-        assert ours.decide(bad, first, 0.95) is Verdict.CONTINUE
+        assert ours.decide(bad, first, [0.95]) is Verdict.CONTINUE

@@ -30,7 +30,7 @@ def test_its_decisions_are_those_of_optunas_median_pruner(direction: Any, seed: 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     draw = random.Random(f"{direction}{seed}")
     grace = draw.choice([1, 2, 4])
-    ours = Median(Objective(metric="score", direction=direction), grace)
+    ours = Median([Objective(metric="score", direction=direction)], grace)
     better = max if direction == "maximize" else min
     curves: dict[int, dict[int, float]] = {}
     running: list[int] = []
@@ -44,7 +44,7 @@ def test_its_decisions_are_those_of_optunas_median_pruner(direction: Any, seed: 
         epoch = len(curve) + 1
         # Few values, so that many are equal.
         curve[epoch] = better([*curve.values(), round(draw.random(), 1)])
-        stop = ours.decide(trial, epoch, curve[epoch]) is Verdict.STOP
+        stop = ours.decide(trial, epoch, [curve[epoch]]) is Verdict.STOP
         assert stop == optunas_verdict(direction, grace, curves, trial), (trial, epoch, curves)
         stopped += stop
         if stop or epoch >= 20:
@@ -53,22 +53,22 @@ def test_its_decisions_are_those_of_optunas_median_pruner(direction: Any, seed: 
 
 
 def test_no_trial_stops_before_five_others_have_come_as_far_or_in_its_grace_epochs() -> None:
-    rule = Median(Objective(metric="score"), 2)
+    rule = Median([Objective(metric="score")], 2)
     for trial in range(1, 9):
-        assert rule.decide(trial, 1, 1 / trial) is Verdict.CONTINUE
-    verdicts = [rule.decide(trial, 2, 1 / trial) for trial in range(1, 9)]
+        assert rule.decide(trial, 1, [1 / trial]) is Verdict.CONTINUE
+    verdicts = [rule.decide(trial, 2, [1 / trial]) for trial in range(1, 9)]
     assert verdicts == [Verdict.CONTINUE] * 5 + [Verdict.STOP] * 3
 
 
 def test_a_rewound_trial_is_judged_anew_and_a_rebuilt_rule_decides_the_same() -> None:
     draw = random.Random(1)
-    rules = [Median(Objective(metric="score"), 1) for _ in range(2)]
+    rules = [Median([Objective(metric="score")], 1) for _ in range(2)]
     for trial in range(1, 8):
-        assert len({rule.decide(trial, 1, trial / 10) for rule in rules}) == 1
-    assert rules[0].decide(8, 1, 0.0) is rules[0].decide(8, 1, 0.0) is Verdict.STOP
+        assert len({rule.decide(trial, 1, [trial / 10]) for rule in rules}) == 1
+    assert rules[0].decide(8, 1, [0.0]) is rules[0].decide(8, 1, [0.0]) is Verdict.STOP
     rules[0].rewind(8, 0)
-    assert rules[0].decide(8, 1, 0.9) is Verdict.CONTINUE
+    assert rules[0].decide(8, 1, [0.9]) is Verdict.CONTINUE
     rules[0].rewind(8, 0)
     for _ in range(200):
-        report = (draw.randrange(9, 30), draw.randrange(1, 12), draw.random())
+        report = (draw.randrange(9, 30), draw.randrange(1, 12), [draw.random()])
         assert len({rule.decide(*report) for rule in rules}) == 1

@@ -14,7 +14,7 @@ from tuner.spec.study import Objective
 
 
 def promotion(direction: Literal["maximize", "minimize"] = "maximize") -> Promotion:
-    return Promotion(Objective(metric="score", direction=direction), grace_epochs=2, reduction_factor=3)
+    return Promotion([Objective(metric="score", direction=direction)], grace_epochs=2, reduction_factor=3)
 
 
 def paused_study(**changes: Any) -> Study:
@@ -37,18 +37,18 @@ def paused_study(**changes: Any) -> Study:
 
 def test_the_best_of_a_rung_continue_the_worse_half_stop_and_those_between_pause() -> None:
     scheduler = promotion()
-    assert [scheduler.decide(trial, 2, value) for trial, value in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.6))] == [
+    assert [scheduler.decide(trial, 2, [value]) for trial, value in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.6))] == [
         Verdict.CONTINUE,
         Verdict.CONTINUE,
         Verdict.PAUSE,
         Verdict.STOP,
     ]
-    assert scheduler.decide(1, 3, 0.5) is Verdict.CONTINUE, "no rung lies there"
+    assert scheduler.decide(1, 3, [0.5]) is Verdict.CONTINUE, "no rung lies there"
 
 
 def test_less_is_better_where_the_objective_is_minimized() -> None:
     scheduler = promotion("minimize")
-    assert [scheduler.decide(trial, 2, value) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.2), (4, 0.4))] == [
+    assert [scheduler.decide(trial, 2, [value]) for trial, value in ((1, 0.5), (2, 0.1), (3, 0.2), (4, 0.4))] == [
         Verdict.CONTINUE,
         Verdict.CONTINUE,
         Verdict.PAUSE,
@@ -60,20 +60,20 @@ def test_a_trial_that_resumes_is_paused_by_its_next_rung_only() -> None:
     scheduler = promotion()
     for trial, value in ((1, 0.5), (2, 0.9)):
         for epoch in (2, 6):
-            scheduler.decide(trial, epoch, value)
-    assert scheduler.decide(3, 2, 0.8) is Verdict.PAUSE
-    assert scheduler.decide(3, 2, 0.8) is Verdict.PAUSE, "its process died before it knew"
+            scheduler.decide(trial, epoch, [value])
+    assert scheduler.decide(3, 2, [0.8]) is Verdict.PAUSE
+    assert scheduler.decide(3, 2, [0.8]) is Verdict.PAUSE, "its process died before it knew"
     scheduler.resume(3)
-    assert scheduler.decide(3, 2, 0.8) is Verdict.CONTINUE, "it sends its checkpoint's report again"
-    assert scheduler.decide(3, 6, 0.8) is Verdict.PAUSE
+    assert scheduler.decide(3, 2, [0.8]) is Verdict.CONTINUE, "it sends its checkpoint's report again"
+    assert scheduler.decide(3, 6, [0.8]) is Verdict.PAUSE
 
 
 def test_a_trial_that_goes_back_behind_its_rung_is_judged_again() -> None:
     scheduler = promotion()
     for trial, value in ((1, 0.5), (2, 0.9), (3, 0.8)):
-        scheduler.decide(trial, 2, value)
+        scheduler.decide(trial, 2, [value])
     scheduler.rewind(3, 1)
-    assert scheduler.decide(3, 2, 0.95) is Verdict.CONTINUE
+    assert scheduler.decide(3, 2, [0.95]) is Verdict.CONTINUE
 
 
 def test_the_most_promising_paused_trial_is_the_one_with_the_fewest_ahead_where_it_paused() -> None:

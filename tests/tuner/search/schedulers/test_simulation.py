@@ -104,13 +104,13 @@ def test_trials_are_counted_at_the_rungs_and_at_the_full_length() -> None:
 def test_promotions_own_standing_is_that_of_the_record() -> None:
     spec = study_spec(scheduler={"name": "promotion", "grace_epochs": 1}, budget={"trials": 60})
     study, draw = Study(StudyRecord(spec)), random.Random(3)
-    scheduler = Promotion(Objective(metric="score"), 1, 2)
+    scheduler = Promotion([Objective(metric="score")], 1, 2)
     paused = []
     for _ in range(60):
         number, verdict = study.begin()[0], Verdict.CONTINUE
         for epoch in range(1, 9):
             study.report(number, epoch, draw.random() * epoch)
-            verdict = scheduler.decide(number, epoch, study.record.trials[number].value or 0.0)
+            verdict = scheduler.decide(number, epoch, study.record.trials[number].values)
             if verdict is not Verdict.CONTINUE:
                 break
         if verdict is Verdict.PAUSE:
