@@ -24,6 +24,7 @@ from tuner.display.live import format_metric
 from tuner.errors import StudyError
 from tuner.events.constraints import no_winner
 from tuner.events.state import StudyRecord, TrialRecord
+from tuner.results.pick import Pick, picked, read_pick
 from tuner.spec import workload as workloads
 from tuner.storage import files
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
@@ -50,11 +51,19 @@ class Best:
 
     @property
     def rescored(self) -> float:
-        """The objective, scored on what was exported; NaN if the workload's export didn't score it."""
+        """The objective, the first of several, scored on what was exported; NaN if the workload's export didn't."""
         return self.exported.metrics.get(self.record.spec.objective.metric, math.nan)
 
+    @property
+    def scores(self) -> list[tuple[str, float, float | None]]:
+        """Of each objective its metric, what was logged, and what the export scores; None if it didn't score that."""
+        metrics = [objective.metric for objective in self.record.spec.objectives]
+        again = [self.exported.metrics.get(metric) for metric in metrics]
+        return list(zip(metrics, self.trial.values, again, strict=True))
+
     def to_json(self) -> dict[str, Any]:
-        """Keys: study, trial, value, output, formats, rescored, params, test."""
+        """Keys: study, trial, value, output, formats, rescored, scores (of each objective, by metric: logged, and
+        rescored, null if the export didn't score it), params, test."""
         return {
             "study": self.record.spec.name,
             "trial": self.trial.id,
@@ -63,16 +72,18 @@ class Best:
             "formats": {
                 name: {"file": form.file, "parity": form.parity} for name, form in self.exported.formats.items()
             },
-            "rescored": self.rescored,
+            "rescored": None if math.isnan(self.rescored) else self.rescored,
+            "scores": {metric: {"logged": logged, "rescored": again} for metric, logged, again in self.scores},
             "params": self.trial.params,
             "test": dict(self.exported.test_metrics),
         }
 
 
-def export_best(storage: Storage, name: str | None, output: Path) -> Best:
+def export_best(storage: Storage, name: str | None, output: Path, pick: Pick | None = None) -> Best:
     """Export the best finished trial to a new folder and check its score.
 
-    name: a study, None for the newest. Raises StudyError, and leaves no output, if there is nothing to export or the
+    name: a study, None for the newest. pick: of several objectives, which trial of their front; its knee if left out.
+    Raises StudyError, and leaves no output, if there is nothing to export or the
     exported model doesn't reach the logged score.
     """
     record = shows.find(storage, name)
@@ -88,8 +99,8 @@ def export_best(storage: Storage, name: str | None, output: Path) -> Best:
             f"study {study}: a finished trial is needed, got {len(record.trials)} trials and none finished; "
             f"continue it with `python -m tuner resume {study}`"
         )
+    winner = picked(record, pick) if pick else ranking[0]
     _check_output_is_free(output)
-    winner = ranking[0]
     assert winner.value is not None
     assert winner.best_epoch is not None
     with tempfile.TemporaryDirectory(prefix="tuner-best-") as scratch:
@@ -143,15 +154,16 @@ def _failed(record: StudyRecord, why: object) -> StudyError:
 
 
 def _check_score(best: Best) -> None:
-    logged = best.trial.value
-    assert logged is not None
-    # This is true for NaN as well: an export that can't be scored is refused too.
-    if not abs(best.rescored - logged) <= _TOLERANCE * max(1.0, abs(logged)):
-        raise StudyError(
-            f"study {best.record.spec.name}: the export must reach the score that trial {best.trial.id} logged, got "
-            f"{best.record.spec.objective.metric} {format_metric(best.rescored)} for {format_metric(logged)}; "
-            "nothing was exported: have the data or the library versions changed since?"
-        )
+    # What a training takes, seconds for example, isn't scored again; an export of which nothing can be is refused.
+    scored = [(metric, logged, again) for metric, logged, again in best.scores if again is not None]
+    for metric, logged, again in scored or [(best.record.spec.objective.metric, best.trial.values[0], math.nan)]:
+        # This is true for NaN as well.
+        if not abs(again - logged) <= _TOLERANCE * max(1.0, abs(logged)):
+            raise StudyError(
+                f"study {best.record.spec.name}: the export must reach the score that trial {best.trial.id} logged, "
+                f"got {metric} {format_metric(again)} for {format_metric(logged)}; "
+                "nothing was exported: have the data or the library versions changed since?"
+            )
     for constraint in best.record.spec.constraints:
         value = best.exported.metrics.get(constraint.metric)
         if value is None or constraint.keeps(value):
@@ -178,12 +190,21 @@ def best(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="A new folder for the export.")],
     name: Name = None,
     storage: StorageOption = DEFAULT_STORAGE,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            "--pick",
+            metavar="RULE",
+            help="Of several objectives, which trial of their front: knee (the default), max:METRIC, min:METRIC, or "
+            "within:METRIC=VALUE, the best that keeps a limit.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export the winning model of a study: weights, pt2, ONNX, each loaded again and compared with the checkpoint."""
     console = Console(stderr=as_json, emoji=False, markup=False)
     with console.status("exporting, and checking each format …"):
-        found = export_best(Storage(storage), name, output)
+        found = export_best(Storage(storage), name, output, read_pick(pick) if pick is not None else None)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -192,7 +213,11 @@ def best(
 
 def _print(best: Best, console: Console) -> None:
     metric = best.record.spec.objective.metric
-    scores = f"{metric} {format_metric(best.trial.value or 0.0)} logged, {format_metric(best.rescored)} scored again"
+    scores = "; ".join(
+        f"{name} {format_metric(logged)} logged"
+        + (f", {format_metric(again)} scored again" if again is not None else "")
+        for name, logged, again in best.scores
+    )
     console.print(
         Text.assemble(
             (best.record.spec.name, "bold"), f"  trial {best.trial.id}, epoch {best.trial.best_epoch}: {scores}"

@@ -24,20 +24,10 @@ _EARLIER, _EARLIER_WORKERS, _EARLIER_TRAININGS = 4, 4, 25
 _ASHA = {"name": "asha", "grace_epochs": 3}
 
 
-class ThisProject:
+class StudySearch:
     """The sampler and the early stopping of a study, over a study's record."""
 
-    def __init__(
-        self,
-        task: Task,
-        seed: int,
-        scheduler: dict[str, Any],
-        sampler: str | None = None,
-        earlier: Sequence[tuple[str, StudyRecord]] = (),
-    ):
-        """sampler: the default one if left out. earlier: studies that first trials are taken from."""
-        spec = _study(task, {"seed": seed} | ({"sampler": sampler} if sampler else {}), scheduler)
-        spec = with_first_trials(spec, choose(earlier, spec))
+    def __init__(self, spec: StudySpec):
         self.record, self._events = StudyRecord(spec), 0
         self._sampler = Sampler(self.record)
         self._early_stopping = early_stopping(spec.objectives, spec.scheduler)
@@ -48,11 +38,9 @@ class ThisProject:
         self.record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
         return proposal.trial, proposal.params
 
-    def report(self, trial: int, epoch: int, value: float) -> Verdict:
-        self.record.apply(EpochReported(self._time(), trial, epoch, {"score": value}))
-        best = self.record.trials[trial].value
-        assert best is not None
-        verdict = self._early_stopping.decide(trial, epoch, [best])
+    def report_metrics(self, trial: int, epoch: int, metrics: dict[str, float]) -> Verdict:
+        self.record.apply(EpochReported(self._time(), trial, epoch, metrics))
+        verdict = self._early_stopping.decide(trial, epoch, self.record.trials[trial].values)
         if verdict is Verdict.PAUSE:
             self.record.apply(TrialPaused(self._time(), trial))
             self._sampler.pause(trial)
@@ -68,6 +56,25 @@ class ThisProject:
     def _time(self) -> float:
         self._events += 1
         return float(self._events)
+
+
+class ThisProject(StudySearch):
+    """This project's search of one objective."""
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        scheduler: dict[str, Any],
+        sampler: str | None = None,
+        earlier: Sequence[tuple[str, StudyRecord]] = (),
+    ):
+        """sampler: the default one if left out. earlier: studies that first trials are taken from."""
+        spec = _study(task, {"seed": seed} | ({"sampler": sampler} if sampler else {}), scheduler)
+        super().__init__(with_first_trials(spec, choose(earlier, spec)))
+
+    def report(self, trial: int, epoch: int, value: float) -> Verdict:
+        return self.report_metrics(trial, epoch, {"score": value})
 
 
 class Optuna:

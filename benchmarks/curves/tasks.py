@@ -30,7 +30,7 @@ _LCBENCH_SPACE: dict[str, dict[str, Any]] = {  # in the order of the surrogate's
     "max_units": {"type": "int", "low": 64, "high": 1024, "log": True},
     "max_dropout": {"type": "float", "low": 0.0, "high": 1.0},
 }
-_VAL_ACCURACY = 1  # among the surrogate's outputs
+_SECONDS, _VAL_ACCURACY = 0, 1  # among the surrogate's outputs
 _RANDOM_SETTINGS = 2000  # whose median is 1 of the normalised regret
 _CLIMBS, _CLIMBERS, _STEPS = 8, 20, 300
 
@@ -72,13 +72,17 @@ class LCBench:
         found: Array = self._values([params], np.arange(1, self.epochs + 1))[0]
         return found
 
-    def _values(self, params: Sequence[Params], epochs: NDArray[np.int_]) -> Array:
+    def seconds(self, params: Sequence[Params]) -> Array:
+        """(N,): how long N settings train to the end."""
+        return self._values(params, np.array([self.epochs]), _SECONDS)[:, 0]
+
+    def _values(self, params: Sequence[Params], epochs: NDArray[np.int_], output: int = _VAL_ACCURACY) -> Array:
         """(N, E): of N settings after each of E epochs."""
         settings = np.array([[each[name] for name in self.space] for each in params], dtype=np.float32)
         at = np.tile(epochs.astype(np.float32), len(params))[:, None]
         rows = np.concatenate([at, np.repeat(settings, len(epochs), axis=0)], axis=1)
         codes = np.full((len(rows), 1), self._code, dtype=np.int32)
-        found = self._session.run(None, {"x_cat": codes, "x_cont": rows})[0][:, _VAL_ACCURACY]
+        found = self._session.run(None, {"x_cat": codes, "x_cont": rows})[0][:, output]
         return np.asarray(found.reshape(len(params), len(epochs)), dtype=np.float64)
 
     @cached_property

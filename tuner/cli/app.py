@@ -91,7 +91,7 @@ def check(
     for title, text in [
         (
             "study",
-            f"{spec.name}, workload {spec.workload}, to {spec.objective.direction} {spec.objective.metric}",
+            f"{spec.name}, workload {spec.workload}, to {spec.goal}",
         ),
         *(("constraint", f"{each.metric} {each}") for each in spec.constraints),
         ("data", prepared.summary),

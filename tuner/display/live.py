@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 from rich.console import Console, Group, RenderableType
@@ -25,6 +25,7 @@ from tuner.events.event import (
     TrialStarted,
 )
 from tuner.events.state import StudyRecord, TrialRecord
+from tuner.spec.study import StudySpec
 
 _LIVE_ROWS = 12
 _STATE_STYLE = {
@@ -155,30 +156,34 @@ class Progress:
                     else "starts again from its first epoch"
                 )
             case EpochReported():
-                metric = self._record.spec.objective.metric
-                star = "  best of the study so far" if self._leads(trial) else ""
+                spec = self._record.spec
+                star = self._star(trial)
                 if trial.breaches and trial.breaches[-1].epoch == event.epoch:
                     star = f"  doesn't count: {trial.breaches[-1].constraint.metric} must be " + str(
                         trial.breaches[-1].constraint
                     )
-                return f"epoch {trial.epoch:<3} {metric} {format_metric(event.metrics[metric])}{star}"
+                return f"epoch {trial.epoch:<3} {format_values(spec, spec.values_of(event.metrics))}{star}"
             case TrialPaused():
                 return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
             case TrialSpared():
                 verb = "paused" if event.paused else "stopped"
                 return f"early stopping would have {verb} it at epoch {event.epoch}: a control trial, it trains on"
             case TrialEnded():
-                best = (
-                    f"  best {format_metric(trial.value)} at epoch {trial.best_epoch}"
-                    if trial.value is not None
-                    else ""
-                )
+                best = f"  best {self._best(trial)} at epoch {trial.best_epoch}" if trial.values else ""
                 reason = f": {trial.why}" if trial.why else ""
                 done = len(self._record.ended)
                 return f"{trial.state}{best}{reason}  ({done} of {self._record.spec.budget.trials})"
 
-    def _leads(self, trial: TrialRecord) -> bool:
-        return trial is self._record.leader and trial.best_epoch == trial.epoch
+    def _star(self, trial: TrialRecord) -> str:
+        if trial.best_epoch != trial.epoch:
+            return ""
+        if len(self._record.spec.objectives) > 1:
+            return "  would be in the front" if self._record.can_enter_front(trial) else ""
+        return "  best of the study so far" if trial is self._record.leader else ""
+
+    def _best(self, trial: TrialRecord) -> str:
+        spec = self._record.spec
+        return format_values(spec, trial.values) if len(spec.objectives) > 1 else format_metric(trial.values[0])
 
     def _table(self) -> RenderableType:
         record = self._record
@@ -216,7 +221,11 @@ class Progress:
             text.append(f", {failed} failed", style="red")
         text.append(f"  {_clock(elapsed)}", style="dim")
         leaders = record.ranking()
-        if leaders and leaders[0].value is not None:
+        if front := record.front():
+            text.append(f"  front of {len(front)}, knee ")
+            text.append(format_values(record.spec, leaders[0].values), style="bold green")
+            text.append(f" (trial {leaders[0].id})")
+        elif leaders and leaders[0].value is not None:
             text.append(f"  best {record.spec.objective.metric} ")
             text.append(format_metric(leaders[0].value), style="bold green")
             text.append(f" (trial {leaders[0].id})")
@@ -224,22 +233,27 @@ class Progress:
 
 
 def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
-    """One row for each trial: its epoch, best value, curve and hyperparameters."""
+    """One row for each trial: its epoch, best value, curve and hyperparameters; of several objectives all values, and
+    whether it is in the front."""
     table = Table(box=None, pad_edge=False, header_style="dim", show_edge=False, padding=(0, 1, 0, 0))
     names = list(record.spec.space)
     control = any(trial.control for trial in trials)
     several_nodes = len({node for trial in record.trials.values() for node in trial.nodes}) > 1
     more = [*(["control"] if control else []), *(["node"] if several_nodes else [])]
-    for title in ("trial", "state", "epoch", "best", "curve", *names, "time", *more):
+    objectives = record.spec.objectives
+    values = ["best"] if len(objectives) == 1 else [*(each.metric.rpartition("/")[2] for each in objectives), "front"]
+    for title in ("trial", "state", "epoch", *values, "curve", *names, "time", *more):
         # Only headers may wrap, so that a usual study fits in eighty columns.
-        justify: Literal["left", "right"] = "left" if title in ("state", "curve", "control") else "right"
+        justify: Literal["left", "right"] = "left" if title in ("state", "curve", "control", "front") else "right"
         table.add_column(Text(title.replace("_", " ")), justify=justify, no_wrap=False)
+    front = front_marks(record)
     for trial in trials:
         cells: list[str | Text] = [
             str(trial.id),
             Text(trial.state, style=_STATE_STYLE[trial.state]),
             str(trial.epoch),
-            "" if trial.value is None else format_metric(trial.value),
+            *([format_metric(value) for value in trial.values] or [""] * len(objectives)),
+            *([front.get(trial.id, "")] if len(objectives) > 1 else []),
             sparkline([value for _, value in trial.curve]),
             *(number(trial.params[name]) if name in trial.params else "" for name in names),
             _clock(trial.seconds(time.time())),
@@ -251,6 +265,19 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
         table.add_row(*(_unwrapped(cell) for cell in cells))
     return table
+
+
+def front_marks(record: StudyRecord) -> dict[int, str]:
+    """By trial: "knee" or "front" of those in the front; empty if there is one objective."""
+    front = record.front()
+    knee = record.ranking()[0].id if front else None
+    return {trial.id: "knee" if trial.id == knee else "front" for trial in front}
+
+
+def format_values(spec: StudySpec, values: Sequence[float]) -> str:
+    """Each objective's name and value: "val/mean_iou 0.8123, time/epoch_seconds 1.2000"."""
+    named = zip(spec.objectives, values, strict=True)
+    return ", ".join(f"{objective.metric} {format_metric(value)}" for objective, value in named)
 
 
 def control_text(record: StudyRecord, trial: TrialRecord) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tuner.display.live import format_metric, number, trial_table
+from tuner.display.live import format_values, number, trial_table
 from tuner.errors import StudyError
 from tuner.events.constraints import no_winner
 from tuner.events.control_outcome import would_stop_at
@@ -65,8 +65,9 @@ def study_json(record: StudyRecord | Damaged) -> dict[str, Any]:
 
 
 def record_json(record: StudyRecord) -> dict[str, Any]:
-    """Keys: name, state, reason, objective, direction, best, left_out (nodes of its newest run that got no trials),
-    from_studies (what became first trials, by earlier study), trials. A missing value is null.
+    """Keys: name, state, reason, objective and direction (the first of several), objectives, best, front (of several
+    objectives, the trials that none dominates), left_out (nodes of its newest run that got no trials), from_studies
+    (what became first trials, by earlier study), trials. A missing value is null.
     """
     ranking = record.ranking()
     best = ranking[0] if ranking else None
@@ -76,7 +77,9 @@ def record_json(record: StudyRecord) -> dict[str, Any]:
         "reason": record.reason,
         "objective": record.spec.objective.metric,
         "direction": record.spec.objective.direction,
+        "objectives": [each.model_dump() for each in record.spec.objectives],
         "best": best and {"trial": best.id, "value": best.value, "epoch": best.best_epoch, "params": best.params},
+        "front": [trial.id for trial in record.front()],
         "left_out": [{"node": node, "reason": reason} for node, reason in record.left_out.items()],
         "from_studies": [_taken_json(record, name) for name in record.spec.search.from_studies],
         "trials": [_trial_json(record, trial) for trial in sorted(record.trials.values(), key=lambda trial: trial.id)],
@@ -101,6 +104,7 @@ def _trial_json(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
         "state": trial.state,
         "params": trial.params,
         "value": trial.value,
+        "values": dict(zip((each.metric for each in record.spec.objectives), trial.values, strict=False)),
         "epochs": trial.epoch,
         "startup_seconds": trial.startup_seconds,
         "seconds": round(trial.seconds(time.time()), 3),
@@ -116,7 +120,8 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
         created = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M")
         done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
         ranking = record.ranking()
-        best = f"  best {record.spec.objective.metric} {format_metric(ranking[0].value or 0.0)}" if ranking else ""
+        name = "knee" if record.front() else "best"
+        best = f"  {name} {format_values(record.spec, ranking[0].values)}" if ranking else ""
         console.print(
             f"{record.spec.name:<24} {record.state:<12} {created}  {done}{best}",
             highlight=False,
@@ -130,9 +135,8 @@ def print_studies(records: list[StudyRecord], damaged: list[Damaged], console: C
 
 def print_record(record: StudyRecord, console: Console, rows: int | None = None, skipped: str | None = None) -> None:
     """Print the ranking, then the other trials. rows: at most so many; None: all. skipped: what MLflow rejected."""
-    objective = record.spec.objective
     done = f"{len(record.ended)} of {record.spec.budget.trials} trials"
-    goal = f"to {objective.direction} {objective.metric}"
+    goal = f"to {record.spec.goal}"
     # A Text, since rich would interpret square brackets in a string as markup.
     console.print(Text.assemble((record.spec.name, "bold"), f"  {record.state}  {done}, {goal}"), soft_wrap=True)
     if record.reason:
@@ -175,5 +179,7 @@ def best_line(record: StudyRecord) -> str | None:
         return None
     best = ranking[0]
     params = ", ".join(f"{name} {number(value)}" for name, value in best.params.items())
-    value = f"{record.spec.objective.metric} {format_metric(best.value or 0.0)}"
-    return f"best: trial {best.id}, {value} at epoch {best.best_epoch}, with {params}"
+    values = format_values(record.spec, best.values)
+    front = record.front()
+    name = f"knee of a front of {len(front)}" if front else "best"
+    return f"{name}: trial {best.id}, {values} at epoch {best.best_epoch}, with {params}"

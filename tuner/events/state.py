@@ -298,7 +298,7 @@ class StudyRecord:
     def _enter_front(self, trial: TrialRecord) -> bool:
         """Add a trial to the front, unless one there dominates it, or has the same values; without those that it
         dominates. Returns whether it was added."""
-        if not self._can_enter_front(trial):
+        if not self.can_enter_front(trial):
             return False
         signed, front = self.spec.signed(trial.values), self._front
         self._front = [other for other in front if not dominates(signed, self.spec.signed(other.values))]
@@ -355,7 +355,7 @@ class StudyRecord:
         """
         return list(self._front)
 
-    def _can_enter_front(self, trial: TrialRecord) -> bool:
+    def can_enter_front(self, trial: TrialRecord) -> bool:
         """Whether no trial of the front has the same values as this one, or dominates it."""
         signed = self.spec.signed(trial.values)
         there = [self.spec.signed(other.values) for other in self.front()]
@@ -377,7 +377,7 @@ class StudyRecord:
         if trial.value is None:
             return False
         if len(self.spec.objectives) > 1:
-            return len(self._ranking) < keep or self._can_enter_front(trial)
+            return len(self._ranking) < keep or self.can_enter_front(trial)
         return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
 
     def _rank(self, trial: TrialRecord) -> tuple[float, int]:
@@ -398,7 +398,12 @@ class StudyRecord:
 
 def load_record(storage: Storage) -> StudyRecord:
     """The state of the study in this folder. Raises StudyError if there is none, or its files are damaged."""
-    record = StudyRecord(_load_spec(storage))
+    return record_of(_load_spec(storage), storage)
+
+
+def record_of(spec: StudySpec, storage: Storage) -> StudyRecord:
+    """The state of a study in this folder, which has this spec. Raises StudyError if its events are damaged."""
+    record = StudyRecord(spec)
     for line, event in enumerate(read_events(storage), start=1):
         try:
             record.apply(event)

@@ -15,6 +15,7 @@ from tuner.errors import StudyError
 from tuner.events.state import TrialRecord
 from tuner.report.figures.figure import duration
 from tuner.results.study import Study
+from tuner.spec.study import StudySpec
 
 _MAX_FRAMES = 4
 _MAX_WIDTH = 960  # pixels; a page of three columns shows images smaller, and enlarges them on a click
@@ -51,18 +52,29 @@ class Row:
 
 
 def compared_trials(study: Study) -> list[ComparedTrial]:
-    """Winner, runner-up and worst; fewer if fewer trials have ended, none if no trial can win."""
-    ranking = study.record.ranking()
+    """Winner, runner-up and worst; fewer if fewer trials have ended, none if no trial can win. Of several objectives
+    the knee of the front, and the best trial by each objective.
+    """
+    ranking, front = study.record.ranking(), study.record.front()
+    if front:
+        best = {
+            f"best {each.metric}": max(front, key=lambda trial: each.signed(trial.values[place]))
+            for place, each in enumerate(study.spec.objectives)
+        }
+        return [ComparedTrial(title, of, masks_of(study, of)) for title, of in {"knee": ranking[0], **best}.items()]
     ranks = [("winner", 0), ("runner-up", 1), ("worst", len(ranking) - 1)]
     chosen = [(title, ranking[rank]) for least, (title, rank) in enumerate(ranks) if least <= rank < len(ranking)]
     return [ComparedTrial(title, trial, masks_of(study, trial)) for title, trial in chosen]
 
 
-def rows(found: list[ComparedTrial], metric: str) -> list[Row]:
-    """Rows of objective, epochs and time, then of every hyperparameter."""
+def rows(found: list[ComparedTrial], spec: StudySpec) -> list[Row]:
+    """Rows of the objectives, epochs and time, then of every hyperparameter."""
     trials = [compared.trial for compared in found]
     plain = {
-        metric: [format_metric(trial.value or 0.0) for trial in trials],
+        **{
+            objective.metric: [format_metric(trial.values[place]) for trial in trials]
+            for place, objective in enumerate(spec.objectives)
+        },
         "best epoch": [f"{trial.best_epoch} of {trial.epoch}" for trial in trials],
         "ended": ["stopped early" if trial.state == "stopped" else trial.state for trial in trials],
         "duration": [duration(trial.seconds(trial.last_seen)) for trial in trials],

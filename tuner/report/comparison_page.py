@@ -41,16 +41,16 @@ def comparison_page(studies: Sequence[Study]) -> str:
         facts=_facts(found),
         progress=figures,
         compared_trials=winners,
-        rows=rows(winners, metric),
+        rows=rows(winners, studies[0].spec),
         frames=frames(winners),
     )
 
 
 def _check_objectives(studies: Sequence[Study]) -> None:
-    objectives = {study.name: f"{study.spec.objective.direction} {study.spec.objective.metric}" for study in studies}
+    objectives = {study.name: study.spec.goal for study in studies}
     if len(objectives) < len(studies):
         raise StudyError("report: a comparison needs different studies, got one name twice; remove it")
-    if len(set(objectives.values())) > 1:
+    if len(set(objectives.values())) > 1 or len(studies[0].spec.objectives) > 1:
         got = ", ".join(f"{name} ({objective})" for name, objective in objectives.items())
         raise StudyError(
             f"report: studies of one objective are needed to compare them, got {got}; make a report of each instead"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from tuner.display.live import format_metric
+from tuner.display.live import format_metric, front_marks, number
 from tuner.events.control_outcome import control_sentence
 from tuner.events.outcome import compare
 from tuner.events.state import StudyRecord, TrialState
 from tuner.report.compared_trials import compared_trials, frames, rows
 from tuner.report.failures import causes
 from tuner.report.figures.curves import learning_curves
-from tuner.report.figures.figure import duration
+from tuner.report.figures.figure import Figure, duration
+from tuner.report.figures.front import front_figure
 from tuner.report.figures.hyperparameters import LEAST_TRIALS, hyperparameter_figures
 from tuner.report.figures.progress import progress, progress_figures
 from tuner.report.figures.time_spent import time_figure
@@ -39,12 +41,17 @@ def study_page(study: Study) -> str:
     """The page as HTML. A running study, or one without an ended trial, gets what can be shown so far."""
     record, metric = study.record, study.spec.objective.metric
     progress_plots = list(progress_figures([progress(study)]))
-    curves, time = learning_curves(study), time_figure(study)
-    hyperparameter_plots = list(hyperparameter_figures(record))
+    time, front = time_figure(study), front_figure(record)
+    views = [study.by(objective) for objective in study.spec.objectives] if record.front() else [study]
+    curves = [_of_view(each, view, views) for view in views if (each := learning_curves(view))]
+    hyperparameter_plots = [
+        _of_view(each, view, views) for view in views for each in hyperparameter_figures(view.record)
+    ]
     found = compared_trials(study)
     comparisons, early, control = compare(record, study.folder), rungs(record), control_sentence(record)
     parts = [
-        ("winner", "Winner"),
+        ("winner", "Knee" if record.front() else "Winner"),
+        *([("front", "Front")] if record.front() else []),
         *([("progress", "Progress")] if progress_plots else []),
         *([("learning", "Learning")] if curves else []),
         *([("rungs", "Early stopping")] if early or control else []),
@@ -57,15 +64,17 @@ def study_page(study: Study) -> str:
     ]
     return render(
         "study.html",
-        [*progress_plots, *([curves] if curves else []), *hyperparameter_plots, *([time] if time else [])],
+        [*([front] if front else []), *progress_plots, *curves, *hyperparameter_plots, *([time] if time else [])],
         parts,
         title=f"{study.name}: report",
         study=study,
         metric=metric,
         lede=_lede(study),
         facts=_facts(record, study.loaded_at),
+        front=front,
+        front_table=_front_table(record),
         compared_trials=found,
-        rows=rows(found, metric),
+        rows=rows(found, record.spec),
         frames=frames(found),
         progress=progress_plots,
         curves=curves,
@@ -88,14 +97,35 @@ def study_page(study: Study) -> str:
     )
 
 
+def _of_view(figure: Figure, view: Study, views: list[Study]) -> Figure:
+    """A figure with its objective in id and title, if there are several."""
+    if len(views) == 1:
+        return figure
+    number = views.index(view) + 1
+    return replace(figure, id=f"{figure.id}-{number}", title=f"{figure.title}: {view.spec.objective.metric}")
+
+
+def _front_table(record: StudyRecord) -> list[list[str]]:
+    """A row for each trial of the front: its number, values and hyperparameters."""
+    marks = front_marks(record)
+    return [
+        [
+            f"{trial.id}{' (knee)' if marks[trial.id] == 'knee' else ''}",
+            *map(format_metric, trial.values),
+            *(number(trial.params[name]) if name in trial.params else "–" for name in record.spec.space),
+        ]
+        for trial in record.front()
+    ]
+
+
 def _lede(study: Study) -> str:
     spec, scheduler = study.spec, study.spec.scheduler.name
     began = datetime.fromtimestamp(study.record.created, UTC).strftime("%Y-%m-%d %H:%M UTC")
     reason = f" ({study.reason})" if study.reason else ""
     search = f"{spec.search.sampler}{'' if scheduler == 'none' else f' and {scheduler}'}"
     return (
-        f"{study.state}{reason}; begun {began}; {spec.workload}, to {spec.objective.direction} "
-        f"{spec.objective.metric}{_constraints(spec)}, with {search}{_earlier(spec)}"
+        f"{study.state}{reason}; begun {began}; {spec.workload}, to {spec.goal}{_constraints(spec)}, with "
+        f"{search}{_earlier(spec)}"
     )
 
 
@@ -116,8 +146,12 @@ def _facts(record: StudyRecord, now: float) -> list[tuple[str, str, str]]:
     facts = [("trials", f"{len(record.ended):,} of {record.spec.budget.trials:,}", states)]
     if ranking:
         best = ranking[0]
-        where = f"trial {best.id}, epoch {best.best_epoch}"
-        facts.insert(0, (f"best {record.spec.objective.metric}", format_metric(best.value or 0.0), where))
+        where = f"trial {best.id}, epoch {best.best_epoch}{', the knee of the front' if record.front() else ''}"
+        name = "" if record.front() else "best "
+        facts[:0] = [
+            (f"{name}{objective.metric}", format_metric(value), where)
+            for objective, value in zip(record.spec.objectives, best.values, strict=True)
+        ]
     facts.append(("epochs", f"{sum(trial.epoch for trial in trials):,}", "spent by all trials"))
     facts.append(
         ("duration", duration(study_seconds(record, now)), f"{duration(trial_seconds(record, now))} summed over trials")

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.display.live import control_text, format_metric, number
+from tuner.display.live import control_text, format_metric, front_marks, number
 from tuner.events.state import StudyRecord, TrialRecord
 from tuner.storage.address import without_secrets_in
 
@@ -41,15 +41,16 @@ def trial_table(record: StudyRecord) -> TrialTable:
         dict.fromkeys([*record.spec.space, *(name for trial in record.trials.values() for name in trial.params)])
     )
     numeric = {name: _all_numbers(record, name) for name in names}
-    heads = [("trial", True), ("state", False), (record.spec.objective.metric, True), ("best epoch", True)]
+    marks = front_marks(record)
+    heads = [("trial", True), ("state", False), *((each.metric, True) for each in record.spec.objectives)]
+    heads += [*([("front", False)] if marks else []), ("best epoch", True)]
     control = any(trial.control for trial in record.trials.values())
     heads += [("epochs", True), ("seconds", True), *numeric.items()]
     heads += [*([("control", False)] if control else []), ("why it ended", False)]
     now = time.time()
     shown = [*ranking, *rest][:MAX_ROWS]
-    return TrialTable(
-        heads, [(trial, _cells(record, trial, names, control, now)) for trial in shown], len(record.trials) - len(shown)
-    )
+    rows = [(trial, _cells(record, trial, names, marks, control, now)) for trial in shown]
+    return TrialTable(heads, rows, len(record.trials) - len(shown))
 
 
 def _all_numbers(record: StudyRecord, name: str) -> bool:
@@ -57,12 +58,16 @@ def _all_numbers(record: StudyRecord, name: str) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _cells(record: StudyRecord, trial: TrialRecord, names: list[str], control: bool, now: float) -> list[Cell]:
+def _cells(
+    record: StudyRecord, trial: TrialRecord, names: list[str], marks: dict[int, str], control: bool, now: float
+) -> list[Cell]:
     seconds = trial.seconds(now)
+    values = [Cell(format_metric(value), repr(value)) for value in trial.values]
     return [
         Cell(str(trial.id), str(trial.id)),
         Cell(trial.state),
-        Cell("") if trial.value is None else Cell(format_metric(trial.value), repr(trial.value)),
+        *(values or [Cell("")] * len(record.spec.objectives)),
+        *([Cell(marks.get(trial.id, ""))] if marks else []),
         Cell("") if trial.best_epoch is None else Cell(str(trial.best_epoch), str(trial.best_epoch)),
         Cell(str(trial.epoch), str(trial.epoch)),
         Cell(f"{seconds:,.1f}", repr(seconds)),

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.display.show import find
 from tuner.errors import StudyError
-from tuner.events.state import StudyRecord
+from tuner.events.state import StudyRecord, TrialRecord, record_of
 from tuner.spec.space import Dimension
-from tuner.spec.study import StudySpec
+from tuner.spec.study import Objective, StudySpec
 from tuner.storage.checkpoints import folder_of, trial_folder
 from tuner.storage.storage import Storage
 
@@ -30,9 +30,11 @@ class BestTrial:
 
     trial: int
     value: float
-    """The objective at its best epoch."""
+    """The objective at its best epoch; the first of several."""
     epoch: int
     params: dict[str, Any]
+    values: dict[str, float]
+    """Of every objective at that epoch, by metric."""
 
 
 class Study:
@@ -73,14 +75,27 @@ class Study:
 
     @property
     def best(self) -> BestTrial | None:
-        """The best trial of those that ended without failing; None if there is none yet."""
-        ranking = self.record.ranking()
-        if not ranking:
-            return None
-        winner = ranking[0]
-        assert winner.value is not None
-        assert winner.best_epoch is not None
-        return BestTrial(winner.id, winner.value, winner.best_epoch, dict(winner.params))
+        """The best trial of those that ended without failing, of several objectives the knee of their front; None if
+        there is none yet."""
+        return next(map(self._best, self.record.ranking()), None)
+
+    @property
+    def front(self) -> list[BestTrial]:
+        """Of several objectives, the trials that no other dominates, by the first objective; empty if there is one."""
+        return list(map(self._best, self.record.front()))
+
+    def _best(self, trial: TrialRecord) -> BestTrial:
+        assert trial.value is not None
+        assert trial.best_epoch is not None
+        values = dict(zip((each.metric for each in self.spec.objectives), trial.values, strict=True))
+        return BestTrial(trial.id, trial.value, trial.best_epoch, dict(trial.params), values)
+
+    def by(self, objective: Objective) -> Study:
+        """The study as if this one of its objectives were the only one: each trial has its best value of it."""
+        spec = self.spec.model_copy(update={"objective": objective, "objectives": (objective,)})
+        found = Study(record_of(spec, self.folder), self.folder)
+        found.loaded_at = self.loaded_at
+        return found
 
     @functools.cached_property
     def trials(self) -> pd.DataFrame:

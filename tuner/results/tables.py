@@ -23,8 +23,8 @@ from tuner.storage.storage import Storage
 from tuner.tracking.state import run_ids
 
 _TRIAL_COLUMNS = (
-    "trial", "state", "value", "best_epoch", "epochs", "seconds", "startup_seconds", "started", "ended", "reason",
-    "control", "would_stop_at", "mlflow_run_id",
+    "trial", "state", "value", "front", "best_epoch", "epochs", "seconds", "startup_seconds", "started", "ended",
+    "reason", "control", "would_stop_at", "mlflow_run_id",
 )  # fmt: skip
 _METRIC_COLUMNS = ("trial", "epoch", "seconds")
 
@@ -44,6 +44,7 @@ def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFra
             **columns,
             "state": pd.Series([trial.state for trial in trials], dtype="str"),
             "value": pd.Series([trial.value for trial in trials], dtype="float64"),
+            **_front_columns(record, trials),
             "best_epoch": pd.Series([trial.best_epoch for trial in trials], dtype="Int64"),
             "epochs": pd.Series([trial.epoch for trial in trials], dtype="int64"),
             "seconds": pd.Series([round(trial.seconds(now), 3) for trial in trials], dtype="float64"),
@@ -55,6 +56,18 @@ def trials_table(record: StudyRecord, folder: Storage, now: float) -> pd.DataFra
             "mlflow_run_id": pd.Series([runs.get(str(trial.id)) for trial in trials], dtype="str"),
         }
     ).set_axis(pd.Index([trial.id for trial in trials], name="trial", dtype="int64"))
+
+
+def _front_columns(record: StudyRecord, trials: list[TrialRecord]) -> dict[str, pd.Series[Any]]:
+    """Of several objectives the values of all, by metric, and whether a trial is in the front; none of one."""
+    objectives, front = record.spec.objectives, {trial.id for trial in record.front()}
+    if len(objectives) == 1:
+        return {}
+    values = [dict(zip((each.metric for each in objectives), trial.values, strict=False)) for trial in trials]
+    return {
+        **{each.metric: pd.Series([of.get(each.metric) for of in values], dtype="float64") for each in objectives},
+        "front": pd.Series([trial.id in front for trial in trials], dtype="bool"),
+    }
 
 
 def _control_columns(record: StudyRecord, trials: list[TrialRecord]) -> dict[str, pd.Series[Any]]:

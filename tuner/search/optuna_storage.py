@@ -18,7 +18,7 @@ from tuner.storage.address import redacted
 
 
 def write_optuna_storage(record: StudyRecord, to: str) -> None:
-    """All of the study's trials, with intermediate values and user attributes.
+    """All of the study's trials, with user attributes, and with intermediate values if there is one objective.
 
     to: a database's URL, or the path of a journal file. Raises StudyError, and leaves nothing of the study there, if it
     can't be written or holds a study of that name.
@@ -29,11 +29,13 @@ def write_optuna_storage(record: StudyRecord, to: str) -> None:
         storage = _storage(to)
         if name in optuna.get_all_study_names(storage):
             raise StudyError(f"--to: must hold no study {name}, but does; give another file or database")
-        study = optuna.create_study(storage=storage, study_name=name, direction=record.spec.objective.direction)
+        objectives = record.spec.objectives
+        directions = [objective.direction for objective in objectives]
+        study = optuna.create_study(storage=storage, study_name=name, directions=directions)
         try:
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-                study.set_metric_names([record.spec.objective.metric])
-            study.add_trials(frozen_trials(record))
+                study.set_metric_names([objective.metric for objective in objectives])
+            study.add_trials(frozen_trials(record, several=len(objectives) > 1))
         except BaseException:
             with contextlib.suppress(Exception):
                 optuna.delete_study(study_name=name, storage=storage)

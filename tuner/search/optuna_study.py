@@ -15,8 +15,11 @@ from tuner.spec.space import Choice, Dimension, Float, is_active
 from tuner.spec.study import StudySpec
 
 
-def frozen_trials(record: StudyRecord) -> list[FrozenTrial]:
+def frozen_trials(record: StudyRecord, *, several: bool = False) -> list[FrozenTrial]:
     """Every trial of a study, by its id: a trial's number is its id less one.
+
+    several: whether each has the values of all objectives, and no intermediate values, which Optuna then has not; else
+    those of the first alone.
 
     A trial that the scheduler stopped is COMPLETE with its best value, as the sampler is told: it may be the winner.
     One that it stopped before any report is PRUNED, a failed one FAIL, one that runs, is paused or is
@@ -26,24 +29,27 @@ def frozen_trials(record: StudyRecord) -> list[FrozenTrial]:
     changed when the study was resumed, is there with a wider range, or if it can't be, as the user attribute
     `params.NAME`.
     """
-    return [_frozen(record.spec, record.trials[id]) for id in sorted(record.trials)]
+    return [_frozen(record.spec, record.trials[id], several) for id in sorted(record.trials)]
 
 
-def optuna_study(record: StudyRecord, trials: Iterable[FrozenTrial] | None = None) -> optuna.Study:
-    """The study in memory, for Optuna's analyses and figures. trials: of `frozen_trials`; all if left out.
+def optuna_study(
+    record: StudyRecord, trials: Iterable[FrozenTrial] | None = None, *, several: bool = False
+) -> optuna.Study:
+    """The study in memory, for Optuna's analyses and figures. trials: of `frozen_trials`; all if left out. several: as
+    of `frozen_trials`.
 
     Numbers here are the trials' ids, so that figures name trials as the rest of tuner does: a number that no trial has,
     0 for one, is a WAITING trial, which Optuna's figures leave out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction=record.spec.objective.direction,
+        directions=[each.direction for each in record.spec.objectives[: None if several else 1]],
         storage=optuna.storages.InMemoryStorage(),
         study_name=record.spec.name,
     )
     filler = create_trial(state=TrialState.WAITING)
     number = 0
-    for trial in frozen_trials(record) if trials is None else trials:
+    for trial in frozen_trials(record, several=several) if trials is None else trials:
         while number <= trial.number:
             study.add_trial(filler)
             number += 1
@@ -52,7 +58,7 @@ def optuna_study(record: StudyRecord, trials: Iterable[FrozenTrial] | None = Non
     return study
 
 
-def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
+def _frozen(spec: StudySpec, trial: TrialRecord, several: bool) -> FrozenTrial:
     state = _state(trial)
     params, distributions, outside = _hyperparameters(spec, trial)
     ended = trial.ended if trial.ended is not None else trial.last_seen
@@ -69,14 +75,15 @@ def _frozen(spec: StudySpec, trial: TrialRecord) -> FrozenTrial:
         number=trial.id - 1,
         trial_id=trial.id - 1,
         state=state,
-        value=trial.value if state == TrialState.COMPLETE else None,
+        value=None,
+        values=(trial.values if several else trial.values[:1]) if state == TrialState.COMPLETE else None,
         datetime_start=datetime.fromtimestamp(trial.started),
         datetime_complete=datetime.fromtimestamp(ended) if state.is_finished() else None,
         params=params,
         distributions=distributions,
         user_attrs={name: value for name, value in attributes.items() if value is not None},
         system_attrs={},
-        intermediate_values=dict(trial.curve),
+        intermediate_values={} if several else dict(trial.curve),
     )
 
 

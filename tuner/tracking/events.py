@@ -27,7 +27,7 @@ from tuner.events.event import (
     TrialStarted,
 )
 from tuner.events.outcome import compare
-from tuner.events.state import StudyRecord
+from tuner.events.state import StudyRecord, TrialRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.address import HIDDEN, is_secret_name
 from tuner.storage.storage import Storage
@@ -50,7 +50,7 @@ _STATUS = {
     "failed": "FAILED",
 }
 _ENDED = ("FINISHED", "FAILED")
-_NOTED_PARAMS = 50  # MLflow's notes have at most 20,000 characters
+_NOTED_PARAMS, _NOTED_TRIALS = 50, 20  # MLflow's notes have at most 20,000 characters
 
 
 class EventWriter:
@@ -73,6 +73,8 @@ class EventWriter:
         self._runs, self._images, self._state, self._on_accepted = runs, images, state, on_accepted
         self._sender = BatchWriter(runs, state, on_accepted)
         self._page = ExperimentPage(record.spec, runs, state, on_accepted)
+        self._front_before = {trial.id for trial in record.front()}
+        """The trials that an earlier run may have tagged as the front."""
         self._batches: defaultdict[int | None, Batch] = defaultdict(Batch)
         """By trial, None for the parent run."""
 
@@ -124,7 +126,7 @@ class EventWriter:
         ranking = self._record.ranking()
         if not ranking:
             return None
-        best, objective, experiment = ranking[0], self._spec.objective, self._runs.experiment
+        best, experiment = ranking[0], self._runs.experiment
         run = self._runs.of(best.id, self._record.created)
         rows = "\n".join(
             f"| {name} | `{fit_param(value):.100}` |" for name, value in list(best.params.items())[:_NOTED_PARAMS]
@@ -135,17 +137,36 @@ class EventWriter:
             f'\n\n{title}:<br><img src="get-artifact?path={quote(path, safe="")}&run_uuid={run}">'
             for title, path in self._images.best_of(self._runs, run)
         )
+        what = "The knee of the front" if self._record.front() else "Winner"
         return (
-            f"**Study {self._spec.name}**, {self._record.state}: {len(self._record.ended)} trials. Winner: "
-            f"[trial {best.id}](#/experiments/{experiment}/runs/{run}), {objective.metric} {best.value:.6g} "
-            f"at epoch {best.best_epoch}.\n\n| hyperparameter | value |\n|---|---|\n{rows}{images}"
+            f"**Study {self._spec.name}**, {self._record.state}: {len(self._record.ended)} trials. {what}: "
+            f"[trial {best.id}](#/experiments/{experiment}/runs/{run}), {self._values(best)} "
+            f"at epoch {best.best_epoch}.{self._front()}\n\n| hyperparameter | value |\n|---|---|\n{rows}{images}"
         )
+
+    def _front(self) -> str:
+        """A table of the front, in Markdown; empty if there is one objective."""
+        front, experiment = self._record.front(), self._runs.experiment
+        if not front:
+            return ""
+        metrics = " | ".join(objective.metric for objective in self._spec.objectives)
+        rows = ""
+        for trial in front[:_NOTED_TRIALS]:
+            run = self._runs.of(trial.id, self._record.created)
+            values = " | ".join(f"{value:.6g}" for value in trial.values)
+            rows += f"\n| [{trial.id}](#/experiments/{experiment}/runs/{run}) | {values} |"
+        more = f"\n\n{len(front) - _NOTED_TRIALS} more have the tag tuner.front." if len(front) > _NOTED_TRIALS else ""
+        return f"\n\n| front: trial | {metrics} |\n|{'---|' * (len(self._spec.objectives) + 1)}{rows}{more}"
+
+    def _values(self, trial: TrialRecord) -> str:
+        named = zip(self._spec.objectives, trial.values, strict=True)
+        return ", ".join(f"{objective.metric} {value:.6g}" for objective, value in named)
 
     def _begin_run(self, event: RunBegan) -> None:
         self._runs.may_have_duplicates = self._runs.may_have_duplicates or event.number > 1
         self._begin(None, event.time)
-        objective, batch = self._spec.objective, self._batches[None]
-        batch.params |= {"objective": f"{objective.direction} {objective.metric}"}
+        batch = self._batches[None]
+        batch.params |= {"objective": self._spec.goal}
         if constraints := ", ".join(f"{each.metric} {each}" for each in self._spec.constraints):
             batch.params |= {"constraints": constraints}
         batch.params |= {name: HIDDEN if is_secret_name(name) else value for name, value in self._spec.fixed.items()}
@@ -206,17 +227,18 @@ class EventWriter:
             tags["tuner.reason"] = why
         if event.value is not None and event.best_epoch is not None:
             # MLflow compares runs by a metric's last value, which is of the last epoch and not of the best.
-            best = best_metric(self._spec.objective.metric)
             self._runs.of(None, at)
-            self._add_metric(trial, best, event.value, at, event.best_epoch)
-            self._add_metric(None, best, event.value, at, trial)
+            for objective, value in zip(self._spec.objectives, self._record.trials[trial].values, strict=True):
+                best = best_metric(objective.metric)
+                self._add_metric(trial, best, value, at, event.best_epoch)
+                self._add_metric(None, best, value, at, trial)
             self._log_best_images(trial, event.best_epoch, at)
         known = self._record.trials[trial]
         self._add_metric(trial, "trial/epochs", known.epoch, at, known.epoch)
         self._add_metric(trial, "trial/seconds", round(known.seconds(at), 3), at, known.epoch)
         if known.startup_seconds is not None:
             self._add_metric(trial, "trial/startup_seconds", known.startup_seconds, at, known.epoch)
-        self._page.found(["trial/epochs", best_metric(self._spec.objective.metric)])
+        self._page.found(["trial/epochs", *(best_metric(each.metric) for each in self._spec.objectives)])
         self._send(trial)
         self._set_status(run, _name(trial), event.state, at)
 
@@ -237,9 +259,22 @@ class EventWriter:
         if ranking := self._record.ranking():
             best = ranking[0]
             tags |= {"tuner.winner": f"trial {best.id}", "tuner.winner.run_id": self._runs.of(best.id, event.time)}
-            tags["tuner.winner.value"] = f"{self._spec.objective.metric} {best.value!r} at epoch {best.best_epoch}"
+            named = zip(self._spec.objectives, best.values, strict=True)
+            values = ", ".join(f"{objective.metric} {value!r}" for objective, value in named)
+            tags["tuner.winner.value"] = f"{values} at epoch {best.best_epoch}"
+        self._tag_front()
         self._send(None)
         self._set_status(parent, "the study", event.state, event.time)
+
+    def _tag_front(self) -> None:
+        front = {trial.id for trial in self._record.front()}
+        if not front:
+            return
+        self._batches[None].tags["tuner.front"] = ", ".join(f"trial {trial}" for trial in sorted(front))
+        for number in sorted(front | self._front_before):
+            self._batches[number].tags["tuner.front"] = "true" if number in front else "false"
+            self._send(number)
+        self._front_before = front
 
     def _tag_control_trials(self) -> None:
         if sentence := control_sentence(self._record):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.spec.space import Choice
-from tuner.spec.study import StudySpec
+from tuner.spec.study import Objective, StudySpec
 from tuner.tracking.names import BEST_IMAGE, best_metric, fit_name, logarithm_of
 
 PREFIX = "mlflow.sharedViewState."
@@ -41,9 +41,14 @@ class View:
 
 def study_views(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> tuple[View, ...]:
     """The study's views. groups: of metrics that MLflow has. images: the keys of those that MLflow has."""
+    first, *others = spec.objectives
     return (
         View(view_key(spec, "ranking"), "Ranking", _ranking(spec)),
-        View(view_key(spec, "charts"), "Charts", _charts(spec, groups, images)),
+        View(view_key(spec, "charts"), "Charts", _charts(spec, first, groups, images)),
+        *(
+            View(view_key(spec, f"charts-{number}"), f"Charts of {other.metric}", _charts(spec, other, groups, images))
+            for number, other in enumerate(others, start=2)
+        ),
     )
 
 
@@ -98,13 +103,13 @@ def _digest(name: str, state: str) -> str:
     return hashlib.sha256(f"{name}\n{state}".encode()).hexdigest()[:16]
 
 
-def _of_trials(spec: StudySpec) -> dict[str, Any]:
-    """The filter and order of runs: this study's trials, best first."""
+def _of_trials(spec: StudySpec, objective: Objective) -> dict[str, Any]:
+    """The filter and order of runs: this study's trials, best first by this objective."""
     of_study = f"tags.`tuner.study_id` = '{spec.id}'" if spec.id else f"tags.`tuner.study` = '{spec.name}'"
     return {
         "searchFilter": f"{of_study} AND tags.`tuner.trial` != 'study'",
-        "orderByKey": f"metrics.`{fit_name(best_metric(spec.objective.metric))}`",
-        "orderByAsc": spec.objective.direction == "minimize",
+        "orderByKey": f"metrics.`{_best(objective)}`",
+        "orderByAsc": objective.direction == "minimize",
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
@@ -113,15 +118,27 @@ def _of_trials(spec: StudySpec) -> dict[str, Any]:
 
 
 def _ranking(spec: StudySpec) -> dict[str, Any]:
-    columns = [f"metrics.`{fit_name(best_metric(spec.objective.metric))}`"]
+    columns = [f"metrics.`{_best(objective)}`" for objective in spec.objectives]
     columns += [f"metrics.`trial/{name}`" for name in ("epochs", "seconds")]
     columns += [f"params.`{fit_name(name)}`" for name in spec.space]
     columns += ["tags.`tuner.state`", "tags.`tuner.reason`"]
-    return {**_of_trials(spec), "selectedColumns": columns, "runsHiddenMode": "FIRST_20_RUNS"}
+    columns += ["tags.`tuner.front`"] if len(spec.objectives) > 1 else []
+    return {**_of_trials(spec, spec.objective), "selectedColumns": columns, "runsHiddenMode": "FIRST_20_RUNS"}
 
 
-def _charts(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> dict[str, Any]:
-    cards = [*_parallel(spec), _curve(spec), *_scatters(spec), *_masks(images)]
+def _best(objective: Objective) -> str:
+    return fit_name(best_metric(objective.metric))
+
+
+def _charts(spec: StudySpec, objective: Objective, groups: Iterable[str], images: Iterable[str]) -> dict[str, Any]:
+    """Charts of one objective; of several the others over it come first."""
+    cards = [
+        *_others(spec, objective),
+        *_parallel(spec, objective),
+        _curve(objective),
+        *_scatters(spec, objective),
+        *_masks(images),
+    ]
     charts = [
         {
             "uuid": f"{_SECTION}-{number}",
@@ -138,7 +155,7 @@ def _charts(spec: StudySpec, groups: Iterable[str], images: Iterable[str]) -> di
     sections = [_section(_SECTION, f"Study {spec.name}", True)]
     sections += [_section(f"group-{group}", group, False) for group in names]
     return {
-        **_of_trials(spec),
+        **_of_trials(spec, objective),
         "runsHiddenMode": "SHOW_ALL" if spec.budget.trials <= _MOST_DRAWN_TRIALS else "FIRST_20_RUNS",
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
@@ -151,7 +168,18 @@ def _section(uuid: str, name: str, shown: bool) -> dict[str, Any]:
     return {"uuid": uuid, "name": name, "display": shown, "isReordered": False, "deleted": False, "isGenerated": False}
 
 
-def _parallel(spec: StudySpec) -> Iterable[dict[str, Any]]:
+def _others(spec: StudySpec, objective: Objective) -> Iterable[dict[str, Any]]:
+    for other in spec.objectives:
+        if other != objective:
+            yield {
+                "type": "SCATTER",
+                "displayName": f"{objective.metric} and {other.metric}",
+                "xaxis": {"key": _best(other), "type": "METRIC"},
+                "yaxis": {"key": _best(objective), "type": "METRIC"},
+            }
+
+
+def _parallel(spec: StudySpec, objective: Objective) -> Iterable[dict[str, Any]]:
     """Parallel coordinates. MLflow leaves out runs that lack a hyperparameter, so each condition gets its own card."""
     always = [name for name, dimension in spec.space.items() if not dimension.when]
     conditions = {json.dumps(dimension.when, sort_keys=True): dimension.when for dimension in spec.space.values()}
@@ -159,23 +187,25 @@ def _parallel(spec: StudySpec) -> Iterable[dict[str, Any]]:
         names = [name for name, dimension in spec.space.items() if name in always or dimension.when == when]
         if len(conditions) > 1 and not when and len(always) < 2:
             continue
-        title = "Hyperparameters and objective"
+        several = len(spec.objectives) > 1
+        title = "Hyperparameters and objectives" if several else "Hyperparameters and objective"
         if when:
             title += " where " + ", ".join(f"{name} is {' or '.join(map(str, of))}" for name, of in when.items())
         yield {
             "type": "PARALLEL",
             "displayName": title,
             "selectedParams": [_axis(spec, name) for name in names],
-            "selectedMetrics": [fit_name(best_metric(spec.objective.metric))],
+            # Lines are coloured by the last axis.
+            "selectedMetrics": [*(_best(other) for other in spec.objectives if other != objective), _best(objective)],
             "showAllRuns": True,
         }
 
 
-def _curve(spec: StudySpec) -> dict[str, Any]:
-    metric = fit_name(spec.objective.metric)
+def _curve(objective: Objective) -> dict[str, Any]:
+    metric = fit_name(objective.metric)
     return {
         "type": "LINE",
-        "displayName": f"{spec.objective.metric} by epoch",
+        "displayName": f"{objective.metric} by epoch",
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "xAxisKey": "step",
@@ -192,14 +222,13 @@ def _curve(spec: StudySpec) -> dict[str, Any]:
     }
 
 
-def _scatters(spec: StudySpec) -> Iterable[dict[str, Any]]:
-    best = fit_name(best_metric(spec.objective.metric))
+def _scatters(spec: StudySpec, objective: Objective) -> Iterable[dict[str, Any]]:
     for name in list(spec.space)[:_MOST_SCATTERS]:
         yield {
             "type": "SCATTER",
-            "displayName": f"{name} and {spec.objective.metric}",
+            "displayName": f"{name} and {objective.metric}",
             "xaxis": {"key": _axis(spec, name), "type": "PARAM"},
-            "yaxis": {"key": best, "type": "METRIC"},
+            "yaxis": {"key": _best(objective), "type": "METRIC"},
         }
 
 

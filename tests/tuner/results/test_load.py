@@ -74,7 +74,8 @@ def test_the_best_trial_may_be_one_that_was_stopped(tmp_path: Path) -> None:
     write_study(tmp_path, "roads", *ROADS)
     study = tuner.load("roads", storage=tmp_path)
     params = {"x": 0.5, "batch_size": 8, "optimizer": "sgd", "momentum": 0.5}
-    assert study.best == tuner.BestTrial(trial=2, value=0.4, epoch=2, params=params)
+    assert study.best == tuner.BestTrial(trial=2, value=0.4, epoch=2, params=params, values={"score": 0.4})
+    assert study.front == []
     assert repr(study) == "<Study roads: interrupted, 4 trials, best score 0.4 (trial 2)>"
     assert str(study.space["x"]) == "0.001 to 1, log"
 

@@ -1,0 +1,49 @@
+"""The Pareto front of a study with several objectives, by Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+
+from tuner.display.live import format_values
+from tuner.events.state import StudyRecord
+from tuner.report.figures.figure import COLORS, GREY, LEGEND_BELOW, Figure
+from tuner.search.optuna_study import optuna_study
+
+_MOST_AXES = 3
+
+
+def front_figure(record: StudyRecord) -> Figure | None:
+    """None if there is one objective, or more than a figure has axes, or no trial can win yet."""
+    front, objectives = record.front(), record.spec.objectives
+    if not front or len(objectives) > _MOST_AXES:
+        return None
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        plot = optuna.visualization.plot_pareto_front(
+            optuna_study(record, several=True), target_names=[objective.metric for objective in objectives]
+        )
+    listed = "; ".join(f"trial {trial.id}: {format_values(record.spec, trial.values)}" for trial in front[:10])
+    more = f"; and {len(front) - 10} more" if len(front) > 10 else ""
+    return Figure(
+        "pareto-front",
+        "Objectives",
+        f"A point for each trial that can win, at the values of its best epoch. In the front: {listed}{more}.",
+        _themed(plot, record),
+    )
+
+
+def _themed(plot: Any, record: StudyRecord) -> Any:
+    """Blue points for the front, grey ones for the others, and an orange ring for the knee."""
+    knee = record.ranking()[0]
+    for trace in plot.data:
+        best = trace.name == "Best Trial"
+        trace.update(name="in the front" if best else "other trials", showlegend=True)
+        trace.marker = {"color": COLORS[1] if best else GREY, "size": 9 if best else 6}
+    values = dict(zip("xyz", ([value] for value in knee.values), strict=False))
+    ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"color": COLORS[0], "width": 3}}
+    add = plot.add_scatter3d if len(knee.values) > 2 else plot.add_scatter
+    add(**values, mode="markers", name=f"knee: trial {knee.id}", marker=ring, hoverinfo="skip")
+    plot.update_layout(plot_bgcolor=None, showlegend=True, legend=LEGEND_BELOW)
+    return plot
