@@ -19,6 +19,7 @@ from fcn.device import default_device, with_index
 from fcn.distributed import broadcast_from, fail_together, rank, world_size
 from fcn.errors import TrainingError
 from fcn.evaluation.scoring import evaluate, metric_names
+from fcn.model.cost import gflops
 from fcn.model.fcn8s import check_weights
 from fcn.model.precision import autocast, log_new_warnings, precision_of, shown_warnings
 from fcn.model.pretrained import fetch_weights, missing_layer_warnings
@@ -30,7 +31,7 @@ from fcn.training.state import RunState, checkpoint_bytes
 # checkpoint can be written from. It may raise SystemExit to end the run.
 Report = Callable[[dict[str, float], Snapshot | None], None]
 
-_EPOCH_METRICS = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch")
+_EPOCH_METRICS = ("epoch", "train/loss", "train/learning_rate", "train/micro_batch", "model/gflops")
 # checkpoint_seconds: how long the previous epoch's report() took, most of it for writing the checkpoint.
 # epoch_seconds: wall-clock time since the previous epoch's metrics, or since train() was called.
 _TIMES = ("images_per_second", "data_seconds", "compute_seconds", "checkpoint_seconds", "epoch_seconds")
@@ -109,10 +110,10 @@ def train(
             state = RunState.resume(config, classes, device, resume_from)
         trainer = EpochTrainer(state, cache, config, device, batch_losses)
     broadcast_from(0, *state.model.parameters())
-    report_seconds = 0.0
+    report_seconds, cost = 0.0, {"model/gflops": gflops(state.model, *config.image_size)}
     with torch.enable_grad():
         while state.epoch < config.epochs:
-            metrics = trainer.run()
+            metrics = trainer.run() | cost
             masks: dict[int, Tensor] = {}
             if cache.dataset.splits["val"]:
                 scores, masks = _validate(state, cache, config, device)
