@@ -17,6 +17,8 @@ def study_tables(**changes: Any) -> dict[str, Any]:
         "budget": {"trials": 10},
         "space": {"x": {"type": "float", "low": 0, "high": 1}},
     }
+    if "objectives" in changes:
+        del study["objective"]
     for key, value in changes.items():
         study[key] = {**study.get(key, {}), **value} if isinstance(value, dict) else value
     return study

@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from tests.studies import study_spec
+from tuner.events.dominance import dominates, knee
 from tuner.events.event import (
     EpochReported,
     RunBegan,
@@ -25,9 +26,16 @@ from tuner.events.state import StudyRecord, TrialRecord
 class RandomStudy:
     """Events that a study may have, one after the other, drawn at random; few values, so that many are equal."""
 
-    def __init__(self, direction: str, seed: int, most_memory: float | None = None):
+    def __init__(self, direction: str, seed: int, most_memory: float | None = None, costs: tuple[str, ...] = ()):
+        """costs: further objectives, to minimize."""
         constraints = [{"metric": "memory", "at_most": most_memory}] if most_memory is not None else []
-        spec = study_spec(objective={"metric": "score", "direction": direction}, constraints=constraints)
+        first = {"metric": "score", "direction": direction}
+        further = [{"metric": cost, "direction": "minimize"} for cost in costs]
+        aims = {"objectives": [first, *further]} if costs else {"objective": first}
+        spec = study_spec(**aims, constraints=constraints)
+        self._costs = costs
+        self.reports: defaultdict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)
+        """Of the same epochs, the values of all objectives."""
         self.record, self._most_memory = StudyRecord(spec), math.inf if most_memory is None else most_memory
         self.values: defaultdict[int, dict[int, float]] = defaultdict(dict)
         """Of each trial, the values of the epochs that keep the constraint."""
@@ -63,6 +71,9 @@ class RandomStudy:
                 if memory <= self._most_memory:
                     self.values[trial.id][trial.epoch + 1] = score
                 metrics = {"score": score, "memory": memory}
+                metrics |= {cost: float(self._random.randrange(6)) for cost in self._costs}
+                if memory <= self._most_memory:
+                    self.reports[trial.id][trial.epoch + 1] = self.record.spec.values_of(metrics)
                 self.record.apply(EpochReported(self._now, trial.id, trial.epoch + 1, metrics))
             case "end":
                 ends: list[Literal["finished", "stopped", "failed"]] = ["finished", "stopped", "failed"]
@@ -74,6 +85,8 @@ class RandomStudy:
                 to_epoch = self._random.randint(0, trial.epoch)
                 kept = {epoch: value for epoch, value in self.values[trial.id].items() if epoch <= to_epoch}
                 self.values[trial.id] = kept
+                reports = self.reports[trial.id]
+                self.reports[trial.id] = {epoch: values for epoch, values in reports.items() if epoch <= to_epoch}
                 self.record.apply(TrialRewound(self._now, trial.id, to_epoch))
 
 
@@ -100,3 +113,32 @@ def test_best_value_and_ranking_after_each_event_are_those_of_all_reports(
                 (sign * t.value, t.id) for t in trials if t.value is not None and t.state in ("finished", "stopped")
             ]
             assert [trial.id for trial in study.record.ranking()] == [number for _, number in sorted(ended)]
+
+
+@pytest.mark.parametrize("costs", [("seconds",), ("seconds", "watts")])
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_front_after_each_event_is_that_of_all_trials_that_can_win(direction: str, costs: tuple[str, ...]) -> None:
+    for seed in range(15):
+        study = RandomStudy(direction, seed, most_memory=2.0, costs=costs)
+        record, spec = study.record, study.record.spec
+        for _ in range(200):
+            study.advance()
+            for trial in record.trials.values():
+                reports = study.reports[trial.id]
+                first = [spec.signed(reports[epoch])[0] for epoch in sorted(reports)]
+                best = sorted(reports)[first.index(max(first))] if first else None
+                assert (trial.best_epoch, trial.values) == (best, reports[best] if best else ())
+                assert dict(trial.points()) == reports
+            can_win = [t for t in record.trials.values() if t.values and t.state in ("finished", "stopped")]
+            signed = {trial.id: spec.signed(trial.values) for trial in can_win}
+            front = [t for t in can_win if not any(dominates(other, signed[t.id]) for other in signed.values())]
+            # Of trials with the same values one is in the front.
+            assert {signed[trial.id] for trial in record.front()} == {signed[trial.id] for trial in front}
+            assert len(record.front()) == len({signed[trial.id] for trial in front})
+            ranking = record.ranking()
+            assert sorted(trial.id for trial in ranking) == sorted(signed)
+            if front:
+                there = [signed[trial.id] for trial in record.front()]
+                assert signed[ranking[0].id] == there[knee(there)]
+                assert {trial.id for trial in ranking[: len(there)]} == {trial.id for trial in record.front()}
+                assert {trial.id for trial in record.front()} <= {trial.id for trial in record.kept()}

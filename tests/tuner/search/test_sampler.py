@@ -20,6 +20,7 @@ from tuner.spec.study_file import override_study
 
 Line = tuple[str, float, dict[str, Any]]
 X: dict[str, Any] = {"type": "float", "low": 0.0, "high": 1.0}
+SCORE, COST = {"metric": "score"}, {"metric": "cost", "direction": "minimize"}
 
 
 class Study:
@@ -41,8 +42,8 @@ class Study:
         self.event("start", trial=proposal.trial, params=proposal.params)
         return proposal.trial, proposal.params
 
-    def report(self, number: int, epoch: int, value: float) -> None:
-        self.event("report", trial=number, epoch=epoch, metrics={"score": value})
+    def report(self, number: int, epoch: int, value: float, **metrics: float) -> None:
+        self.event("report", trial=number, epoch=epoch, metrics={"score": value, **metrics})
 
     def end(self, number: int, state: str = "finished", infeasible: bool | None = None) -> None:
         trial = self.record.trials[number]
@@ -97,8 +98,16 @@ def test_the_same_seed_proposes_the_same_hyperparameters() -> None:
     assert drawn[0][0] != drawn[1][0]
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "gp_curves", "gp", "cmaes", "nsga2", "qmc", "grid"])
-def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_killed(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "objectives"),
+    [
+        *((name, [SCORE]) for name in ("random", "tpe", "gp_curves", "gp", "cmaes", "nsga2", "qmc", "grid")),
+        *((name, [SCORE, COST]) for name in ("tpe", "gp_curves", "gp", "nsga2")),
+    ],
+)
+def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_killed(
+    name: str, objectives: list[dict[str, str]]
+) -> None:
     # These look at what they drew for the running trials under conditions that they don't meet, which no event says.
     space = {**SPACE, "momentum": {**SPACE["momentum"], "when": {}}} if name in ("tpe", "gp") else SPACE
     if name == "grid":
@@ -106,7 +115,8 @@ def test_a_resumed_study_proposes_what_the_unbroken_one_would_wherever_it_was_ki
     # As those from earlier studies, which may have other hyperparameters.
     firsts = [{"x": 0.5, "optimizer": "sgd"}, {"batch_size": 16}]
     trials = {"nsga2": 44, "gp": 15}.get(name, 24)
-    spec = study_spec(space=space, search={"sampler": name}, budget={"trials": trials}, first_trials=firsts)
+    search = {"search": {"sampler": name}, "budget": {"trials": trials}, "first_trials": firsts}
+    spec = study_spec(space=space, objectives=objectives, **search)
     study = Study(StudyRecord(spec))
     for lines, begun in _three_at_a_time(study):
         again = Study(_killed(spec, lines))
@@ -138,7 +148,8 @@ def _three_at_a_time(study: Study) -> Iterator[tuple[list[Line], tuple[int, dict
             continue
         for number, params in running:
             epoch = study.record.trials[number].epoch + 1
-            study.report(number, epoch, params["x"] * epoch + (params["optimizer"] == "sgd"))
+            score = params["x"] * epoch + (params["optimizer"] == "sgd")
+            study.report(number, epoch, score, cost=params["x"] ** 2 + params["batch_size"] / 64)
         number, _ = running.pop(0)
         study.end(number, "failed" if number % 5 == 0 else "stopped" if number % 2 else "finished")
 
@@ -317,3 +328,40 @@ def test_a_large_study_shows_optuna_its_best_and_newest_trials_and_keeps_those_t
     study.end(number)
     best_known = max(study.completed(), key=lambda trial: trial.value or 0)
     assert best_known.params == params
+
+
+@pytest.mark.parametrize(("state", "infeasible"), [("failed", True), ("stopped", None)])
+def test_of_several_objectives_a_trial_that_can_not_work_has_the_worst_value_of_each(
+    state: str, infeasible: bool | None
+) -> None:
+    study = Study(StudyRecord(study_spec(objectives=[SCORE, COST], constraints=[{"metric": "memory", "at_most": 1}])))
+    for value, cost in ((0.8, 3.0), (0.2, 1.0)):
+        number, _ = study.begin()
+        study.report(number, 1, value, cost=cost, memory=0.5)
+        study.end(number)
+    number, _ = study.begin()
+    if state == "stopped":
+        study.report(number, 1, 0.9, cost=0.5, memory=2.0)
+    study.end(number, state, infeasible)
+    assert values_for_sampler(study.record.trials[number]) == (0.2, 3.0)
+    rebuilt = Study(study.record)
+    assert [trial.values for trial in rebuilt.completed()] == [[0.8, 3.0], [0.2, 1.0], [0.2, 3.0]]
+
+
+def test_a_large_study_shows_optuna_the_trials_of_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "BEST_KEPT", 5)
+    monkeypatch.setattr(sampler, "NEWEST_KEPT", 5)
+    monkeypatch.setattr(sampler, "MAX_KNOWN", 20)
+    study = Study(
+        StudyRecord(study_spec(objectives=[SCORE, COST], search={"sampler": "random"}, budget={"trials": 40}))
+    )
+    for place in range(40):
+        number, _ = study.begin()
+        on_front = place in (1, 4, 7)
+        study.report(
+            number, 1, place / 100 if not on_front else 1.0 + place, cost=10.0 if not on_front else 1.0 + place
+        )
+        study.end(number)
+    assert {2, 5, 8} <= {trial.user_attrs["number"] for trial in study.sampler.known}
+    assert len(study.sampler.known) < 40
+    assert [trial.id for trial in study.record.front()] == [8, 5, 2]
