@@ -10,7 +10,7 @@ from typing import Any
 from tuner.errors import StudyError
 from tuner.events.state import StudyRecord
 from tuner.results.study import Study
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, tables
 from tuner.spec.toml import override
 from tuner.storage.storage import Storage
 
@@ -69,11 +69,10 @@ def study_spec(
 
     if isinstance(study, str | os.PathLike):
         return read_study(Path(study), changes, name)
+    given = dict(study) if isinstance(study, Mapping) else tables(study)
     if isinstance(study, StudySpec):
         # Another study's id is not this one's, and what it took from earlier ones is among its first trials.
-        tables: Mapping[str, Any] = study.model_dump(mode="json", exclude={"id", "taken"})
+        del given["id"], given["taken"]
         if study.taken:
-            tables["search"]["from_studies"] = []
-    else:
-        tables = study
-    return study_of_tables(tables, changes, name, place="study")
+            given["search"]["from_studies"] = []
+    return study_of_tables(given, changes, name, place="study")

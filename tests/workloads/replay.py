@@ -57,6 +57,8 @@ class Config(BaseModel):
     """How much better an exported model scores than it did in training."""
     together: int = 1
     """How many runs wait for each other before their first epoch, by files beside the log."""
+    cost: float | None = None
+    """Reports a third metric, cost: x times this."""
     missing_data: bool = False
     data: Path | None = None
     """A file that is the data: its text is their fingerprint."""
@@ -104,7 +106,8 @@ def score(config: Config, epoch: int) -> float:
 def prepare(config: Config) -> Prepared:
     if config.missing_data or NO_DATA_HERE in os.environ:
         raise ValueError("fixed.missing_data: frames are needed, got none; take missing_data out")
-    return Prepared(data={"fingerprint": config.data.read_text()} if config.data else {})
+    metrics = Prepared.metrics if config.cost is None else (*Prepared.metrics, "cost")
+    return Prepared(metrics=metrics, data={"fingerprint": config.data.read_text()} if config.data else {})
 
 
 def train(config: Config, *, report: Any, resume_from: Path | None = None, device: Any = None) -> None:
@@ -125,6 +128,8 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
             with config.log.open("a") as log:
                 log.write(f"{config.x!r} {epoch} {rank} {os.getpid()}\n")
         measures = {"epoch": float(epoch), "score": score(config, epoch), "loss": 1 - score(config, epoch)}
+        if config.cost is not None:
+            measures["cost"] = config.cost * config.x
         if epoch == config.fail_epoch and config.fail == "nan":
             measures["score"] = math.nan
         if epoch == config.fail_epoch and config.fail == "nan_side":

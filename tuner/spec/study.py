@@ -353,6 +353,13 @@ class StudySpec(_Table):
         return "max" if self.objective.direction == "maximize" else "min"
 
 
+def tables(spec: StudySpec) -> dict[str, Any]:
+    """The spec as a study file's tables, in JSON's types: with `objective` for one objective, or `objectives`."""
+    found = spec.model_dump(mode="json")
+    del found["objectives" if len(spec.objectives) == 1 else "objective"]
+    return found
+
+
 def to_json(spec: StudySpec) -> str:
     """The spec as JSON, for study.json: StudySpec.model_validate reads it back."""
-    return json.dumps(spec.model_dump(mode="json"), indent=2)
+    return json.dumps(tables(spec), indent=2)

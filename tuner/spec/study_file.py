@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tuner.errors import StudyError
 from tuner.spec import workload as workloads
 from tuner.spec.space import Dimension, Scalar
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, tables
 from tuner.spec.toml import parse_value
 from tuner.spec.validation_errors import ADD_TO_FIXED, config_problems, nearest, study_problems
 
@@ -55,8 +55,7 @@ def study_of_tables(
 
 def override_study(spec: StudySpec, overrides: Iterable[str]) -> StudySpec:
     """The same study with "table.key=value" changes, checked again. Raises StudyError as `read_study`."""
-    raw = spec.model_dump(mode="json")
-    del raw["objective" if len(spec.objectives) > 1 else "objectives"]
+    raw = tables(spec)
     for override in overrides:
         _apply(override, raw)
     return check_study(raw, place=spec.name)

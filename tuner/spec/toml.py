@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, tables
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -21,15 +21,15 @@ def study_toml(spec: StudySpec) -> str:
     It is of a study that has begun: what it took from other studies is among its first trials, so that it doesn't need
     them.
     """
-    whole = {name: value for name, value in spec.model_dump(mode="json").items() if value is not None}
+    whole = {name: value for name, value in tables(spec).items() if value is not None}
     for name in ("id", "taken"):
         whole.pop(name, None)
     whole["search"]["from_studies"] = []
     if not any(limit is not None for limit in whole["budget"]["stop_when"].values()):
         del whole["budget"]["stop_when"]
-    tables = {name: value for name, value in whole.items() if isinstance(value, dict)}
-    lines = [f"{key(name)} = {toml(value)}" for name, value in whole.items() if name not in tables and value != []]
-    for name, table in tables.items():
+    of_tables = {name: value for name, value in whole.items() if isinstance(value, dict)}
+    lines = [f"{key(name)} = {toml(value)}" for name, value in whole.items() if name not in of_tables and value != []]
+    for name, table in of_tables.items():
         if table:
             lines += ["", f"[{key(name)}]", *(f"{key(k)} = {toml(v)}" for k, v in table.items() if v is not None)]
     return "\n".join(lines) + "\n"

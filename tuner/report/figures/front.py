@@ -37,10 +37,10 @@ def front_figure(record: StudyRecord) -> Figure | None:
 def _themed(plot: Any, record: StudyRecord) -> Any:
     """Blue points for the front, grey ones for the others, and an orange ring for the knee."""
     knee = record.ranking()[0]
-    for trace in plot.data:
-        best = trace.name == "Best Trial"
+    for place, trace in enumerate(plot.data):
+        best = place == len(plot.data) - 1
         trace.update(name="in the front" if best else "other trials", showlegend=True)
-        trace.marker = {"color": COLORS[1] if best else GREY, "size": 9 if best else 6}
+        trace.marker = {"color": COLORS[1] if best else GREY, "size": 10 if best else 6}
     values = dict(zip("xyz", ([value] for value in knee.values), strict=False))
     ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"color": COLORS[0], "width": 3}}
     add = plot.add_scatter3d if len(knee.values) > 2 else plot.add_scatter
