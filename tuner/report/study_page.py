@@ -20,7 +20,7 @@ from tuner.report.figures.progress import progress, progress_figures
 from tuner.report.figures.time_spent import time_figure
 from tuner.report.html import render
 from tuner.report.reproduction import command, origin, study_file
-from tuner.report.rungs import rungs
+from tuner.report.rungs import Rung, rungs
 from tuner.report.trial_table import trial_table
 from tuner.results.study import Study
 from tuner.search.schedulers.reliability import warning
@@ -48,7 +48,7 @@ def study_page(study: Study) -> str:
         _of_view(each, view, views) for view in views for each in hyperparameter_figures(view.record)
     ]
     found = compared_trials(study)
-    comparisons, early, control = compare(record, study.folder), rungs(record), control_sentence(record)
+    comparisons, early, control = compare(record, study.folder), _rungs(record), control_sentence(record)
     parts = [
         ("winner", "Knee" if record.front() else "Winner"),
         *([("front", "Front")] if record.front() else []),
@@ -95,6 +95,11 @@ def study_page(study: Study) -> str:
         origin=origin(study),
         hidden=HIDDEN,
     )
+
+
+def _rungs(record: StudyRecord) -> list[Rung]:
+    """None of several objectives, by whose dominance trials are compared and not by a value."""
+    return rungs(record) if len(record.spec.objectives) == 1 else []
 
 
 def _of_view(figure: Figure, view: Study, views: list[Study]) -> Figure:

@@ -178,7 +178,7 @@ def _record(name: str, spec: StudySpec, storage: Storage) -> StudyRecord:
 def _fitting(name: str, record: StudyRecord, spec: StudySpec) -> list[EarlierTrial]:
     """What can be taken of a study, best first. Raises StudyError if that is nothing."""
     other = record.spec
-    if (other.workload, other.objective) != (spec.workload, spec.objective):
+    if (other.workload, other.objectives) != (spec.workload, spec.objectives):
         raise StudyError(
             f"search.from_studies: {name} must be a study of {_aim(spec)}, got one of {_aim(other)}; remove it"
         )
@@ -211,4 +211,4 @@ def _cut(params: dict[str, Scalar], space: dict[str, Dimension]) -> dict[str, Sc
 
 
 def _aim(spec: StudySpec) -> str:
-    return f"{spec.workload} that is to {spec.objective.direction} {spec.objective.metric}"
+    return f"{spec.workload} that is to {spec.goal}"

@@ -46,7 +46,9 @@ def trial(
         "earlier_seconds": 30.0,
         "ended": None if state in ("running", "interrupted") else 1040.0,
     }
-    return TrialRecord(id, params, state, value=value, best_epoch=2 if curve else None, curve=curve, **{**seen, **more})
+    values = () if value is None else (value,)
+    best = {"value": value, "values": values, "best_epoch": 2 if curve else None}
+    return TrialRecord(id, params, state, curve=curve, **{**seen, **best, **more})
 
 
 def test_states_are_optunas_and_a_stopped_trial_may_win() -> None:
