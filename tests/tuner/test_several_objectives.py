@@ -1,4 +1,4 @@
-"""A study with two objectives, as each reader of it shows it: the front, its knee, and the trial that a person picks."""
+"""A study with two objectives, as each reader shows it: the front, its knee, and the trial that a person picks."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ def study(tmp_path: Path) -> Study:
         lines.append(start(trial, x=trial / 10, batch_size=trial, optimizer="adam"))
         # The best epoch is the first, by the score alone: the second is faster.
         lines += [report(trial, 1, score, ms=ms), report(trial, 2, score - 0.1, ms=ms / 2)]
-        failed = ("failed", "ValueError: no") if trial == 6 else ("finished", None)
-        lines.append(end(trial, *failed, value=score))
+        lines.append(end(trial, "failed", "ValueError: no") if trial == 6 else end(trial, value=score))
     write_study(tmp_path, "roads", *lines, stop(), objectives=OBJECTIVES)
     return tuner.load("roads", tmp_path)
 
