@@ -68,6 +68,7 @@ def test_the_best_epoch_of_the_best_trial_is_exported_with_its_score(storage: St
         "output": str(tmp_path / "out" / "deep"),
         "formats": {"weights": {"file": "weights.bin", "parity": 0.0}},
         "rescored": expected,
+        "scores": {"score": {"logged": expected, "rescored": expected}},
         "params": {"x": 0.9},
         "test": {},
     }

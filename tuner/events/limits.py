@@ -34,7 +34,8 @@ def limit_reached(record: StudyRecord, now: float) -> Limit | None:
     if patience is not None and record.ended_since_best >= patience:
         return Limit(
             "no_improvement_trials",
-            f"{record.ended_since_best} trials have ended since the best value was reached "
+            f"{record.ended_since_best} trials have ended since "
+            f"{'the best value was reached' if len(record.spec.objectives) == 1 else 'one last came to the front'} "
             f"(budget.stop_when.no_improvement_trials = {patience})",
         )
     hours = record.device_seconds(now) / 3600

@@ -24,7 +24,7 @@ from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
 from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
 from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
-from tuner.search.scalarization import best_so_far, draw_weights, scalarize, scale
+from tuner.search.samplers.scalarization import best_so_far, draw_weights, scalarize, scale
 from tuner.spec.space import Dimension, distributions
 
 OUTCOME = "outcome"

@@ -32,6 +32,12 @@ def contour(record: StudyRecord, first: str, second: str) -> Any:
     )
 
 
+def pareto_front(record: StudyRecord) -> Any:
+    """Every trial over two or three objectives: those that the front dominates, then the front's."""
+    names = [objective.metric for objective in record.spec.objectives]
+    return optuna.visualization.plot_pareto_front(optuna_study(record, several=True), target_names=names)
+
+
 def importance_bars(record: StudyRecord, found: list[Importance]) -> Any:
     """Optuna's bars, with the range of the resamples on each."""
     trials = frozen_trials(record)

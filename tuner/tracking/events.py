@@ -228,7 +228,8 @@ class EventWriter:
         if event.value is not None and event.best_epoch is not None:
             # MLflow compares runs by a metric's last value, which is of the last epoch and not of the best.
             self._runs.of(None, at)
-            for objective, value in zip(self._spec.objectives, self._record.trials[trial].values, strict=True):
+            values = (event.value, *self._record.trials[trial].values[1:])
+            for objective, value in zip(self._spec.objectives, values, strict=True):
                 best = best_metric(objective.metric)
                 self._add_metric(trial, best, value, at, event.best_epoch)
                 self._add_metric(None, best, value, at, trial)

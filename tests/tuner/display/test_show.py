@@ -66,7 +66,9 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
         "reason": None,
         "objective": "score",
         "direction": "maximize",
+        "objectives": [{"metric": "score", "direction": "maximize"}],
         "best": {"trial": 2, "value": 0.75, "epoch": 1, "params": {"x": 0.5}},
+        "front": [],
         "left_out": [],
         "from_studies": [],
         "trials": [
@@ -75,6 +77,7 @@ def test_show_has_the_documented_keys(storage: Storage) -> None:
                 "state": state,
                 "params": {"x": x},
                 "value": value,
+                "values": {} if value is None else {"score": value},
                 "epochs": epochs,
                 "startup_seconds": startup,
                 "seconds": 0.0,
@@ -201,7 +204,7 @@ def test_names_and_reasons_in_square_brackets_are_shown_as_they_are(storage: Sto
         {"event": "stop", "state": "failed", "reason": "the first trials all failed, the last: [/data/a] [bold]"},
     )
     record.spec = record.spec.model_copy(update={"name": "st[/u]dy"})
-    record.spec = record.spec.model_copy(update={"objective": Objective(metric="iou[/road]")})
+    record.spec = record.spec.model_copy(update={"objectives": (Objective(metric="iou[/road]"),)})
     text = screen(print_record, record, width=200)
     for shown in ("[/data/a] [bold]", "[/red]", "st[/u]dy", "iou[/road]", "trial 1 failed: can't read [/data/a]"):
         assert shown in text

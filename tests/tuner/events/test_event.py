@@ -80,9 +80,12 @@ def test_an_event_comes_back_from_its_line_as_it_was_and_can_not_be_changed(even
 def test_a_log_without_format_version_is_read_to_the_same_state(study: Storage) -> None:
     found = record_json(load_record(study))
     said = json.loads((WITHOUT_VERSION / "show.json").read_text())
-    for trial in said["trials"]:
-        trial |= {"control": False, "would_stop_at": None}  # that version had no control trials
+    # That version had one objective, and no control trials.
+    said |= {"objectives": [{"metric": said["objective"], "direction": said["direction"]}], "front": []}
     said["from_studies"] = []
+    for trial in said["trials"]:
+        values = {} if trial["value"] is None else {said["objective"]: trial["value"]}
+        trial |= {"values": values, "control": False, "would_stop_at": None}
     assert found == said
     kinds = {type(event) for event in read_events(study)}
     assert kinds == {type(event) for event in EVERY_KIND}, "the log has every kind"

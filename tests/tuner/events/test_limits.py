@@ -65,6 +65,24 @@ def test_trials_without_improvement_are_counted_from_the_last_better_value() -> 
     assert key(study(*lines, *better, end(4, "failed"), no_improvement_trials=3)) is None, "a failed one isn't counted"
 
 
+def test_of_several_objectives_they_are_counted_from_the_last_trial_that_came_to_the_front() -> None:
+    objectives = [{"metric": "score"}, {"metric": "ms", "direction": "minimize"}]
+    budget = {"trials": 50, "stop_when": {"no_improvement_trials": 2}}
+    record = StudyRecord(study_spec(objectives=objectives, budget=budget))
+    for trial, (score, ms) in enumerate([(0.5, 5.0), (0.4, 6.0), (0.3, 1.0), (0.4, 5.5)], start=1):
+        metrics = {"score": score, "ms": ms}
+        for kind, time, fields in (start(trial), ("report", 1.0, {"trial": trial, "epoch": 1, "metrics": metrics})):
+            record.apply(event(kind, time, **fields))
+        record.apply(event("end", 2.0, trial=trial, value=score, best_epoch=1, state="finished", reason=None))
+    assert key(record) is None, "the third is the fastest"
+    for kind, time, fields in (start(5), ("report", 1.0, {"trial": 5, "epoch": 1, "metrics": {"score": 0.1, "ms": 9}})):
+        record.apply(event(kind, time, **fields))
+    record.apply(event("end", 2.0, trial=5, value=0.1, best_epoch=1, state="stopped", reason=None))
+    limit = limit_reached(record, 2.0)
+    assert limit is not None
+    assert "2 trials have ended since one last came to the front" in limit.reason
+
+
 def test_device_hours_are_those_of_all_runs_without_the_time_between_them() -> None:
     lines = [
         start(1, at=0.0, devices=4.0),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
-
-import optuna
 
 from tuner.display.live import format_values
 from tuner.events.state import StudyRecord
 from tuner.report.figures.figure import COLORS, GREY, LEGEND_BELOW, Figure
-from tuner.search.optuna_study import optuna_study
+from tuner.search.optuna_figures import pareto_front
 
 _MOST_AXES = 3
 
@@ -20,17 +17,13 @@ def front_figure(record: StudyRecord) -> Figure | None:
     front, objectives = record.front(), record.spec.objectives
     if not front or len(objectives) > _MOST_AXES:
         return None
-    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
-        plot = optuna.visualization.plot_pareto_front(
-            optuna_study(record, several=True), target_names=[objective.metric for objective in objectives]
-        )
     listed = "; ".join(f"trial {trial.id}: {format_values(record.spec, trial.values)}" for trial in front[:10])
     more = f"; and {len(front) - 10} more" if len(front) > 10 else ""
     return Figure(
         "pareto-front",
         "Objectives",
         f"A point for each trial that can win, at the values of its best epoch. In the front: {listed}{more}.",
-        _themed(plot, record),
+        _themed(pareto_front(record), record),
     )
 
 
