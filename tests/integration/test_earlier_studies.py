@@ -14,7 +14,7 @@ from tests.waiting import wait_for
 from tests.workloads.replay import Config, score
 from tests.written_event import event
 from tuner.events.state import StudyRecord, load_record
-from tuner.search.sampler import Sampler, value_for_sampler
+from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 
@@ -80,7 +80,7 @@ def unbroken(spec: StudySpec) -> list[float]:
         trial = record.trials[proposal.trial]
         best = {"value": trial.value, "best_epoch": trial.best_epoch}
         record.apply(event("end", 0.0, trial=trial.id, state="finished", reason=None, **best))
-        sampler.tell(trial.id, value_for_sampler(trial))
+        sampler.tell(trial.id, values_for_sampler(trial))
     return [record.trials[number].params["x"] for number in sorted(record.trials)]
 
 
