@@ -76,11 +76,6 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
             f"study {spec.name} exists in {options.storage.uri}; "
             f"resume it with `python -m tuner resume {spec.name}`, or give another --name"
         )
-    if any(read_events(study)):  # the new study's events would come after them
-        raise StudyError(
-            f"{study.uri}/study.json: must be there beside the events of a study, but is missing: restore it from a "
-            "copy, or give another --name"
-        )
     _check_shared(options)
     options.storage.check_writable()
     start = warm_start(spec, options.storage)
@@ -92,6 +87,11 @@ def run(spec: StudySpec, options: Options, overrides: list[str], console: Consol
     spec = spec.model_copy(update={"id": secrets.token_hex(16)})
     tracking_uri = options.tracking_uri or default_tracking_uri(options.storage)
     check_tracking_uri(tracking_uri)
+    if any(read_events(study)):  # the new study's events would come after them
+        raise StudyError(
+            f"{study.uri}/study.json: must be there beside the events of a study, but is missing: restore it from a "
+            "copy, or give another --name"
+        )
     return _start(StudyRecord(spec), spec, options, tracking_uri, overrides, console)
 
 
