@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ _SECONDS = {
 _SYSTEM = {"process_cpu_cores": 0.9, "process_memory_megabytes": 640.0}
 
 
-def spec(name: str, trials: int) -> StudySpec:
+def spec(name: str, trials: int, objectives: Sequence[dict[str, str]] = ({"metric": "val/iou_road"},)) -> StudySpec:
     return StudySpec.model_validate(
         {
             "id": f"{random.Random(name).getrandbits(128):032x}",
             "name": name,
             "workload": "tests.workloads.replay",
-            "objective": {"metric": "val/iou_road"},
+            "objectives": objectives,
             "budget": {"trials": trials},
             "fixed": {"epochs": EPOCHS},
             "space": {
@@ -51,10 +52,15 @@ def spec(name: str, trials: int) -> StudySpec:
     )
 
 
-def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -> StudySpec:
+def generated_study(
+    storage: Storage,
+    name: str = "streets",
+    trials: int = 30,
+    objectives: Sequence[dict[str, str]] = ({"metric": "val/iou_road"},),
+) -> StudySpec:
     """Write the study's folder. Images are written for every tenth trial, and for each of the first 24."""
     assert storage.local is not None
-    found, study, draw = spec(name, trials), storage / name, random.Random(7)
+    found, study, draw = spec(name, trials, objectives), storage / name, random.Random(7)
     study.write_text("study.json", to_json(found))
     events: list[dict[str, Any]] = [
         {
@@ -84,6 +90,7 @@ def generated_study(storage: Storage, name: str = "streets", trials: int = 30) -
         for epoch in range(1, EPOCHS + 1):
             value = max(0.0, reach * (1 - math.exp(-epoch / 2.5)) + draw.gauss(0, 0.01))
             metrics = {"epoch": epoch, "val/iou_road": value, "train/loss": 1.2 - value, **_SECONDS}
+            metrics["model/gflops"] = 40.0 - 60 * params["dropout"]
             events.append(
                 {
                     "event": "report",

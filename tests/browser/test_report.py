@@ -115,6 +115,27 @@ def test_every_figure_is_drawn_and_nothing_is_wrong_or_asked_of_a_network(
     page.context.close()
 
 
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_front_is_drawn_and_every_figure_for_each_objective(
+    tmp_path: Path, browser: Browser, objectives: int
+) -> None:
+    wanted = [{"metric": "val/iou_road"}]
+    wanted += [{"metric": metric, "direction": "minimize"} for metric in ("model/gflops", "train/loss")]
+    generated_study(Storage(str(tmp_path)), trials=FEW, objectives=wanted[:objectives])
+    write_report([tuner.load("streets", tmp_path)], tmp_path / "report.html")
+    looked = Looked(browser, 1280, dark=False)
+    page = looked.draw(tmp_path / "report.html")
+    figures = page.evaluate("[...document.querySelectorAll('figure')].map(figure => figure.id)")
+    assert (figures[0] == "pareto-front") == (objectives == 2), "three would be drawn in space"
+    assert {f"{id}-{n + 1}" for id in ("curves", "parallel", "slices") for n in range(objectives)} <= set(figures)
+    points = page.locator("#pareto-front .plot path.point[d]").count()
+    assert points >= FEW // 2 if objectives == 2 else points == 0
+    assert page.locator("#front tbody tr").count() > 1
+    assert looked.wrong == []
+    page.locator("#front").screenshot(path=SHOTS / f"report-front-{objectives}.png")
+    page.context.close()
+
+
 def test_the_table_sorts_and_filters_by_keyboard(file: Path, browser: Browser) -> None:
     looked = Looked(browser, 1280, False)
     page = looked.page

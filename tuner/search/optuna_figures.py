@@ -33,7 +33,7 @@ def contour(record: StudyRecord, first: str, second: str) -> Any:
 
 
 def pareto_front(record: StudyRecord) -> Any:
-    """Every trial over two or three objectives: those that the front dominates, then the front's."""
+    """Every trial over two objectives: those that the front dominates, then the front's."""
     names = [objective.metric for objective in record.spec.objectives]
     return optuna.visualization.plot_pareto_front(optuna_study(record, several=True), target_names=names)
 

@@ -9,13 +9,11 @@ from tuner.events.state import StudyRecord
 from tuner.report.figures.figure import COLORS, GREY, LEGEND_BELOW, Figure
 from tuner.search.optuna_figures import pareto_front
 
-_MOST_AXES = 3
-
 
 def front_figure(record: StudyRecord) -> Figure | None:
-    """None if there is one objective, or more than a figure has axes, or no trial can win yet."""
+    """None if there are not two objectives, or no trial can win yet."""
     front, objectives = record.front(), record.spec.objectives
-    if not front or len(objectives) > _MOST_AXES:
+    if not front or len(objectives) > 2:  # what is drawn in space needs WebGL
         return None
     listed = "; ".join(f"trial {trial.id}: {format_values(record.spec, trial.values)}" for trial in front[:10])
     more = f"; and {len(front) - 10} more" if len(front) > 10 else ""
@@ -34,9 +32,8 @@ def _themed(plot: Any, record: StudyRecord) -> Any:
         best = place == len(plot.data) - 1
         trace.update(name="in the front" if best else "other trials", showlegend=True)
         trace.marker = {"color": COLORS[1] if best else GREY, "size": 10 if best else 6}
-    values = dict(zip("xyz", ([value] for value in knee.values), strict=False))
+    x, y = knee.values
     ring = {"color": "rgba(0,0,0,0)", "size": 16, "line": {"color": COLORS[0], "width": 3}}
-    add = plot.add_scatter3d if len(knee.values) > 2 else plot.add_scatter
-    add(**values, mode="markers", name=f"knee: trial {knee.id}", marker=ring, hoverinfo="skip")
+    plot.add_scatter(x=[x], y=[y], mode="markers", name=f"knee: trial {knee.id}", marker=ring, hoverinfo="skip")
     plot.update_layout(plot_bgcolor=None, showlegend=True, legend=LEGEND_BELOW)
     return plot
