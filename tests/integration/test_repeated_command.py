@@ -32,3 +32,8 @@ def test_one_command_starts_a_study_resumes_it_and_then_says_that_it_is_done(
     assert sum(event["event"] == "end" for event in events(storage / "street")) == 4
     refused = tuner(*command, "--set", "space.x.high=2", status=2)
     assert "error: space: must be the same as when the study street" in refused.output
+    refused = tuner(*command, "--set", "first_trials=[{x = 0.5}]", status=2)
+    assert "error: first_trials: must be the same as when the study street" in refused.output
+    tuner(*command, "--set", "budget.trials=5", "--set", "checkpoints.keep=1")
+    kept = {path.parent.name for path in (storage / "street").glob("trials/*/epoch-*")}
+    assert len(kept) == 1
