@@ -36,6 +36,10 @@ class Config(BaseModel):
     """The score that endless epochs would reach."""
     batch_size: int = Field(default=4, ge=1, le=64)
     optimizer: Literal["adam", "sgd"] = "adam"
+    part: float = Field(default=1.0, gt=0, le=1)
+    """Written into the log: what share of its data the epoch saw."""
+    bonus: float = 0.0
+    """Added to every score that is measured with it."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     dip_epoch: int | None = None
     """The epoch whose score is far below the one before."""
@@ -100,7 +104,7 @@ class Exported:
 def score(config: Config, epoch: int) -> float:
     """The truth that tests compare with: rises to x, but for one dip."""
     dip = 0.4 * config.x if epoch == config.dip_epoch else 0.0
-    return config.x * (1 - 0.5**epoch) - dip
+    return config.x * (1 - 0.5**epoch) - dip + config.bonus
 
 
 def prepare(config: Config) -> Prepared:
@@ -126,7 +130,7 @@ def train(config: Config, *, report: Any, resume_from: Path | None = None, devic
             group.all_reduce(sys.modules["torch"].ones(1))
         if config.log:
             with config.log.open("a") as log:
-                log.write(f"{config.x!r} {epoch} {rank} {os.getpid()}\n")
+                log.write(f"{config.x!r} {epoch} {rank} {os.getpid()} {config.part:g}\n")
         measures = {"epoch": float(epoch), "score": score(config, epoch), "loss": 1 - score(config, epoch)}
         if config.cost is not None:
             measures["cost"] = config.cost * config.x

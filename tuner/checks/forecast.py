@@ -61,7 +61,7 @@ def earlier_study(spec: StudySpec, storage: Storage) -> Earlier | None:
     for study in _alike(spec, storage):
         with contextlib.suppress(StudyError):  # a damaged study; `list` shows it
             record = load_record(study)
-            if paces := _paces(record.ranking(), read_events(study)):
+            if paces := _paces(record, read_events(study)):
                 return Earlier(record.spec.name, paces, _largest(record, study))
     return None
 
@@ -154,8 +154,8 @@ class _Times:
     between: list[float] = field(default_factory=list)
     """Seconds between the reports of an attempt."""
 
-    def report(self, at: float) -> None:
-        if self.newest is not None:
+    def report(self, at: float, is_full: bool) -> None:
+        if self.newest is not None and is_full:
             self.between.append(at - self.newest)
         self.newest, self.reports = at, self.reports + 1
 
@@ -165,16 +165,18 @@ class _Times:
         return (trial.earlier_seconds - (trial.startup_seconds or 0.0)) / self.reports
 
 
-def _paces(trials: Sequence[TrialRecord], events: Iterable[Event]) -> tuple[Pace, ...]:
-    """Of these trials, each with its own epochs, and with what a start takes beside them in most trials.
+def _paces(record: StudyRecord, events: Iterable[Event]) -> tuple[Pace, ...]:
+    """Of the trials that can win, each with its own epochs, and with what a start takes beside them in most trials.
 
-    A slot's first start takes longer than those after it, and the earlier study may have been short.
+    A slot's first start takes longer than those after it, and the earlier study may have been short. Only epochs at
+    full fidelity count.
     """
+    trials = [trial for trial in record.ranking() if record.at_full_fidelity(trial.epoch)]
     times: defaultdict[int, _Times] = defaultdict(_Times)
     for event in events:
         match event:
             case EpochReported():
-                times[event.trial].report(event.time)
+                times[event.trial].report(event.time, record.at_full_fidelity(event.epoch))
             case TrialStarted():
                 times[event.trial].starts += 1
                 times[event.trial].newest = None
@@ -219,6 +221,8 @@ def _hours(seconds: Sequence[float]) -> Range:
 def _notes(
     spec: StudySpec, earlier: Earlier | None, size: CheckpointSize | None, epoch_seconds: float | None
 ) -> Iterator[str]:
+    if spec.scheduler.fidelity:
+        yield "every epoch counts as one at full fidelity: with scheduler.fidelity it takes less than that"
     limits, known = spec.budget.stop_when, earlier is not None or epoch_seconds is not None
     if epoch_seconds is not None:
         yield f"an epoch takes {epoch_seconds:g} s, as --epoch-seconds says"

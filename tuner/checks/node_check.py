@@ -49,7 +49,7 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
 
     from tuner.errors import StudyError
     from tuner.spec import workload as workloads
-    from tuner.spec.study_file import first_config
+    from tuner.spec.study_file import first_configs
 
     spec, storage, token, fingerprint = pickle.loads(study)  # noqa: S301  # the driver's own
     until = time.monotonic() + _SHARING_SECONDS
@@ -61,7 +61,7 @@ def problem(expected: dict[str, str], workload: str, study: bytes) -> str | None
                     "mount the same folder on all nodes, or give a bucket"
                 )
             time.sleep(0.5)
-        prepared = workloads.load(workload).prepare(first_config(spec))
+        *_, prepared = map(workloads.load(workload).prepare, first_configs(spec))
     except (StudyError, ValueError, OSError) as error:
         return " ".join(str(error).split("\n"))
     there = workloads.fingerprint(prepared)

@@ -162,7 +162,8 @@ class Progress:
                     star = f"  doesn't count: {trial.breaches[-1].constraint.metric} must be " + str(
                         trial.breaches[-1].constraint
                     )
-                return f"epoch {trial.epoch:<3} {format_values(spec, spec.values_of(event.metrics))}{star}"
+                at = fidelity_text(self._record, trial)
+                return f"epoch {trial.epoch:<3} {format_values(spec, spec.values_of(event.metrics))}{at}{star}"
             case TrialPaused():
                 return f"paused after epoch {trial.epoch}, with a checkpoint: another trial gets its slot"
             case TrialSpared():
@@ -239,7 +240,11 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
     names = list(record.spec.space)
     control = any(trial.control for trial in trials)
     several_nodes = len({node for trial in record.trials.values() for node in trial.nodes}) > 1
-    more = [*(["control"] if control else []), *(["node"] if several_nodes else [])]
+    more = [
+        *(["control"] if control else []),
+        *(["fidelity"] if record.spec.scheduler.fidelity else []),
+        *(["node"] if several_nodes else []),
+    ]
     objectives = record.spec.objectives
     values = ["best"] if len(objectives) == 1 else [*(each.metric.rpartition("/")[2] for each in objectives), "front"]
     for title in ("trial", "state", "epoch", *values, "curve", *names, "time", *more):
@@ -260,6 +265,8 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
         ]
         if control:
             cells.append(control_text(record, trial))
+        if record.spec.scheduler.fidelity:
+            cells.append(fidelity_text(record, trial).strip())
         if several_nodes:
             # The host's name alone: its address is in --json.
             cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
@@ -278,6 +285,16 @@ def format_values(spec: StudySpec, values: Sequence[float]) -> str:
     """Each objective's name and value: "val/mean_iou 0.8123, time/epoch_seconds 1.2000"."""
     named = zip(spec.objectives, values, strict=True)
     return ", ".join(f"{objective.metric} {format_metric(value)}" for objective, value in named)
+
+
+def fidelity_text(record: StudyRecord, trial: TrialRecord) -> str:
+    """The values of scheduler.fidelity in a trial's last epoch; nothing in a study without."""
+    values = record.spec.scheduler.fidelity_at(trial.epoch).items() if trial.epoch else ()
+    return "".join(f"  {name} {_plain(value)}" for name, value in values)
+
+
+def _plain(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else number(value)
 
 
 def control_text(record: StudyRecord, trial: TrialRecord) -> str:

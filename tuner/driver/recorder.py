@@ -33,7 +33,18 @@ from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
 from tuner.search.schedulers.promotion import promotable
 from tuner.search.schedulers.rungs import Verdict
 from tuner.spec.study import StudySpec
-from tuner.worker.messages import Action, Begun, Decision, End, Interruption, Message, Paused, Report, StorageWait
+from tuner.worker.messages import (
+    Action,
+    Begun,
+    Decision,
+    End,
+    FidelityChanged,
+    Interruption,
+    Message,
+    Paused,
+    Report,
+    StorageWait,
+)
 
 _DISK_FULL_RETRY_SECONDS = 10.0
 _MAX_STARTS_FAILED_IN_A_ROW = 3  # of any trials, with no successful start in between
@@ -157,6 +168,8 @@ class Recorder:
                     self._images(trial, message.images)
                     if not self._attempts[number].moving:
                         self.write(TrialPaused(time.time(), number))
+                case FidelityChanged():
+                    self._images(trial, message.images)
                 case Interruption():
                     self._attempts[number].interruption = message
                 case StorageWait():
@@ -216,7 +229,8 @@ class Recorder:
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         can_pause = report.resumable and not self.record.at_full_length(trial)
-        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record.spec, trial.values))
+        comparable = _comparable(self.record.spec, trial)
+        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record.spec, comparable))
         if verdict is Verdict.PAUSE and (not can_pause or trial.value is None):
             verdict = Verdict.CONTINUE if trial.value is not None else Verdict.STOP
         if trial.control:
@@ -398,14 +412,22 @@ def _best_or_worst(spec: StudySpec, best: tuple[float, ...]) -> tuple[float, ...
     return best or spec.signed([-math.inf] * len(spec.objectives))
 
 
+def _comparable(spec: StudySpec, trial: TrialRecord) -> tuple[float, ...]:
+    """A trial's values, if they are of the fidelity that it has reported last, as others' at its rung are."""
+    stretch = spec.scheduler.stretch
+    return trial.values if trial.best_epoch and stretch(trial.best_epoch) == stretch(trial.epoch) else ()
+
+
 def _rebuilt(record: StudyRecord) -> EarlyStopping:
     """Early stopping's state, replayed from the reports in the record."""
-    spec = record.spec
+    spec, stretch = record.spec, record.spec.scheduler.stretch
     found = early_stopping(spec.objectives, spec.scheduler)
     for trial in record.trials.values():
         best: tuple[float, ...] = ()
+        before = 0
         breaches: list[tuple[int, tuple[float, ...]]] = [(breach.epoch, ()) for breach in trial.breaches]
         for epoch, values in sorted([*trial.points(), *breaches], key=lambda report: report[0]):
+            best, before = best if stretch(epoch) == before else (), stretch(epoch)
             if values and (not best or spec.objective.better(values[0], best[0])):
                 best = values
             found.decide(trial.id, epoch, _best_or_worst(spec, best))

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
@@ -28,7 +29,7 @@ from tuner.report import REPORT
 from tuner.search.earlier_studies import warm_start, with_first_trials
 from tuner.spec import workload as workloads
 from tuner.spec.study import StudySpec, to_json
-from tuner.spec.study_file import first_config, override_study
+from tuner.spec.study_file import first_configs, override_study
 from tuner.spec.validation_errors import nearest
 from tuner.storage.address import HIDDEN
 from tuner.storage.storage import Storage
@@ -54,7 +55,8 @@ def _print_line(console: Console, sentence: str) -> None:
 def prepare(spec: StudySpec) -> workloads.Prepared:
     """Check what all trials share, data for example. Raises StudyError with the workload's message."""
     try:
-        prepared = workloads.load(spec.workload).prepare(first_config(spec))
+        # Every fidelity, the full one last, so that no trial is the first to decode images of another size.
+        *_, prepared = map(workloads.load(spec.workload).prepare, first_configs(spec))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
     for place, metric in spec.needed_metrics():
@@ -109,6 +111,11 @@ def resume(name: str, options: Options, overrides: list[str], console: Console) 
         for key in ("id", "taken", "name", "workload", "objective", "objectives", "constraints"):
             if getattr(spec, key) != getattr(record.spec, key):
                 raise StudyError(f"{key}: can't be changed when a study is resumed; start another study with --name")
+        if _fidelity(spec) != _fidelity(record.spec):
+            raise StudyError(
+                "scheduler.fidelity: it, and the rungs at which it changes, can't be changed when a study is resumed, "
+                "since values of different fidelities aren't comparable; start another study with --name"
+            )
         if spec.search.from_studies != record.spec.search.from_studies:
             raise StudyError(
                 "search.from_studies: is read when a study begins, and can't be changed when it is resumed; start "
@@ -212,6 +219,12 @@ def _start(
         write_study_report(record, study, console)
         _finish_tracking(tracker, spec.name, console)
     return record
+
+
+def _fidelity(spec: StudySpec) -> list[dict[str, Any]]:
+    """The fields that change within a trial, of each stretch of epochs between the changes."""
+    epochs = (0, *spec.scheduler.changes)
+    return [{"after": epoch, **spec.scheduler.fidelity_at(epoch + 1)} for epoch in epochs]
 
 
 def _data_changed(record: StudyRecord, prepared: workloads.Prepared) -> list[str]:

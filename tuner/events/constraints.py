@@ -1,4 +1,4 @@
-"""What a study's constraints have left of it, for a person."""
+"""Why a study has no winner, for a person: its constraints, or no trial at full fidelity."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from tuner.events.state import Breach, StudyRecord
 
 
 def no_winner(record: StudyRecord) -> str | None:
-    """Why a study has no winner, if trials have ended and its constraints are why; None otherwise."""
+    """Why a study has no winner, if trials have ended and its constraints or fidelity are why; None otherwise."""
     broken = [trial for trial in record.ended if trial.breach]
-    if record.ranking() or not broken:
+    ranking = record.ranking()
+    if ranking and not record.at_full_fidelity(ranking[0].best_epoch or 0):
+        changes = record.spec.scheduler.changes
+        return (
+            f"none of {len(record.ended)} ended trials has a value at full fidelity, which begins after epoch "
+            f"{changes[-1]} (scheduler.fidelity)"
+        )
+    if ranking or not broken:
         return None
     found = []
     for constraint in record.spec.constraints:

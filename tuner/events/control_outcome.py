@@ -31,7 +31,13 @@ def control_outcome(record: StudyRecord) -> ControlOutcome | None:
         return None
     epochs = {trial.id: would_stop_at(record, trial) for trial in trials}
     stopped = {trial: epoch for trial, epoch in epochs.items() if epoch is not None}
-    values = [best_by(record, trial, stopped.get(trial.id, trial.epoch)) for trial in ranking]
+    ends = {trial.id: stopped.get(trial.id, trial.epoch) for trial in ranking}
+    furthest = max(map(record.spec.scheduler.stretch, ends.values()))
+    values = [
+        best_by(record, trial, ends[trial.id])
+        for trial in ranking
+        if record.spec.scheduler.stretch(ends[trial.id]) == furthest
+    ]
     return ControlOutcome(trials, stopped, _best(record, values))
 
 
@@ -63,9 +69,10 @@ def _share_ahead(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
 
 
 def best_by(record: StudyRecord, trial: TrialRecord, epoch: int) -> float:
-    """A trial's best value up to this epoch; its first if that came later."""
-    values = [value for at, value in trial.curve if at <= epoch] or [trial.curve[0][1]]
-    return _best(record, values)
+    """A trial's best value up to this epoch, at the last fidelity it had by then; its first if that came later."""
+    reports = [report for report in trial.curve if report[0] <= epoch] or trial.curve[:1]
+    stretch = record.spec.scheduler.stretch
+    return _best(record, [value for at, value in reports if stretch(at) == stretch(reports[-1][0])])
 
 
 def _best(record: StudyRecord, values: list[float]) -> float:

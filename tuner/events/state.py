@@ -252,15 +252,15 @@ class StudyRecord:
         trial.further.append(tuple(further))
         signed = self.spec.signed(values)
         self._worst = tuple(map(min, self._worst, signed)) if self._worst else signed
-        if not further and self.spec.objective.better(value, self.best_value):
+        best_epoch, best_value = self._best()
+        if not further and self.spec.outranks(value, trial.epoch, best_value, best_epoch):
             self.ended_since_best = 0
-        if self.spec.objective.better(value, trial.value):
+        if self.spec.outranks(value, trial.epoch, trial.value, trial.best_epoch):
             trial.value, trial.best_epoch, trial.values = value, trial.epoch, values
-            if self.leader is None or self.spec.objective.better(value, self.leader.value):
+            if self._outranks(trial, self.leader):
                 self.leader = trial
 
     def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
-        better = self.spec.objective.better
         trial.epoch = to_epoch
         points = [point for point in trial.points() if point[0] <= to_epoch]
         trial.curve = [(epoch, values[0]) for epoch, values in points]
@@ -269,11 +269,11 @@ class StudyRecord:
         trial.spared = tuple(spared for spared in trial.spared if spared.epoch <= to_epoch)
         trial.value, trial.best_epoch, trial.values = None, None, ()
         for epoch, values in points:
-            if better(values[0], trial.value):
+            if self.spec.outranks(values[0], epoch, trial.value, trial.best_epoch):
                 trial.value, trial.best_epoch, trial.values = values[0], epoch, values
         self.leader = None
         for other in self.trials.values():
-            if other.value is not None and better(other.value, self.leader.value if self.leader else None):
+            if self._outranks(other, self.leader):
                 self.leader = other
 
     def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
@@ -318,14 +318,32 @@ class StudyRecord:
 
     @property
     def best_value(self) -> float | None:
-        """The best value of the trials that can win, and of those that may yet: running, paused or interrupted."""
-        if self.leader is not None and self.leader.state != "failed":
-            return self.leader.value
-        best: float | None = None
-        for trial in [*self._ranking[:1], *list(self._open.values())]:
-            if trial.value is not None and self.spec.objective.better(trial.value, best):
-                best = trial.value
-        return best
+        """The best value of the trials that can win, and of those that may yet: running, paused or interrupted.
+
+        None as long as no trial has a value at full fidelity.
+        """
+        epoch, value = self._best()
+        return value if epoch is not None and self.at_full_fidelity(epoch) else None
+
+    def at_full_fidelity(self, epoch: int) -> bool:
+        """Whether this epoch is trained with the last values of scheduler.fidelity; each is, if there are none."""
+        return self.spec.scheduler.stretch(epoch) == len(self.spec.scheduler.changes)
+
+    def _best(self) -> tuple[int | None, float | None]:
+        """Epoch and value of the best trial of those that can win or may yet."""
+        best = self.leader
+        if best is None or best.state == "failed":
+            best = None
+            for trial in [*self._ranking[:1], *list(self._open.values())]:
+                if self._outranks(trial, best):
+                    best = trial
+        return (best.best_epoch, best.value) if best else (None, None)
+
+    def _outranks(self, trial: TrialRecord, other: TrialRecord | None) -> bool:
+        """Whether a trial is better than another, or has a value and there is no other."""
+        if trial.value is None or trial.best_epoch is None:
+            return False
+        return other is None or self.spec.outranks(trial.value, trial.best_epoch, other.value, other.best_epoch)
 
     def device_seconds(self, now: float) -> float:
         """Seconds that trials have held devices, each times how many it held; of an interrupted attempt up to its last
@@ -380,9 +398,9 @@ class StudyRecord:
             return len(self._ranking) < keep or self.can_enter_front(trial)
         return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
 
-    def _rank(self, trial: TrialRecord) -> tuple[float, int]:
-        value = trial.value or 0.0
-        return (-value if self.spec.objective.direction == "maximize" else value), trial.id
+    def _rank(self, trial: TrialRecord) -> tuple[int, float, int]:
+        value, stretch = trial.value or 0.0, self.spec.scheduler.stretch(trial.best_epoch or 0)
+        return -stretch, (-value if self.spec.objective.direction == "maximize" else value), trial.id
 
     @property
     def ended(self) -> list[TrialRecord]:

@@ -21,11 +21,14 @@ _PRIOR_SPREAD, _PRIOR_COUNT = 0.15, 2.0
 _UNSEEN_SPREAD = 0.4
 
 
-def at_rungs(curves: Sequence[Mapping[int, float]], rungs: Sequence[int], sign: float = 1.0) -> Array:
+def at_rungs(
+    curves: Sequence[Mapping[int, float]], rungs: Sequence[int], sign: float = 1.0, changes: Sequence[int] = ()
+) -> Array:
     """The best so far of each curve at each rung (N, K), greater is better; NaN from the first that it doesn't reach.
 
     curves: the value by epoch. sign: -1 where less is better, by which values are multiplied. A workload that reports
     every few epochs has passed a rung with what it had before, or with its first report if that came after the rung.
+    changes: epochs after which the fidelity changes. A value from before the last one doesn't count at a rung.
     """
     lengths = [len(curve) for curve in curves]
     owners = np.repeat(np.arange(len(curves)), lengths)
@@ -36,9 +39,25 @@ def at_rungs(curves: Sequence[Mapping[int, float]], rungs: Sequence[int], sign: 
     np.maximum.at(last, owners, epochs)
     found = np.full((len(curves), len(rungs)), np.nan)
     for place, rung in enumerate(rungs):
-        counts = (last[owners] >= rung) & ((epochs <= rung) | (epochs == first[owners]))
+        change = max((each for each in changes if each < rung), default=0)
+        counts = (last[owners] >= rung) & (epochs > change) & ((epochs <= rung) | (epochs == first[owners]))
         np.fmax.at(found[:, place], owners[counts], values[counts])
     return found
+
+
+def without_falls(values: Array, rungs: Sequence[int], changes: Sequence[int]) -> Array:
+    """values (N, K): at_rungs, with those before a change of fidelity lowered by what trials lose in it, if they do.
+
+    With larger images, for example, the same networks may measure worse. Without this, trials that were stopped before
+    the change would look better than all that went through it. A gain needs no correction: `extrapolate` expects one.
+    """
+    values = values.copy()
+    for place in range(len(rungs) - 1, 0, -1):
+        if any(rungs[place - 1] <= change < rungs[place] for change in changes):
+            gains = values[:, place] - values[:, place - 1]
+            if np.isfinite(gains).any():
+                values[:, :place] += min(0.0, float(np.nanmedian(gains)))
+    return values
 
 
 def extrapolate(values: Array) -> tuple[Array, Array]:

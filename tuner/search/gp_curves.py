@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.search.acquisition import greatest, most_improving
 from tuner.search.encoding import Encoding
-from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores
+from tuner.search.extrapolation import at_rungs, extrapolate, normal_scores, without_falls
 from tuner.search.gaussian_process import Array, GaussianProcess, one_thread
 from tuner.search.samplers.scalarization import best_so_far, draw_weights, scalarize, scale
 from tuner.spec.space import Dimension, distributions
@@ -49,10 +49,10 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
     With several objectives it reads POINTS, and each proposal is for one weighting of them (scalarization.py).
     """
 
-    def __init__(self, space: dict[str, Dimension], seed: int, first_rung: int):
+    def __init__(self, space: dict[str, Dimension], seed: int, first_rung: int, changes: tuple[int, ...] = ()):
         """seed: of one proposal. first_rung: the epoch from which on curves are compared; a trial that hasn't come
-        there counts as one that nothing is known of."""
-        self._space, self._seed, self._first_rung = space, seed, first_rung
+        there counts as one that nothing is known of. changes: the epochs after which the fidelity changes."""
+        self._space, self._seed, self._first_rung, self._changes = space, seed, first_rung, changes
         self._encoding = Encoding(space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -67,7 +67,7 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
         others = [other for other in study.get_trials(deepcopy=False) if other.params and other.number != trial.number]
         signs = [1.0 if each == optuna.study.StudyDirection.MAXIMIZE else -1.0 for each in study.directions]
         curves, finals = _curves(others, signs[0]) if len(signs) == 1 else _weighted_curves(others, signs, rng)
-        known = _Knowledge(others, curves, finals, self._first_rung)
+        known = _Knowledge(others, curves, finals, self._first_rung, self._changes)
         if len(known.trials) < _FIRST_RANDOM or rng.random() < _RANDOM_SHARE:
             return self._encoding.random(rng)
         with one_thread():
@@ -107,11 +107,18 @@ class GpCurvesSampler(optuna.samplers.BaseSampler):
 class _Knowledge:
     """What is known of trials, greater is better, scaled so that 1 is the best so far and 0 the middle of them."""
 
-    def __init__(self, trials: list[FrozenTrial], curves: list[dict[int, float]], finals: Array, first_rung: int):
+    def __init__(
+        self,
+        trials: list[FrozenTrial],
+        curves: list[dict[int, float]],
+        finals: Array,
+        first_rung: int,
+        changes: tuple[int, ...],
+    ):
         """curves: of each trial, by epoch. finals: of `_final_value`. In both greater is better."""
         horizon = max((max(curve, default=1) for curve in curves), default=1)
-        rungs = _rungs(first_rung, horizon)
-        reached = at_rungs(curves, rungs)
+        rungs = _rungs(first_rung, horizon, changes)
+        reached = at_rungs(curves, rungs, changes=changes)
         failed = np.array([has_failed(trial) for trial in trials], dtype=bool)
         stopped = np.array([trial.user_attrs.get(OUTCOME) == "stopped" for trial in trials], dtype=bool)
         # A stopped trial's value says nothing of later rungs; a finished trial's counts for all that its curve lacks.
@@ -122,7 +129,7 @@ class _Knowledge:
         """Of which something is known."""
         self.silent = [trials[place] for place in np.flatnonzero(~known) if trials[place].state == TrialState.RUNNING]
         """That run, and have not come to the first rung."""
-        values, self.failed = reached[known], failed[known]
+        values, self.failed = without_falls(reached[known], rungs, changes), failed[known]
         bests = np.fmax.reduce(values[~self.failed], axis=1)
         top, middle = (float(bests.max()), float(np.median(bests))) if len(bests) else (1.0, 0.0)
         self._values = np.maximum((values - middle) / (top - middle if top > middle else 1.0), _LOWEST)
@@ -175,13 +182,15 @@ def _final_values(trials: list[FrozenTrial], objectives: int) -> Array:
     return np.array([values or none for values in ended]).reshape(-1, objectives)
 
 
-def _rungs(first: int, horizon: int) -> list[int]:
-    """first, twice that, and so on, and the longest trial's end: rising epochs."""
-    rungs = []
+def _rungs(first: int, horizon: int, changes: tuple[int, ...]) -> list[int]:
+    """first, twice that, and so on, the last epochs before a change of fidelity, and the longest trial's end: rising
+    epochs.
+    """
+    rungs = set()
     while first < horizon:
-        rungs.append(first)
+        rungs.add(first)
         first *= 2
-    return [*rungs, horizon]
+    return [*sorted(rungs | {change for change in changes if change < horizon}), horizon]
 
 
 def _best_and_newest(means: Array, most: int) -> NDArray[np.int_]:

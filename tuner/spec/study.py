@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tuner.spec.fidelity import fidelity_problems, with_full_fidelity
 from tuner.spec.grid import grid_problems
 from tuner.spec.space import Choice, Dimension, Scalar, ordered
 from tuner.spec.taken import Taken
@@ -85,6 +88,22 @@ class Scheduler(_Table):
     """Of hyperband: how many times later, by the reduction factor, its latest trials are first judged, and one."""
     control_trials: int = Field(default=0, ge=0)
     """Trials that early stopping leaves alone, so that they show what it does (search/schedulers/control_trials.py)."""
+    fidelity: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Config fields that change at rungs: of each its value up to the first rung, to the second, …, and to the end."""
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """The epochs after which the fields of `fidelity` take their next value; each is the first one at a rung."""
+        count = max(map(len, self.fidelity.values()), default=1) - 1
+        return tuple(math.ceil(self.grace_epochs * self.reduction_factor**rung) for rung in range(count))
+
+    def stretch(self, epoch: int) -> int:
+        """How many times the fields of `fidelity` have changed before this epoch is trained."""
+        return bisect.bisect_left(self.changes, epoch) if self.fidelity else 0
+
+    def fidelity_at(self, epoch: int) -> dict[str, Any]:
+        """The fields of `fidelity` with the values that this epoch is trained with."""
+        return {name: values[self.stretch(epoch)] for name, values in self.fidelity.items()}
 
 
 class StopWhen(_Table):
@@ -178,6 +197,12 @@ class StudySpec(_Table):
     """What became the last of `first_trials` when the study first ran, for each of search.from_studies; never in a
     study file. Empty, too, in a study of an earlier version."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _full_fidelity_is_fixed(cls, raw: Any) -> Any:
+        """Whoever reads [fixed] sees the fields of scheduler.fidelity at their last values."""
+        return with_full_fidelity(raw) if isinstance(raw, dict) else raw
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, name: str) -> str:
@@ -211,6 +236,7 @@ class StudySpec(_Table):
             for name in self.space
             if name in self.fixed
         ]
+        problems += fidelity_problems(self.scheduler, self.fixed, self.space)
         problems += self._constraint_problems()
         problems += self._condition_problems()
         problems += self._first_trial_problems()
@@ -255,6 +281,8 @@ class StudySpec(_Table):
             )
         if self.scheduler.control_trials:
             yield (f"scheduler.control_trials: take one objective, got {len(metrics)}; set it to 0")
+        if self.scheduler.fidelity:
+            yield (f"scheduler.fidelity: takes one objective, got {len(metrics)}; remove it, or all objectives but one")
 
     def _constraint_problems(self) -> Iterable[str]:
         for number, one in enumerate(self.constraints, start=1):
@@ -335,6 +363,14 @@ class StudySpec(_Table):
     def goal(self) -> str:
         """What the study is to do, in words: "maximize val/mean_iou and minimize time/epoch_seconds"."""
         return " and ".join(map(str, self.objectives))
+
+    def outranks(self, value: float, epoch: int, than: float | None, than_epoch: int | None) -> bool:
+        """Whether a trial's best is rather `value` at `epoch` than `than` at `than_epoch`.
+
+        Values of different fidelities aren't comparable: that of the later one counts. Any value is better than None.
+        """
+        ahead = self.scheduler.stretch(epoch) - self.scheduler.stretch(than_epoch or epoch)
+        return self.objective.better(value, than) if ahead == 0 or than is None else ahead > 0
 
     def broken_by(self, metrics: Mapping[str, float]) -> Constraint | None:
         """The first constraint that a report of these metrics doesn't keep. One whose metric it lacks is kept."""

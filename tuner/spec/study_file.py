@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tuner.errors import StudyError
 from tuner.spec import workload as workloads
+from tuner.spec.fidelity import length_problem
 from tuner.spec.space import Dimension, Scalar
 from tuner.spec.study import StudySpec, tables
 from tuner.spec.toml import parse_value
@@ -84,8 +85,15 @@ def check_study(raw: dict[str, Any], place: str) -> StudySpec:
 
 def first_config(spec: StudySpec) -> BaseModel:
     """One Config of the study: its fixed fields, and of each hyperparameter the first value of its range."""
+    return first_configs(spec)[-1]
+
+
+def first_configs(spec: StudySpec) -> list[BaseModel]:
+    """As `first_config`, one for each value of the fields of scheduler.fidelity; the last is the full one."""
     first = {name: dimension.endpoints[0] for name, dimension in spec.space.items()}
-    return workloads.load(spec.workload).Config(**{**spec.fixed, **first})
+    config_type = workloads.load(spec.workload).Config
+    epochs = (1, *(change + 1 for change in spec.scheduler.changes))
+    return [config_type(**{**spec.fixed, **spec.scheduler.fidelity_at(epoch), **first}) for epoch in epochs]
 
 
 def _workload_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]:
@@ -100,8 +108,8 @@ def _workload_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]
     fields = config_type.model_fields
     problems = [
         f"{table}.{key}: {package}.Config has no such field" + nearest(key, fields)
-        for table in ("fixed", "space")
-        for key in _table_of(raw, table)
+        for table, keys in _keys_of_fields(raw)
+        for key in keys
         if key not in fields
     ]
     known = {key: value for key, value in _table_of(raw, "fixed").items() if key in fields}
@@ -114,9 +122,39 @@ def _workload_problems(raw: dict[str, Any], spec: StudySpec | None) -> list[str]
                 lines = config_problems(config_type, known, {name: endpoint})
                 problems += [line for line in lines if line.startswith(f"space.{name}:")]
     if spec is not None and not problems:
+        problems += _stretch_problems(spec, config_type)
+    if spec is not None and not problems:
         for corner in _corners(spec):
             problems += config_problems(config_type, spec.fixed, corner)
     return problems
+
+
+def _keys_of_fields(raw: dict[str, Any]) -> Iterable[tuple[str, Iterable[str]]]:
+    """The tables that name config fields, each with the names."""
+    yield from ((table, _table_of(raw, table)) for table in ("fixed", "space"))
+    yield "scheduler.fidelity", _table_of(_table_of(raw, "scheduler"), "fidelity")
+
+
+def _stretch_problems(spec: StudySpec, config_type: type[BaseModel]) -> Iterable[str]:
+    """Mistakes in the values of scheduler.fidelity, which are checked in a whole Config of each stretch."""
+    for place, epoch in enumerate((1, *(change + 1 for change in spec.scheduler.changes)), start=1):
+        values = spec.scheduler.fidelity_at(epoch)
+        for corner in _corners(spec):
+            for line in config_problems(config_type, spec.fixed, {**corner, **values}):
+                for name in values:
+                    if line.startswith((f"space.{name}:", f"space.{name}.")):
+                        line = f"scheduler.fidelity.{name}, value {place}{line[len(f'space.{name}') :]}"
+                yield line
+    epochs = spec.space["epochs"].endpoints if "epochs" in spec.space else [_epochs(spec, config_type)]
+    shortest = min((each for each in epochs if isinstance(each, int)), default=None)
+    if shortest is not None and (problem := length_problem(spec.scheduler, shortest)):
+        yield problem
+
+
+def _epochs(spec: StudySpec, config_type: type[BaseModel]) -> Any:
+    """The value of the Config's field `epochs`; None if it has none."""
+    default = config_type.model_fields["epochs"].default if "epochs" in config_type.model_fields else None
+    return spec.fixed.get("epochs", default)
 
 
 def _table_of(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -75,6 +75,16 @@ class Paused:
 
 
 @dataclass(frozen=True)
+class FidelityChanged:
+    """The trial has written a checkpoint, and goes on from it with the next values of scheduler.fidelity.
+
+    Ranks send it before they read the checkpoint, which rank 0 has written: the decision comes when all have sent it.
+    """
+
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Interruption:
     """The attempt has ended but not the trial, which must run again: its hyperparameters didn't cause this."""
 
@@ -92,7 +102,7 @@ class StorageWait:
     sentence: str | None
 
 
-Message = Begun | Report | End | Paused | Interruption | StorageWait
+Message = Begun | Report | End | Paused | FidelityChanged | Interruption | StorageWait
 
 
 class Action(Enum):

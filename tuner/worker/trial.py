@@ -25,6 +25,7 @@ from tuner.worker.messages import (
     Assignment,
     Decision,
     End,
+    FidelityChanged,
     Interruption,
     Message,
     Paused,
@@ -45,6 +46,10 @@ class TrialPaused(SystemExit):
     """Raised by `report` to pause a trial, when its checkpoint is in the storage."""
 
 
+class _FidelityChanges(SystemExit):
+    """Raised by `report` where scheduler.fidelity has its next value, when the checkpoint is in the storage."""
+
+
 def run_trial(
     assignment: Assignment, spec: StudySpec, study: Storage, *, device: Any, rank: int, send: Send, send_from_rank: Send
 ) -> bool:
@@ -54,51 +59,75 @@ def run_trial(
     Returns whether the process is tainted (tuner/worker/isolation.py) and must not run another trial.
     Raises what sending raises. An exception of the workload isn't raised: it is sent as the reason of the trial's end.
     """
-    folder = trial_folder(study, assignment.trial)
-    seed = spec.search.seed + assignment.trial
-    with isolated(seed, assignment.gpus), contextlib.ExitStack() as stack:
-        reporter = _Reporter(assignment, spec, folder, device, rank, send, send_from_rank)
-        stack.callback(reporter.close)
+    tainted, epoch = None, None
+    while tainted is None:
+        with contextlib.ExitStack() as stack:
+            # Anew at each change of fidelity, as for a trial that was killed there and resumes.
+            stack.enter_context(isolated(spec.search.seed + assignment.trial, assignment.gpus))
+            reporter = _Reporter(
+                assignment, spec, trial_folder(study, assignment.trial), device, rank, send, send_from_rank
+            )
+            stack.callback(reporter.close)
+            tainted = _run_stretch(assignment, spec, reporter, device, stack, changed_at=epoch)
+            epoch = reporter.epoch
+    return tainted
+
+
+def _run_stretch(
+    assignment: Assignment,
+    spec: StudySpec,
+    reporter: _Reporter,
+    device: Any,
+    stack: contextlib.ExitStack,
+    changed_at: int | None,
+) -> bool | None:
+    """Train until the trial ends or its fidelity changes. Returns whether the process is tainted; None: it changes.
+
+    changed_at: the epoch after which the trial's fidelity has changed in this process; None if it begins or resumes.
+    """
+    try:
         try:
-            try:
-                _train(assignment, spec, folder, reporter, device, stack)
-                reporter.end("finished")
-            except TrialStopped as stopped:
-                reporter.end("stopped", stopped.code)
-            except TrialPaused:
-                reporter.paused()
-        except (Exception, SystemExit) as error:
-            if reporter.sending_failed:
-                raise
-            if is_storage_failure(error):
-                reporter.storage_failed(error)
-                return False
-            _write_traceback(folder)
-            reporter.end("failed", _failure_message(error), tainted=is_tainted_by(error))
-            return is_tainted_by(error)
+            _train(assignment, spec, reporter, device, stack, changed_at)
+            reporter.end("finished")
+        except TrialStopped as stopped:
+            reporter.end("stopped", stopped.code)
+        except TrialPaused:
+            reporter.paused()
+        except _FidelityChanges:
+            return None
+    except (Exception, SystemExit) as error:
+        if reporter.sending_failed:
+            raise
+        if is_storage_failure(error):
+            reporter.storage_failed(error)
+            return False
+        _write_traceback(reporter.folder)
+        reporter.end("failed", _failure_message(error), tainted=is_tainted_by(error))
+        return is_tainted_by(error)
     return False
 
 
 def _train(
     assignment: Assignment,
     spec: StudySpec,
-    folder: Storage,
     reporter: _Reporter,
     device: Any,
     stack: contextlib.ExitStack,
+    changed_at: int | None,
 ) -> None:
     workload = workloads.load(spec.workload)
-    config = workload.Config(**{**spec.fixed, **assignment.params})
-    checkpoints = TrialCheckpoints(folder)
+    checkpoints = TrialCheckpoints(reporter.folder)
     newest, resume_from = None, None
     if reporter.retry.call("its newest checkpoint", checkpoints.newest):
         copy = stack.enter_context(scratch("resume"))
         newest = reporter.retry.call("its newest checkpoint", lambda: checkpoints.newest_intact(copy))
     if newest:
         progress, resume_from = newest
-        reporter.resume(progress)
+        reporter.resume(progress, is_known=progress.epoch == changed_at)
     else:
         reporter.begin()
+    fidelity = spec.scheduler.fidelity_at(reporter.epoch + 1)
+    config = workload.Config(**{**spec.fixed, **fidelity, **assignment.params})
     workload.train(config, report=reporter, resume_from=resume_from, device=device)
 
 
@@ -126,6 +155,7 @@ class _Reporter:
         self._device = device_name(device)
         self._system = SystemMetrics(device)
         self._spec, self._checkpoints, self._rank = spec, TrialCheckpoints(folder), rank
+        self.folder = folder
         self._send_from_all, self._send_from_rank = send, send_from_rank
         self._progress = Progress()
         self.retry = StorageRetry(folder, self._wait_on)
@@ -135,14 +165,23 @@ class _Reporter:
         self.sending_failed = False
         """Whether sending a message raised: the exception is then not the workload's."""
 
+    @property
+    def epoch(self) -> int:
+        """The last one that the trial has trained."""
+        return self._progress.epoch
+
     def begin(self) -> None:
         """Start from the first epoch: an earlier attempt left no complete checkpoint."""
         if self._rank == 0:
             self._rewind(0)
 
-    def resume(self, progress: Progress) -> None:
-        """Start from a checkpoint, and send its report again: a kill may have lost it."""
+    def resume(self, progress: Progress, *, is_known: bool = False) -> None:
+        """Start from a checkpoint, and send its report again, since a kill may have lost it; not if the driver has
+        decided on it in this very process (is_known).
+        """
         self._progress = progress
+        if is_known:
+            return
         if self._rank == 0:
             self._rewind(progress.epoch)
             best = progress.best_epoch or 0
@@ -159,10 +198,12 @@ class _Reporter:
         value, *further = self._values(metrics)
         epoch = int(metrics["epoch"])
         before = self._progress
-        is_best = self._spec.objective.better(value, before.best_value) and self._spec.broken_by(metrics) is None
+        self._check_stretch(before.epoch, epoch)
+        outranks = self._spec.outranks(value, epoch, before.best_value, before.best_epoch)
+        is_best = outranks and self._spec.broken_by(metrics) is None
         progress = self._progress = Progress(
             epoch=epoch,
-            metrics=_finite_floats(metrics),
+            metrics=_finite_floats(metrics) | self._fidelity_metrics(epoch),
             best_value=value if is_best else before.best_value,
             best_epoch=epoch if is_best else before.best_epoch,
             further_best=further if is_best else before.further_best,
@@ -175,12 +216,45 @@ class _Reporter:
         else:
             self._snapshots.copy_if_best(progress, checkpoint)
             action = self._report(resumable=True)
-            if action is Action.PAUSE:
+            if action is Action.PAUSE or self._changes_after(epoch):
                 self._snapshots.write(progress, checkpoint)
             else:
                 self._snapshots.write_if_due(progress, checkpoint)
         if action is Action.PAUSE:
             raise TrialPaused
+        if self._changes_after(epoch):
+            self._change(checkpoint)
+
+    def _changes_after(self, epoch: int) -> bool:
+        return epoch in self._spec.scheduler.changes
+
+    def _change(self, checkpoint: Path | Snapshot | None) -> None:
+        """Leave the workload's training, which goes on from the epoch's checkpoint with the next fidelity."""
+        if self._rank == 0 and checkpoint is None:
+            raise TrialError(
+                f"scheduler.fidelity: it changes after epoch {self.epoch}, and the workload must hand over a "
+                "checkpoint there, but reported none"
+            )
+        self._send(FidelityChanged(tuple(self._snapshots.images())))
+        raise _FidelityChanges
+
+    def _check_stretch(self, before: int, epoch: int) -> None:
+        """A workload that reports every few epochs might train past a change. Raises TrialError."""
+        for change in self._spec.scheduler.changes:
+            if before < change < epoch:
+                raise TrialError(
+                    f"scheduler.fidelity: it changes after epoch {change}, which the workload must report, but it "
+                    f"reported epoch {epoch} after epoch {before}; choose grace_epochs and reduction_factor so that "
+                    "changes come at epochs that are reported"
+                )
+
+    def _fidelity_metrics(self, epoch: int) -> dict[str, float]:
+        """The fields of scheduler.fidelity that are numbers, and which of its values this epoch was trained with."""
+        if not self._spec.scheduler.fidelity:
+            return {}
+        values = self._spec.scheduler.fidelity_at(epoch)
+        found = {f"fidelity/{name}": float(value) for name, value in values.items() if type(value) in (int, float)}
+        return {"fidelity/stretch": 1.0 + self._spec.scheduler.stretch(epoch), **found}
 
     def _publish(self, checkpoint: Path, progress: Progress) -> None:
         if not checkpoint.is_dir():

@@ -52,8 +52,18 @@ class TrialRunner:
             Decision(Action.STOP, "the test stops it", self.keep) if stop else Decision(Action.CONTINUE, keep=self.keep)
         )
 
-    def run(self, *, rank: int = 0, direction: str = "maximize", constraints: Sequence[Any] = (), **fixed: Any) -> None:
-        spec = study_spec(objective={"direction": direction}, constraints=constraints, fixed=fixed)
+    def run(
+        self,
+        *,
+        rank: int = 0,
+        direction: str = "maximize",
+        constraints: Sequence[Any] = (),
+        scheduler: dict[str, Any] | None = None,
+        **fixed: Any,
+    ) -> None:
+        spec = study_spec(
+            objective={"direction": direction}, constraints=constraints, scheduler=scheduler or {}, fixed=fixed
+        )
         assignment = Assignment(1, {"x": 0.5}, time.time())
         run_trial(assignment, spec, self.study, device=None, rank=rank, send=self.send, send_from_rank=self.send)
 

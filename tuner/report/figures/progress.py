@@ -46,7 +46,7 @@ def progress(study: Study) -> Progress:
     spent, seconds = len(reports), float(reports["seconds"].max())
     failed = [id for id, trial in study.record.trials.items() if trial.state == "failed"]
     counted = reports.assign(spent=range(1, spent + 1), value=reports[column])
-    counted = counted[~counted["trial"].isin(failed)]
+    counted = counted[~counted["trial"].isin(failed) & counted["epoch"].map(study.record.at_full_fidelity)]
     best = counted["value"].cummax() if objective.direction == "maximize" else counted["value"].cummin()
     improved = best.ne(best.shift()) & best.notna()
     return Progress(study, counted.loc[improved, ["trial", "epoch", "seconds", "spent", "value"]], seconds, spent)

@@ -34,8 +34,8 @@ def optuna_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
             case "gp_curves":
-                grace_epochs = spec.scheduler.grace_epochs
-                return Feasible(lambda seed: GpCurvesSampler(spec.space, seed, grace_epochs), spec.space, seed)
+                first, changes = spec.scheduler.grace_epochs, spec.scheduler.changes
+                return Feasible(lambda seed: GpCurvesSampler(spec.space, seed, first, changes), spec.space, seed)
             case "tpe":
                 conditional = any(dimension.when for dimension in spec.space.values())
                 return Feasible(lambda seed: optuna.samplers.TPESampler(seed=seed, group=conditional), spec.space, seed)

@@ -66,7 +66,7 @@ def _standings_at(record: StudyRecord, epochs: Sequence[int]) -> Array:
     trials, first = list(record.trials.values()), record.spec.objective
     sign = first.signed(1.0)
     if len(record.spec.objectives) == 1:
-        return at_rungs([dict(trial.curve) for trial in trials], epochs, sign)
+        return at_rungs([dict(trial.curve) for trial in trials], epochs, sign, record.spec.scheduler.changes)
     found = np.full((len(trials), len(epochs)), np.nan)
     for column, epoch in enumerate(epochs):
         came = [row for row, trial in enumerate(trials) if trial.epoch >= epoch and trial.curve]
