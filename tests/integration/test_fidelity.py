@@ -86,7 +86,7 @@ def test_a_killed_study_goes_on_at_the_fidelity_of_each_epoch(
         assert len({pid for x, _, _, pid, _ in lines if x == repr(0.5)}) == 1, "a change needs no new process"
     metrics = mlflow_runs(storage, "cheap")["2"].data.metrics
     assert (metrics["fidelity/part"], metrics["fidelity/stretch"]) == (1.0, 3.0)
-    refused = tuner("resume", "cheap", "--storage", storage, "--set", "scheduler.grace_epochs=3", status=2)
+    refused = tuner("resume", "cheap", "--storage", storage, "--set", "scheduler.grace_epochs=1", status=2)
     assert "scheduler.fidelity: it, and the rungs at which it changes, can't be changed" in refused.output
 
 
