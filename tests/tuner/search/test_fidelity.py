@@ -60,6 +60,7 @@ def test_proposals_find_the_good_settings_whether_or_not_trials_measure_worse_af
             )
         changes = CHANGES if fall else ()
         sampler = GpCurvesSampler({"x": Float(type="float", low=0, high=1)}, seed, 2, changes)
-        params = sampler.sample_relative(study, study.ask(), {})
+        study.ask()
+        params = sampler.sample_relative(study, study.get_trials()[-1], {})
         proposed.append(abs(params["x"] - 0.7))
     assert float(np.median(proposed)) < 0.2
