@@ -235,7 +235,9 @@ class _Reporter:
                 f"scheduler.fidelity: it changes after epoch {self.epoch}, and the workload must hand over a "
                 "checkpoint there, but reported none"
             )
-        self._send(FidelityChanged(tuple(self._snapshots.images())))
+        decision = self._send(FidelityChanged(tuple(self._snapshots.images())))
+        if decision.action is Action.STOP:
+            raise TrialStopped(decision.reason)
         raise _FidelityChanges
 
     def _check_stretch(self, before: int, epoch: int) -> None:

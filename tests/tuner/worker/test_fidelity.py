@@ -12,7 +12,7 @@ import pytest
 from tests.tuner.worker.trial_runner import TrialRunner
 from tests.workloads.replay import Config, score
 from tuner.storage.storage import Storage
-from tuner.worker.messages import FidelityChanged
+from tuner.worker.messages import Action, Decision, FidelityChanged, Message
 
 SCHEDULER = {"grace_epochs": 2, "fidelity": {"part": [0.25, 0.5, 1.0], "bonus": [0.5, -0.2, 0.0]}}
 BONUS = {1: 0.5, 2: 0.5, 3: -0.2, 4: -0.2, 5: -0.2, 6: -0.2, 7: 0.0, 8: 0.0}
@@ -71,6 +71,18 @@ def test_a_trial_that_is_stopped_at_a_rung_does_not_change(tmp_path: Path) -> No
     trial = TrialRunner(Storage(str(tmp_path / "study")), stop_after=2)
     trial.run(scheduler=SCHEDULER, epochs=8, log=tmp_path / "log")
     assert trial.end == ("stopped", "the test stops it")
+    assert trained(tmp_path / "log") == PARTS[:2]
+
+
+def test_a_trial_whose_attempt_is_over_when_it_changes_trains_no_further(tmp_path: Path) -> None:
+    class Superseded(TrialRunner):
+        def send(self, message: Message) -> Decision:
+            decision = super().send(message)
+            return Decision(Action.STOP, "over") if isinstance(message, FidelityChanged) else decision
+
+    trial = Superseded(Storage(str(tmp_path / "study")))
+    trial.run(scheduler=SCHEDULER, epochs=8, log=tmp_path / "log")
+    assert trial.end == ("stopped", "over")
     assert trained(tmp_path / "log") == PARTS[:2]
 
 
