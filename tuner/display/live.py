@@ -52,6 +52,7 @@ class Progress:
         """mlflow_error: MLflow's present error, or None. skipped: a message on what MLflow rejected, or None."""
         self._record, self._console, self._mlflow_error, self._skipped = record, console, mlflow_error, skipped
         self._skipped_printed = False
+        self._outage_printed = False
         self._started = time.time()
         self._paused = {trial.id for trial in record.trials.values() if trial.state == "paused"}
         self._note = ""
@@ -93,6 +94,10 @@ class Progress:
             self._paused.add(event.trial)
         elif isinstance(event, TrialStarted | TrialEnded):
             self._paused.discard(event.trial)
+        error = self._mlflow_error()
+        if error and not self._outage_printed:
+            self._line(_outage(error))
+        self._outage_printed = error is not None
         # Printed once; the final number is printed at the end.
         if not self._skipped_printed and (skipped := self._skipped()):
             self._skipped_printed = True
@@ -198,7 +203,7 @@ class Progress:
         else:
             parts.append(Text("the first slots are starting; each imports torch once", style="dim"))
         if error := self._mlflow_error():
-            parts.append(Text(f"MLflow doesn't respond; events are kept and sent later: {error}", style="yellow"))
+            parts.append(Text(_outage(error), style="yellow"))
         if skipped := self._skipped():
             parts.append(Text(skipped, style="yellow"))
         for node, until in list(record.draining.items()):
@@ -272,6 +277,10 @@ def trial_table(record: StudyRecord, trials: list[TrialRecord]) -> Table:
             cells.append(", ".join(dict.fromkeys(node.partition(" ")[0] for node in trial.nodes)))
         table.add_row(*(_unwrapped(cell) for cell in cells))
     return table
+
+
+def _outage(error: str) -> str:
+    return f"MLflow takes nothing at present; events are kept and sent later: {error}"
 
 
 def front_marks(record: StudyRecord) -> dict[int, str]:

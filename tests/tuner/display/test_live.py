@@ -102,3 +102,20 @@ def test_a_trial_that_was_paused_before_the_study_was_resumed_continues() -> Non
     record.apply(again)
     progress.event(again)
     assert "trial 2   continues after epoch 3  x 0.6" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_without_a_terminal_an_outage_of_mlflow_is_said_once_and_once_more_when_it_comes_back() -> None:
+    record, errors = StudyRecord(study_spec()), ["401: not authenticated", "401", None, "refused", "refused"]
+    console = Console(file=io.StringIO(), width=160)
+    progress = Progress(record, console, lambda: errors[0], lambda: None)
+    began = [event("start", trial=trial, params={"x": 0.5}) for trial in range(1, len(errors) + 1)]
+    for each in began:
+        record.apply(each)
+        progress.event(each)
+        errors.pop(0)
+    text = str(console.file.getvalue())  # type: ignore[attr-defined]  # a StringIO
+    outages = [line.partition("  ")[2] for line in text.splitlines() if "MLflow" in line]
+    assert outages == [
+        "MLflow takes nothing at present; events are kept and sent later: 401: not authenticated",
+        "MLflow takes nothing at present; events are kept and sent later: refused",
+    ]
