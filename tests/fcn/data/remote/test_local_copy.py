@@ -512,6 +512,8 @@ def of_kind(name: str, kind: bytes, target: str = "") -> Callable[[tarfile.TarFi
         (evil(of_kind("a", tarfile.REGTYPE))[:-20], "damaged archive"),
         (b"<html>Please log in</html>", "neither a zip nor a tar"),
     ],
+    # Of the bytes, which hold the time, each process of pytest would make other names.
+    ids=["above", "absolute", "link", "hard link", "device", "folder", "damaged", "page"],
 )
 def test_an_archive_that_is_not_right_leaves_nothing(tmp_path: Path, web: Web, content: bytes, said: str) -> None:
     (web.folder / "streets.tar.gz").write_bytes(content)
