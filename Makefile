@@ -1,13 +1,13 @@
 # make demo   a small study on drawn scenes, from nothing to an exported model
-# make test   the checks, then every test that this machine can run, but those on hosts of their own
+# make test   the checks, then every test that this machine can run, but those on hosts of their own and the long ones
 # make lock   constraints.txt: the version of every package that .venv has, for nodes, images and CI
-# make test-browser, make test-cluster   one part of them alone, without the checks
+# make test-browser, make test-cluster, make test-long   one part of them alone, without the checks
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test test-browser test-cluster screenshots check format lock clean
+.PHONY: demo test test-browser test-cluster test-long screenshots check format lock clean
 
 demo: .venv/installed
 	@rm -rf $(DEMO)
@@ -24,10 +24,10 @@ demo: .venv/installed
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
 test: check
-	$(BIN)/python -m pytest -m 'not hosts' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -m 'not hosts and not long' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Each test says why where it is skipped: a browser test where there is no Chromium, one on hosts where root is needed.
-test-browser test-cluster: test-%: .venv/installed
+test-browser test-cluster test-long: test-%: .venv/installed
 	$(BIN)/python -m pytest -m $*
 
 # The pictures of the docs, docs/images, of a study that is generated. Needs Chromium.

@@ -75,6 +75,7 @@ def test_a_study_on_a_bucket_s_frames_is_run_exported_and_resumed_on_changed_one
     assert [trial["state"] for trial in show(storage, "far")["trials"]] == ["finished"] * 3
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore")  # Ray's own test cluster leaves files open
 def test_a_node_that_can_not_reach_the_data_is_named_and_gets_no_trials(

@@ -36,8 +36,10 @@ def truth(x: float) -> list[float]:
 
 @pytest.mark.parametrize(
     ("slot", "scheduler", "snapshots"),
-    [(ONE_PROCESS, "asha", False), (TWO_RANKS, "promotion", True)],
-    ids=["one process", "two ranks"],
+    [
+        pytest.param(ONE_PROCESS, "asha", False, id="one process"),
+        pytest.param(TWO_RANKS, "promotion", True, id="two ranks", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_study_goes_on_at_the_fidelity_of_each_epoch(
     slot: dict[str, Any], scheduler: str, snapshots: bool, tmp_path: Path, database: Path
@@ -90,6 +92,7 @@ def test_a_killed_study_goes_on_at_the_fidelity_of_each_epoch(
     assert "scheduler.fidelity: it, and the rungs at which it changes, can't be changed" in refused.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("field", "values"), [("train_fraction", [0.25, 1.0]), ("image_size", [[16, 48], [32, 96]])], ids=["part", "size"]
 )
