@@ -395,7 +395,11 @@ class StudyRecord:
         if trial.value is None:
             return False
         if len(self.spec.objectives) > 1:
-            return len(self._ranking) < keep or self.can_enter_front(trial)
+            if self.can_enter_front(trial):
+                return True
+            front = self.front()
+            ahead = [other for other in self.ranking()[len(front) :] if self._rank(other) < self._rank(trial)]
+            return len(front) + len(ahead) < keep
         return len(self._ranking) < keep or self._rank(trial) < self._rank(self._ranking[keep - 1])
 
     def _rank(self, trial: TrialRecord) -> tuple[int, float, int]:

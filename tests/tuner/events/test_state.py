@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import defaultdict
@@ -142,3 +143,8 @@ def test_the_front_after_each_event_is_that_of_all_trials_that_can_win(direction
                 assert signed[ranking[0].id] == there[knee(there)]
                 assert {trial.id for trial in ranking[: len(there)]} == {trial.id for trial in record.front()}
                 assert {trial.id for trial in record.front()} <= {trial.id for trial in record.kept()}
+            for trial in [t for t in record.trials.values() if t.state == "running" and t.values]:
+                kept = record.would_be_kept(trial)
+                ended = copy.deepcopy(record)
+                ended.apply(TrialEnded(1e9, trial.id, trial.value, trial.best_epoch, "finished", None))
+                assert kept == any(other.id == trial.id for other in ended.kept())
