@@ -76,6 +76,14 @@ def test_every_node_wants_the_token_and_gets_it_as_a_file(cluster_file: dict[str
     assert all("RAY_AUTH_MODE=token" in command and "RAY_AUTH_TOKEN" not in command for command in starts)
 
 
+@pytest.mark.parametrize(("path", "cloud"), [("cluster.yaml", "aws"), ("deploy/gcp.yaml", "gcp")])
+def test_every_worker_in_a_cloud_waits_for_the_notice_that_it_is_taken_away(path: str, cloud: str) -> None:
+    *_, start, wait = read(ROOT / path)["worker_start_ray_commands"]
+    assert "ray start" in start
+    assert f"python -m tuner.spot {cloud}" in wait
+    subprocess.run(["bash", "-n", "-c", wait], check=True)
+
+
 def test_the_head_takes_no_trials(cluster_file: dict[str, Any]) -> None:
     assert "--num-cpus=0 --num-gpus=0" in " ".join(cluster_file["head_start_ray_commands"])
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # What each room may import of the others in its package, everything below it included. A file beside the rooms is one.
 TUNER = [
     {"__main__"},
-    {"best"},
+    {"best", "spot"},
     {"cli", "python"},
     {"driver"},
     {"report"},

@@ -11,10 +11,12 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tests.cluster.conftest import ROOT, OnPrem, wait_for
 from tests.cluster.hosts import Host, Network
@@ -125,10 +127,23 @@ def drain(on_prem: OnPrem, host: Host) -> None:
     on_prem.head.run(*WITH_TOKEN, *RAY, "drain-node", *node, *why, "--deadline-remaining-seconds", "300")
 
 
-def test_a_drained_host_s_trials_move_and_one_that_joins_late_takes_trials(
-    on_prem: OnPrem, hosts: Network, study: Study
+def wait_for_notice(host: Host, notice: Path) -> None:
+    """What cluster.yaml has every worker of AWS do. notice: the file by which the machine's metadata server knows."""
+    port = "8169"
+    program = f"setsid {sys.executable} -m tests.metadata_server {port} {notice} >/dev/null 2>&1 </dev/null &"
+    host.run("env", "-C", ROOT, "bash", "-c", program)
+    host.run("curl", "--silent", "--retry", "20", "--retry-delay", "1", "--retry-connrefused", f"127.0.0.1:{port}")
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    *_, command = config["worker_start_ray_commands"]
+    host.run("env", f"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:{port}", "bash", "-c", command)
+
+
+def test_trials_of_a_host_that_is_drained_or_taken_away_move_and_one_that_joins_late_takes_trials(
+    on_prem: OnPrem, hosts: Network, study: Study, tmp_path: Path
 ) -> None:
     late = hosts.add()
+    taken, notice = on_prem.workers[1], tmp_path / "notice"
+    wait_for_notice(taken, notice)
     study.submit()
     wait_for(study.both_train, 300, study.logs)
     going = on_prem.workers[0]
@@ -139,8 +154,15 @@ def test_a_drained_host_s_trials_move_and_one_that_joins_late_takes_trials(
     on_prem.workers[0] = late
     on_prem.join(late)
     wait_for(lambda: late.name in study.hosts(), 300, study.logs)
+    notice.write_text((datetime.now(UTC) + timedelta(seconds=120)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    wait_for(lambda: study.count("lost") == 2, 120, lambda: (study.logs(), taken.run("bash", "-c", "cat ~/spot.log")))
+    taken.lose()
+    on_prem.workers[1] = hosts.add()
+    on_prem.join(on_prem.workers[1])
     study.check_whole()
-    assert f"node {going.name} ({going.address}) will be gone in " in study.logs()
+    assert study.count("back") == 0, "nothing was trained twice"
+    for host in (going, taken):
+        assert f"node {host.name} ({host.address}) will be gone in " in study.logs()
 
 
 def test_a_lost_host_is_named_and_its_trials_start_again_elsewhere(
