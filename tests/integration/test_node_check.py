@@ -57,3 +57,15 @@ def test_a_node_without_the_data_gets_no_trials_whenever_it_comes(tmp_path: Path
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 6, study.output
     assert all(len(trial["nodes"]) == 1 for trial in found["trials"])
     assert "gets no trials: fixed.missing_data: frames are needed" in study.output
+
+
+def test_a_node_that_lacks_what_only_the_driver_s_shell_has_gets_no_trials(tmp_path: Path, storage: Path) -> None:
+    file = write_study(tmp_path / "own.toml", budget={"trials": 1})
+    with (
+        ray_cluster(**WITHOUT_DATA) as node,
+        running("run", file, "--storage", storage, "--address", node.address) as study,
+    ):
+        assert study.wait() == 2, study.output
+    assert "error: no node can run trials: " in study.output
+    assert "frames are needed, got none" in study.output
+    assert show(storage, "own")["trials"] == []

@@ -52,8 +52,6 @@ class Nodes:
         self._spec = spec
         self._nodes: dict[str, _Node] = {}
         self._polled_at = -_POLL_SECONDS
-        # The driver's own node, which needs no check.
-        self._own_node: str = ray.get_runtime_context().get_node_id()
         token = secrets.token_hex(16)
         study.write_text(node_check.MARKER, token)
         self._expected = node_check.software(spec.workload)
@@ -87,7 +85,8 @@ class Nodes:
         for id, found in alive.items():
             # A head without CPUs and GPUs gets no trials, so it needs no data.
             if id not in self._nodes and (found["Resources"].get("CPU") or found["Resources"].get("GPU")):
-                check = None if id == self._own_node or id in draining else self._check(id)
+                # The driver's own node too: its Ray may have been started with another environment than the driver.
+                check = None if id in draining else self._check(id)
                 self._nodes[id] = _Node(id, f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})", check)
         for node in self._nodes.values():
             if node.id in draining and not node.draining and not node.gone:

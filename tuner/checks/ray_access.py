@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,14 +96,23 @@ def _matching_token_mode(at: str, address: str) -> Iterator[list[str]]:
 
 
 def _nodes(at: str, address: str) -> list[str] | None:
-    """The addresses of a cluster's live nodes; None if it rejects this process's token or requires one."""
+    """The addresses of a cluster's live nodes; None if it rejects this process's token or requires one.
+
+    A head that has just started has none for a moment.
+    """
+    until = time.monotonic() + _TIMEOUT_SECONDS
     try:
         # Ray's own client would retry for most of a minute.
         with init_grpc_channel(address) as channel:
             grpc.channel_ready_future(channel).result(timeout=_TIMEOUT_SECONDS)
-        # Ray's C++ code writes to standard error if the token is rejected.
-        with _silent_stderr():
-            found: dict[Any, Any] = GcsClient(address=address).get_all_node_info(timeout=_TIMEOUT_SECONDS)
+        while True:
+            # Ray's C++ code writes to standard error if the token is rejected.
+            with _silent_stderr():
+                found: dict[Any, Any] = GcsClient(address=address).get_all_node_info(timeout=_TIMEOUT_SECONDS)
+            alive = [node.node_manager_address for node in found.values() if node.state == _ALIVE]
+            if alive or time.monotonic() > until:
+                return alive
+            time.sleep(0.2)
     except ray.exceptions.AuthenticationError:
         return None
     except (grpc.FutureTimeoutError, ray.exceptions.RpcError, RuntimeError, OSError, TimeoutError):
@@ -110,14 +120,15 @@ def _nodes(at: str, address: str) -> list[str] | None:
             f"{at}: the head of a Ray is needed there, got something else, or a Ray that doesn't answer; give the port "
             "of `ray start --head`, which is 6379 unless you named one"
         ) from None
-    return [node.node_manager_address for node in found.values() if node.state == _ALIVE]
 
 
 def _check_this_machine(at: str, nodes: list[str]) -> None:
     """Raises StudyError if this machine isn't one of the nodes. Ray would search for a node here for over a minute."""
     here = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
     if here.isdisjoint(nodes) and not _raylet_of(nodes):
-        raise StudyError(f"{at}: this machine must be a node of that Ray (it has {', '.join(nodes)}): {_ALTERNATIVE}")
+        raise StudyError(
+            f"{at}: this machine must be a node of that Ray (it has {', '.join(nodes) or 'none'}): {_ALTERNATIVE}"
+        )
 
 
 def _raylet_of(nodes: list[str]) -> bool:
