@@ -23,7 +23,8 @@ from tuner.display import show as shows
 from tuner.display.live import format_metric
 from tuner.errors import StudyError
 from tuner.events.constraints import no_winner
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.results.pick import Pick, picked, read_pick
 from tuner.spec import workload as workloads
 from tuner.storage import files

@@ -18,7 +18,8 @@ from tuner.errors import StudyError
 from tuner.events.event import EpochReported, Event, TrialStarted
 from tuner.events.forecast import Forecast, Range
 from tuner.events.log import read_events
-from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
+from tuner.events.state import SPEC, StudyRecord, load_record
+from tuner.events.trial import TrialRecord
 from tuner.search.schedulers.simulation import Pace, Simulated, simulate
 from tuner.spec.study import StudySpec
 from tuner.spec.study_file import first_config

@@ -24,7 +24,8 @@ from tuner.events.event import (
     TrialSpared,
     TrialStarted,
 )
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.spec.study import StudySpec
 
 _LIVE_ROWS = 12

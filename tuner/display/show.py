@@ -15,7 +15,8 @@ from tuner.errors import StudyError
 from tuner.events.constraints import no_winner
 from tuner.events.control_outcome import would_stop_at
 from tuner.events.log import EVENTS
-from tuner.events.state import SPEC, StudyRecord, TrialRecord, load_record
+from tuner.events.state import SPEC, StudyRecord, load_record
+from tuner.events.trial import TrialRecord
 from tuner.search.schedulers.reliability import reliability
 from tuner.storage.storage import Storage
 

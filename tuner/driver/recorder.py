@@ -27,7 +27,8 @@ from tuner.events.event import (
 )
 from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.schedulers.control_trials import control_trials
 from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
 from tuner.search.schedulers.promotion import promotable

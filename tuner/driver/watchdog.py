@@ -9,7 +9,7 @@ from tuner.driver.control import StudyControl
 from tuner.driver.recorder import Recorder
 from tuner.driver.tune_adapter import TrialSource
 from tuner.events.event import TrialRewound
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 from tuner.storage.checkpoints import TrialCheckpoints, trial_folder
 from tuner.storage.storage import Storage
 from tuner.worker.messages import End

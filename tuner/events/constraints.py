@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tuner.events.state import Breach, StudyRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import Breach
 
 
 def no_winner(record: StudyRecord) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tuner.events.state import StudyRecord
-from tuner.spec.study import StopWhen
+from tuner.spec.study_tables import StopWhen
 
 _NO_LIMITS = StopWhen()
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tuner.display.live import format_metric, number
 from tuner.errors import StudyError
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 from tuner.report.figures.figure import duration
 from tuner.results.study import Study
 from tuner.spec.study import StudySpec

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 
 _NUMBER = re.compile(r"(?<![A-Za-z_])[-+]?\d[\d.]*(?:[eE][-+]?\d+)?")
 _SHOWN = 12

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuner.events.control_outcome import best_by
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.schedulers.asha import Asha
 from tuner.search.schedulers.reliability import Correlation, control_correlation, rank_correlation
-from tuner.spec.study import Scheduler
+from tuner.spec.study_tables import Scheduler
 
 LEAST_TRIALS = 5
 """With fewer that ran to the end no rank correlation is given."""

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from tuner.display.live import format_metric, front_marks, number
 from tuner.events.control_outcome import control_sentence
 from tuner.events.outcome import compare
-from tuner.events.state import StudyRecord, TrialState
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialState
 from tuner.report.compared_trials import compared_trials, frames, rows
 from tuner.report.failures import causes
 from tuner.report.figures.curves import learning_curves

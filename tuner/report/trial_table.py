@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.display.live import control_text, format_metric, front_marks, number
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.storage.address import without_secrets_in
 
 MAX_ROWS = 2000

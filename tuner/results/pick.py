@@ -6,8 +6,10 @@ import math
 from typing import Literal, NamedTuple, cast
 
 from tuner.errors import StudyError
-from tuner.events.state import StudyRecord, TrialRecord
-from tuner.spec.study import Objective, StudySpec
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
+from tuner.spec.study import StudySpec
+from tuner.spec.study_tables import Objective
 from tuner.spec.validation_errors import nearest
 
 _FORMS = "knee, max:METRIC, min:METRIC or within:METRIC=VALUE"

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.display.show import find
 from tuner.errors import StudyError
-from tuner.events.state import StudyRecord, TrialRecord, record_of
+from tuner.events.state import StudyRecord, record_of
+from tuner.events.trial import TrialRecord
 from tuner.spec.space import Dimension
-from tuner.spec.study import Objective, StudySpec
+from tuner.spec.study import StudySpec
+from tuner.spec.study_tables import Objective
 from tuner.storage.checkpoints import folder_of, trial_folder
 from tuner.storage.storage import Storage
 

@@ -17,7 +17,8 @@ from tuner.errors import StudyError
 from tuner.events.control_outcome import would_stop_at
 from tuner.events.event import EpochReported, TrialRewound
 from tuner.events.log import read_events
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.storage import Storage
 from tuner.tracking.state import run_ids

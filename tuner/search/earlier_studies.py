@@ -18,7 +18,8 @@ from tuner.events.state import StudyRecord, load_record
 from tuner.search.encoding import Encoding
 from tuner.spec.grid import points
 from tuner.spec.space import Dimension, Scalar
-from tuner.spec.study import RESERVED_NAMES, Search, StudySpec
+from tuner.spec.study import RESERVED_NAMES, StudySpec
+from tuner.spec.study_tables import Search
 from tuner.spec.taken import Taken
 from tuner.spec.validation_errors import nearest
 from tuner.storage.storage import Storage

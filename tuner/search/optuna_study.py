@@ -10,7 +10,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.spec.space import Choice, Dimension, Float, is_active
 from tuner.spec.study import StudySpec
 

@@ -11,7 +11,8 @@ import optuna
 from optuna.trial import TrialState
 
 from tuner.events.dominance import dominated_by
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.gp_curves import OUTCOME, POINTS
 from tuner.search.samplers.counted_samplers import NUMBER
 from tuner.search.samplers.optuna_samplers import optuna_sampler

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.spec.study import Scheduler
+    from tuner.spec.study_tables import Scheduler
 
 
 def with_full_fidelity(raw: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from tuner.events.event import (
     TrialStarted,
 )
 from tuner.events.outcome import compare
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.spec.space import Float, Int
 from tuner.storage.address import HIDDEN, is_secret_name
 from tuner.storage.storage import Storage

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.spec.space import Choice
-from tuner.spec.study import Objective, StudySpec
+from tuner.spec.study import StudySpec
+from tuner.spec.study_tables import Objective
 from tuner.tracking.names import BEST_IMAGE, best_metric, fit_name, logarithm_of
 
 PREFIX = "mlflow.sharedViewState."

@@ -17,7 +17,8 @@ from tuner.display.show import best_line, find, print_record, print_studies, rec
 from tuner.errors import StudyError
 from tuner.events.log import EVENTS, Journal
 from tuner.events.state import StudyRecord, load_record
-from tuner.spec.study import Objective, to_json
+from tuner.spec.study import to_json
+from tuner.spec.study_tables import Objective
 from tuner.spec.taken import Taken
 from tuner.storage.storage import Storage
 from tuner.tracking.state import TrackingState, skipped_note

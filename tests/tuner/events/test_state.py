@@ -21,7 +21,8 @@ from tuner.events.event import (
     TrialRewound,
     TrialStarted,
 )
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 
 
 class RandomStudy:

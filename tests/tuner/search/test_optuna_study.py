@@ -9,8 +9,9 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from tuner.events import state as tuner_state
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events import trial as of_events
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.optuna_study import frozen_trials, optuna_study
 from tuner.spec.study import StudySpec
 
@@ -38,7 +39,7 @@ def record(*trials: TrialRecord, direction: str = "maximize") -> StudyRecord:
 
 
 def trial(
-    id: int, params: dict[str, Any], state: tuner_state.TrialState = "finished", value: float | None = 0.5, **more: Any
+    id: int, params: dict[str, Any], state: of_events.TrialState = "finished", value: float | None = 0.5, **more: Any
 ) -> TrialRecord:
     curve = [(1, 0.1), (2, value)] if value is not None else []
     seen = {

@@ -13,7 +13,8 @@ from tests.tuner.search.test_sampler import Study
 from tuner.events.state import StudyRecord
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective, Scheduler, Search, StudySpec
+from tuner.spec.study import StudySpec
+from tuner.spec.study_tables import Objective, Scheduler, Search
 
 EPOCHS = 12
 SAMPLERS = get_args(Search.model_fields["sampler"].annotation)

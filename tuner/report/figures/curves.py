@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 from tuner.report.figures.figure import COLORS, GREY, LEGEND_BELOW, Figure
 from tuner.results.study import Study
 from tuner.spec.study import StudySpec

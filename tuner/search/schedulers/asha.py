@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.search.schedulers.rungs import GeometricRungs, Rung, Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 class Asha(GeometricRungs):

@@ -11,7 +11,7 @@ import hashlib
 import heapq
 from collections.abc import Mapping
 
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 from tuner.spec.study import StudySpec
 
 _NONE_BEGUN: Mapping[int, TrialRecord] = {}

@@ -10,7 +10,7 @@ from tuner.search.schedulers.hyperband import Hyperband
 from tuner.search.schedulers.median import Median
 from tuner.search.schedulers.promotion import Promotion
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective, Scheduler
+from tuner.spec.study_tables import Objective, Scheduler
 
 
 class EarlyStopping(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from tuner.search.schedulers.asha import Asha
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 class Hyperband:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuner.search.schedulers.rungs import Rung, Rungs, Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 _LEAST = 5  # trials that must have reported an epoch before one is judged there
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.events.dominance import dominated_by
-from tuner.events.state import StudyRecord, TrialRecord
+from tuner.events.state import StudyRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.extrapolation import at_rungs
 from tuner.search.gaussian_process import Array
 from tuner.search.schedulers.rungs import GeometricRungs, Rung, Verdict

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from tuner.events.dominance import dominates
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 class Verdict(Enum):

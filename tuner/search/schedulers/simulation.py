@@ -18,7 +18,8 @@ from tuner.search.schedulers.control_trials import control_trials
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.promotion import Promotion, by_promise
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective, Scheduler, StudySpec
+from tuner.spec.study import StudySpec
+from tuner.spec.study_tables import Objective, Scheduler
 
 
 @dataclass(frozen=True)

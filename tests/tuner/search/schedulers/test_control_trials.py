@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.studies import study_spec
-from tuner.events.state import TrialRecord
+from tuner.events.trial import TrialRecord
 from tuner.search.schedulers.control_trials import control_trials
 from tuner.spec.study import StudySpec
 

@@ -11,7 +11,7 @@ from tests.tuner.search.schedulers.rays_scheduler import RaysScheduler
 from tuner.search.schedulers.asha import Asha
 from tuner.search.schedulers.early_stopping import EarlyStopping, NoEarlyStopping, early_stopping
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective, Scheduler
+from tuner.spec.study_tables import Objective, Scheduler
 
 Direction = Literal["maximize", "minimize"]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.tuner.search.schedulers.rays_scheduler import RaysScheduler
 from tuner.search.schedulers.hyperband import Hyperband, bracket_shares
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 def hyperband(direction: Any = "maximize", grace_epochs: int = 3, factor: float = 3.0, brackets: int = 3) -> Hyperband:

@@ -10,7 +10,7 @@ import pytest
 
 from tuner.search.schedulers.median import Median
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 def optunas_verdict(direction: Any, grace: int, curves: dict[int, dict[int, float]], trial: int) -> bool:

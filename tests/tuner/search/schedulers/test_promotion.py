@@ -10,7 +10,7 @@ from tuner.events.state import StudyRecord
 from tuner.search.sampler import Sampler
 from tuner.search.schedulers.promotion import Promotion, standings
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import Objective
+from tuner.spec.study_tables import Objective
 
 
 def promotion(direction: Literal["maximize", "minimize"] = "maximize") -> Promotion:

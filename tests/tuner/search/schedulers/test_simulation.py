@@ -13,7 +13,7 @@ from tuner.events.state import StudyRecord
 from tuner.search.schedulers.promotion import Promotion, by_promise, standings
 from tuner.search.schedulers.rungs import Verdict
 from tuner.search.schedulers.simulation import Pace, Simulated, milestones, simulate
-from tuner.spec.study import Objective, Scheduler
+from tuner.spec.study_tables import Objective, Scheduler
 
 SCHEDULERS = ("asha", "promotion", "hyperband", "median", "none")
 
