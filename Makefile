@@ -23,7 +23,9 @@ demo: .venv/installed
 	@echo "  python -m tuner show demo --storage $(DEMO)/studies"
 	@echo "  python -m tuner ui --storage $(DEMO)/studies"
 
+# Compiled first: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process of a study would do it again.
 test: check
+	$(BIN)/python -m compileall -q fcn tuner tests benchmarks
 	$(BIN)/python -m pytest -m 'not hosts and not long' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Each test says why where it is skipped: a browser test where there is no Chromium, one on hosts where root is needed.

@@ -127,7 +127,9 @@ def ray_cluster(**head: Any) -> Iterator[Any]:
     """Ray's own test cluster, of one node so far, that a study may be given the address of."""
     import ray.cluster_utils
 
-    with warnings.catch_warnings(action="ignore"):  # it leaves files open
+    from tuner.driver.local_ray import few_processes
+
+    with warnings.catch_warnings(action="ignore"), few_processes():  # it leaves files open
         cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **head})
         try:
             yield cluster

@@ -51,6 +51,8 @@ class Break:
     """As `show` has it."""
     mlflow: set[str]
     """Statuses of its runs."""
+    commands: list[str]
+    """Of the processes that it had started."""
 
 
 def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break:
@@ -62,7 +64,7 @@ def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break
     before = ended()
     with running(*arguments) as process:
         wait_for(lambda: ended() > before and events(study)[-1]["event"] in ("report", "images"))
-        process.tree()
+        commands = [" ".join(started.cmdline()) for started in process.tree() if started.is_running()]
         began = time.monotonic()
         if signal == "SIGINT":
             process.interrupt()
@@ -74,7 +76,8 @@ def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break
         left = process.left_behind()
     storage, name = study.parent, study.name
     statuses = {run.info.status for run in mlflow_runs(storage, name).values()}
-    return Break(study, process, status, seconds, left, events(study), show(storage, name)["state"], statuses)
+    state = show(storage, name)["state"]
+    return Break(study, process, status, seconds, left, events(study), state, statuses, commands)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,12 @@ def test_ctrl_c_ends_a_study_in_order_and_says_how_to_resume_it(stopped: Break) 
     assert "Traceback" not in stopped.process.output
     assert stopped.events[-1]["state"] == stopped.state == "interrupted"
     assert "RUNNING" not in stopped.mlflow
+
+
+def test_a_study_s_own_ray_has_no_process_for_dashboards_autoscalers_and_logs(stopped: Break) -> None:
+    assert any("/raylet " in command for command in stopped.commands)
+    for unused in ("dashboard.py", "monitor.py"):  # Ray's log_monitor.py too
+        assert not [command for command in stopped.commands if unused in command]
 
 
 def test_a_killed_study_leaves_no_process_and_is_interrupted(killed: Break) -> None:

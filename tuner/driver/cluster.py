@@ -25,9 +25,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tuner.checks.nodes import alive_nodes
 from tuner.checks.ray_access import private_token, reachable
-from tuner.driver import autoscaler, ray_cleanup
+from tuner.driver import autoscaler, local_ray
 from tuner.errors import StudyError
-from tuner.spec.study import Resources
+from tuner.spec.study_tables import Resources
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -216,7 +216,9 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             if address is None:
                 stack.enter_context(private_token())
                 cpus, gpus = machine_capacity()
-                ray.init(address="local", num_cpus=int(cpus), num_gpus=int(gpus), include_dashboard=False, **options)
+                resources: dict[str, Any] = {"num_cpus": int(cpus), "num_gpus": int(gpus)}
+                with local_ray.few_processes():
+                    ray.init(address="local", include_dashboard=False, **resources, **options)
             else:
                 found = stack.enter_context(reachable(address))
                 ray.init(address=found, runtime_env={"env_vars": _ENVIRONMENT}, **options)
@@ -227,7 +229,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             ) from None
         stack.callback(ray.shutdown)
         if address is None:
-            stack.enter_context(ray_cleanup.ended_with_driver(ray.get_runtime_context().get_session_name()))
+            stack.enter_context(local_ray.ended_with_driver(ray.get_runtime_context().get_session_name()))
         yield _capacity()
 
 

@@ -28,7 +28,7 @@ from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
 from tuner.tracking.process import TrackingProcess
 from tuner.worker.report_queue import QueueReader
-from tuner.worker.trial_process import tune_function
+from tuner.worker.trial_process import InDriver, tune_function
 
 _MEMORY_PROBES = 3  # trials whose use of memory decides how many share a GPU
 _CAPACITY_CHECK_SECONDS = 10.0
@@ -108,7 +108,7 @@ class StudyRun:
             ray.tune.Tuner(
                 ray.tune.with_resources(
                     tune_function(spec, self._study, self._reader.queue),
-                    lambda config: plan.trial_request(config["gpus"], config["slot_number"], config["left_out"]),
+                    InDriver(lambda at: plan.trial_request(at["gpus"], at["slot_number"], at["left_out"])),
                 ),
                 tune_config=ray.tune.TuneConfig(
                     search_alg=self._source,

@@ -45,7 +45,7 @@ def importance_bars(record: StudyRecord, found: list[Importance]) -> Any:
     few = {trial.number: trial for trial in of_each.values()}
     figure = optuna.visualization.plot_param_importances(
         optuna_study(record, [few[number] for number in sorted(few)]),
-        evaluator=_Known(found),
+        evaluator=_known(found),
         target_name=record.spec.objective.metric,
     )
     by_name = {importance.name: importance for importance in found}
@@ -60,14 +60,15 @@ def importance_bars(record: StudyRecord, found: list[Importance]) -> Any:
     return figure
 
 
-class _Known(optuna.importance.BaseImportanceEvaluator):
+def _known(found: list[Importance]) -> optuna.importance.BaseImportanceEvaluator:
     """Importances that have been estimated already, with care and time."""
 
-    def __init__(self, found: list[Importance]):
-        self._found = found
+    # A class of this module would import scikit-learn, seconds of a study whose report has too few trials for it.
+    class Known(optuna.importance.BaseImportanceEvaluator):
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            return {one.name: one.share for one in found}
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        return {one.name: one.share for one in self._found}
+    return Known()
 
 
 def has_values_of_both(record: StudyRecord, first: str, second: str) -> bool:

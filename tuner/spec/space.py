@@ -1,18 +1,18 @@
-"""The search space: the hyperparameters of a study file, each with its range, as Optuna distributions."""
+"""The search space: the hyperparameters of a study file, each with its range, as Optuna distributions.
+
+Optuna is imported where it is used: a trial's process, which doesn't propose, would start later for it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 Scalar = bool | int | float | str
 
@@ -77,6 +77,8 @@ class Float(_Range):
     type: Literal["float"]
 
     def distribution(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def suggest(self, trial: optuna.Trial, name: str) -> float:
@@ -95,6 +97,8 @@ class Int(_Range):
         return super().contains(value) and value == int(value)
 
     def distribution(self) -> BaseDistribution:
+        from optuna.distributions import IntDistribution
+
         return IntDistribution(self.low, self.high, log=self.log, step=self.step or 1)
 
     def suggest(self, trial: optuna.Trial, name: str) -> int:
@@ -122,6 +126,8 @@ class Choice(_Dimension):
         return value in self.choices
 
     def distribution(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.choices)
 
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:

@@ -35,6 +35,21 @@ class _Process:
 
 
 _process = _Process()
+_in_driver: dict[int, Callable[[dict[str, Any]], Any]] = {}
+
+
+class InDriver:
+    """A function of a trial's config that Tune calls in the driver alone, but pickles for the trials' processes too.
+
+    There it is nothing, so that they import nothing of the driver.
+    """
+
+    def __init__(self, function: Callable[[dict[str, Any]], Any]):
+        self._key = id(self)
+        _in_driver[self._key] = function
+
+    def __call__(self, config: dict[str, Any]) -> Any:
+        return _in_driver[self._key](config)
 
 
 def tune_function(spec: StudySpec, study: Storage, queue: Any) -> Callable[[dict[str, Any]], None]:

@@ -10,7 +10,7 @@ import pytest
 from tuner.driver import cluster
 from tuner.driver.cluster import plan, plan_with_nodes
 from tuner.errors import StudyError
-from tuner.spec.study import Resources
+from tuner.spec.study_tables import Resources
 
 
 def slots(cpus: float, gpus: float, **resources: Any) -> int:

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray.tune.tune
+from ray.air._internal import usage
 from ray.train._internal.storage import StorageContext
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -246,6 +248,12 @@ def tune_trial(number: int, folder: Path) -> Any:
     """A trial as Tune makes it."""
     storage = StorageContext(str(folder), f"study-{number}", trial_dir_name=f"trial-{number}")
     return Trial("trial", config={"trial": number, "params": {"x": 0.5}}, stub=True, storage=storage)
+
+
+def test_tune_imports_mlflow_where_it_counts_callbacks_and_nowhere_else() -> None:
+    assert "tag_callbacks" in ray.tune.tune.run.__code__.co_names
+    assert "ray.air.integrations.mlflow" in usage._count_callbacks.__code__.co_names
+    assert usage.tag_callbacks([]) is False
 
 
 def test_tunes_controller_has_the_cache_of_processes() -> None:

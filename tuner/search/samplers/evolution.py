@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import cmaes
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
@@ -50,6 +49,9 @@ class CmaEs(optuna.samplers.BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        # Imported here, since it imports scipy.stats, which takes a second.
+        import cmaes
+
         del trial, search_space
         count = int(self._columns.sum())
         strategy = cmaes.CMA(

@@ -1,8 +1,8 @@
-"""Ends Ray's processes when the driver that started them ends, even by kill -9.
+"""The Ray that a study starts on this machine: few processes, all of which end when the driver ends, even by kill -9.
 
 When a driver is killed, most of Ray's processes exit at once. A node's two agents try for a minute to reach the dead
 GCS, and workers that are just starting stay. A cleanup process ends these:
-`python -m tuner.driver.ray_cleanup SESSION PID...` waits until its standard input is closed, which happens however the
+`python -m tuner.driver.local_ray SESSION PID...` waits until its standard input is closed, which happens however the
 driver ends.
 """
 
@@ -14,10 +14,40 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 _GRACE_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def few_processes() -> Iterator[None]:
+    """A block in which Ray starts without what a study's own Ray has no use for.
+
+    These are the dashboard's server, the autoscaler's monitor, the forwarding of logs, and metrics for Prometheus. They
+    are a third of what a start of Ray takes of a CPU, and Ray has no options for them.
+    """
+    # Imported here: the cleanup process needs nothing of Ray.
+    import ray._private.node
+    import ray._private.utils
+
+    unused = ImportError("a study's own Ray has no dashboard")
+    with contextlib.ExitStack() as stack:
+        for start in ("start_api_server", "start_monitor", "start_log_monitor"):
+            stack.enter_context(_replaced(ray._private.node.Node, start, lambda *_, **__: None))
+        stack.enter_context(_replaced(ray._private.utils, "get_dashboard_dependency_error", lambda: unused))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 @contextlib.contextmanager
@@ -29,7 +59,7 @@ def ended_with_driver(session: str) -> Iterator[None]:
     started = [str(process.pid) for process in psutil.Process().children(recursive=True)]
     # In its own session, so that Ctrl-C in the terminal doesn't reach it.
     cleanup = subprocess.Popen(
-        [sys.executable, "-m", "tuner.driver.ray_cleanup", session, *started],
+        [sys.executable, "-m", "tuner.driver.local_ray", session, *started],
         stdin=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
         start_new_session=True,
