@@ -61,7 +61,9 @@ def test_a_study_in_a_bucket_is_stopped_gone_on_with_and_exported(
     assert best["rescored"] == best["value"] == max(trial.value or 0 for trial in found.trials.values())
 
 
-@pytest.mark.parametrize("way", ["500", "drop", "cut", "slow"])
+@pytest.mark.parametrize(
+    "way", ["500", "cut", *(pytest.param(way, marks=pytest.mark.long) for way in ("drop", "slow"))]
+)
 def test_a_study_in_a_bucket_that_fails_at_a_tenth_of_the_requests_loses_nothing(
     tmp_path: Path, storage: Path, bucket: str, shared_ray: str, way: Way
 ) -> None:

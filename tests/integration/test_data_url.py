@@ -15,7 +15,7 @@ from tests.integration.study_process import ROOT, events, ray_cluster, running, 
 from tests.workloads.bucket import bucket_uri
 from tests.workloads.labelled_frames import upload, write_frames
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 STUDY = """
@@ -75,7 +75,6 @@ def test_a_study_on_a_bucket_s_frames_is_run_exported_and_resumed_on_changed_one
     assert [trial["state"] for trial in show(storage, "far")["trials"]] == ["finished"] * 3
 
 
-@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("ignore")  # Ray's own test cluster leaves files open
 def test_a_node_that_can_not_reach_the_data_is_named_and_gets_no_trials(

@@ -75,6 +75,7 @@ def test_trials_of_a_drained_node_move_with_a_checkpoint_and_no_retry_is_counted
     assert re.search(r"will be gone in [56]\d\d s: trial \d.* moves? at", study.output), study.output
 
 
+@pytest.mark.long
 def test_a_trial_of_two_ranks_moves_when_one_of_its_nodes_is_drained(tmp_path: Path, storage: Path) -> None:
     file = write_study(
         tmp_path / "pair.toml",
