@@ -71,6 +71,7 @@ def test_a_kept_result_says_on_what_it_was_measured(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_throughput_writes_the_documented_keys(tmp_path: Path) -> None:
     written = tmp_path / "throughput.json"

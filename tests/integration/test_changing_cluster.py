@@ -76,6 +76,7 @@ def test_trials_survive_a_lost_node_and_run_on_a_new_one(nodes: Any, tmp_path: P
     assert "raylet" not in study.output.lower(), "Ray's own messages about it, which are long"
 
 
+@pytest.mark.long
 def test_ctrl_c_and_kill_leave_nothing_of_a_group_whose_ranks_sit_on_two_nodes(
     nodes: Any, tmp_path: Path, storage: Path
 ) -> None:

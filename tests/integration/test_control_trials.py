@@ -16,6 +16,7 @@ from tuner.search.schedulers.control_trials import control_trials
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's database library
 ]

@@ -18,7 +18,7 @@ from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def test_a_study_takes_the_best_of_another_and_keeps_them_when_that_one_is_gone(

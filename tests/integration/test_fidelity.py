@@ -37,7 +37,7 @@ def truth(x: float) -> list[float]:
 @pytest.mark.parametrize(
     ("slot", "scheduler", "snapshots"),
     [
-        pytest.param(ONE_PROCESS, "asha", False, id="one process"),
+        pytest.param(ONE_PROCESS, "asha", False, id="one process", marks=pytest.mark.long),
         pytest.param(TWO_RANKS, "promotion", True, id="two ranks", marks=pytest.mark.long),
     ],
 )

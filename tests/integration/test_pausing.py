@@ -37,7 +37,11 @@ TWO_RANKS = {"workload": "tests.workloads.torch_replay", "resources": {"workers"
 
 
 @pytest.mark.parametrize(
-    ("slot", "snapshots"), [(ONE_PROCESS, False), (TWO_RANKS, True)], ids=["one process", "two ranks"]
+    ("slot", "snapshots"),
+    [
+        pytest.param(ONE_PROCESS, False, id="one process"),
+        pytest.param(TWO_RANKS, True, id="two ranks", marks=pytest.mark.long),
+    ],
 )
 def test_paused_trials_resume_where_they_were_and_survive_a_kill(
     slot: dict[str, Any], snapshots: bool, tmp_path: Path, database: Path
