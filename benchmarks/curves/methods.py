@@ -41,6 +41,8 @@ class StudySearch:
     def report_metrics(self, trial: int, epoch: int, metrics: dict[str, float]) -> Verdict:
         self.record.apply(EpochReported(self._time(), trial, epoch, metrics))
         verdict = self._early_stopping.decide(trial, epoch, self.record.trials[trial].values)
+        if self.record.to_stop_as_repeat(self.record.trials[trial]):
+            return Verdict.STOP
         if verdict is Verdict.PAUSE:
             self.record.apply(TrialPaused(self._time(), trial))
             self._sampler.pause(trial)

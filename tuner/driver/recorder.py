@@ -238,6 +238,8 @@ class Recorder:
             if is_new:
                 self._note_spared(trial, verdict)
             verdict = Verdict.CONTINUE
+        elif twin := self.record.to_stop_as_repeat(trial):
+            return Decision(Action.STOP, f"its metrics have been those of trial {twin} in each epoch so far", keep)
         match verdict:
             case Verdict.STOP:
                 name = self.record.spec.scheduler.name

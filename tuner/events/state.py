@@ -70,6 +70,8 @@ class StudyRecord:
         """How many trials with a value, failed ones left out, have ended since `best_value` last became better; of
         several objectives, since one last came to the front."""
         self._open: dict[int, TrialRecord] = {}
+        self._first_with: dict[tuple[tuple[int, int], ...], int] = {}
+        """By `first_reports`, the trial that first had them."""
         self._device_seconds = 0.0
         """Of the attempts that are over."""
         self._ended: list[TrialRecord] = []
@@ -151,6 +153,7 @@ class StudyRecord:
         if event.gpu_share is not None:
             trial.gpu_share = max(trial.gpu_share or 0.0, event.gpu_share)
         trial.furthest = max(trial.furthest, trial.epoch)
+        self._note_first_report(trial, event)
         if broken := self.spec.broken_by(event.metrics):
             trial.breaches.append(Breach(broken, event.epoch, event.metrics[broken.metric]))
             return
@@ -166,8 +169,31 @@ class StudyRecord:
             if self._outranks(trial, self.leader):
                 self.leader = trial
 
+    def _note_first_report(self, trial: TrialRecord, event: EpochReported) -> None:
+        grace = self.spec.scheduler.grace_epochs
+        if trial.first_reports and trial.first_reports[-1][0] >= grace:
+            return
+        metrics = sorted((name, value) for name, value in event.metrics.items() if not name.startswith("time/"))
+        trial.first_reports.append((event.epoch, hash(tuple(metrics))))
+        if event.epoch >= grace:
+            self._first_with.setdefault(tuple(trial.first_reports), trial.id)
+
+    def to_stop_as_repeat(self, trial: TrialRecord) -> int | None:
+        """The trial whose metrics this one repeats, bit for bit in each of its first epochs; None if there is none, or
+        if the study doesn't stop trials early.
+
+        The first epochs are those up to scheduler.grace_epochs. Such a trial trains the same again: a hyperparameter in
+        which the two differ does nothing, as one of a layer that isn't there. An objective that doesn't change in these
+        epochs tells nothing, and a trial that has failed has shown nothing of the rest.
+        """
+        first = self._first_with.get(tuple(trial.first_reports), trial.id)
+        if first == trial.id or self.spec.scheduler.name == "none" or self.trials[first].state == "failed":
+            return None
+        return first if len({value for _, value in trial.curve}) > 1 else None
+
     def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
         trial.epoch = to_epoch
+        trial.first_reports = [report for report in trial.first_reports if report[0] <= to_epoch]
         points = [point for point in trial.points() if point[0] <= to_epoch]
         trial.curve = [(epoch, values[0]) for epoch, values in points]
         trial.further = [values[1:] for _, values in points]

@@ -54,6 +54,8 @@ class TrialRecord:
     """The values of the objectives after the first at the same epochs."""
     breaches: list[Breach] = field(default_factory=list)
     """The other epochs."""
+    first_reports: list[tuple[int, int]] = field(default_factory=list)
+    """(epoch, hash of all metrics but times) up to the first report at or after scheduler.grace_epochs."""
     furthest: int = 0
     """The last epoch that it ever reported; after a kill, epochs up to this one may be replayed."""
     startup_seconds: float | None = None

@@ -78,6 +78,59 @@ def test_a_trial_that_is_worse_on_a_rung_is_stopped_with_the_reason(recorder: Re
     assert recorder.receive(2, report(2, 0.1, resumed=True)) == stop, "its process died before it knew"
 
 
+def two_epochs(recorder: Recorder, number: int, scores: tuple[float, float], loss: float = 1.0) -> Decision:
+    """The decision at the rung. The seconds differ in every trial."""
+    for epoch, score in enumerate(scores, start=1):
+        metrics = {"score": score, "train/loss": loss / epoch, "time/epoch": number / 7}
+        decision = recorder.receive(number, Report(epoch, metrics, (), 0.1))
+    return decision
+
+
+def test_a_trial_that_repeats_another_metric_by_metric_is_stopped_at_the_first_rung(recorder: Recorder) -> None:
+    two_epochs(recorder, 1, (0.4, 0.5))
+    begin(recorder, 2)
+    repeats = two_epochs(recorder, 2, (0.4, 0.5))
+    assert repeats == Decision(Action.STOP, "its metrics have been those of trial 1 in each epoch so far", keep=True)
+    begin(recorder, 3)
+    assert two_epochs(recorder, 3, (0.4, 0.5), loss=1.1).action is Action.CONTINUE, "another metric differs"
+    begin(recorder, 4)
+    assert two_epochs(recorder, 4, (0.3, 0.5)).action is Action.CONTINUE, "the first epoch differs"
+
+
+def test_a_trial_that_started_again_repeats_itself_and_no_other(recorder: Recorder) -> None:
+    begin(recorder, 2)
+    two_epochs(recorder, 1, (0.4, 0.5))
+    two_epochs(recorder, 2, (0.4, 0.3))
+    assert two_epochs(recorder, 1, (0.4, 0.5)).action is Action.CONTINUE
+    assert two_epochs(recorder, 2, (0.4, 0.5)).reason == "its metrics have been those of trial 1 in each epoch so far"
+
+
+@pytest.mark.parametrize(
+    ("scores", "change"),
+    [
+        ((0.5, 0.5), {}),
+        ((0.4, 0.5), {"scheduler": {"name": "none"}}),
+        ((0.4, 0.5), {"scheduler": {"grace_epochs": 2, "control_trials": 9}}),
+    ],
+    ids=["an objective that doesn't change", "no early stopping", "control trials"],
+)
+def test_repeats_train_on_where_they_may_tell_something(
+    journal: Journal, control: StudyControl, scores: tuple[float, float], change: dict[str, Any]
+) -> None:
+    spec = study_spec(**{"budget": {"trials": 9}, "scheduler": {"grace_epochs": 2}, **change})
+    recorder = Recorder(StudyRecord(spec), journal, control, [])
+    for number in (1, 2):
+        begin(recorder, number)
+        assert two_epochs(recorder, number, scores).action is Action.CONTINUE
+
+
+def test_a_repeat_of_a_trial_that_failed_trains_on(recorder: Recorder) -> None:
+    two_epochs(recorder, 1, (0.4, 0.5))
+    recorder.receive(1, End("failed", "ValueError: no more frames"))
+    begin(recorder, 2)
+    assert two_epochs(recorder, 2, (0.4, 0.5)).action is Action.CONTINUE
+
+
 @pytest.fixture
 def promoting(journal: Journal, control: StudyControl) -> Recorder:
     """Trials 1 and 2 have passed the rung at epoch 2, and the third has been told to pause there."""
