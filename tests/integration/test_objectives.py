@@ -30,6 +30,7 @@ STUDY: dict[str, Any] = {
     "search": {"seed": 3},
     "scheduler": {"grace_epochs": 2},
     "checkpoints": {"keep": 1},
+    "resources": {"max_concurrent_trials": 1},  # whatever the moment of the kill, the same hyperparameters are proposed
 }
 
 
