@@ -42,7 +42,8 @@ def drain_this_node(address: str, gone_at: float, why: str) -> None:
             node = ray.get_runtime_context().get_node_id()
             accepted, refusal = GcsClient(address=found).drain_node(node, reason, why, int(1000 * gone_at))
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise StudyError(f"--address {address}: that Ray can't be told: {str(error).splitlines()[0]}") from None
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            raise StudyError(f"--address {address}: that Ray can't be told: {said}") from None
         finally:
             ray.shutdown()
     if not accepted:
