@@ -26,7 +26,7 @@ def few_processes() -> Iterator[None]:
     """A block in which Ray starts without what a study's own Ray has no use for.
 
     These are the dashboard's server, the autoscaler's monitor, the forwarding of logs, and metrics for Prometheus. They
-    are a third of what a start of Ray takes of a CPU, and Ray has no options for them.
+    are nearly half of what a start of Ray takes of a CPU, and Ray has no options for them.
     """
     # Imported here: the cleanup process needs nothing of Ray.
     import ray._private.node
