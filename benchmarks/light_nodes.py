@@ -1,6 +1,6 @@
 """A cloud for Ray's autoscaler whose machines are raylets on this machine, so that hundreds of them fit into it.
 
-A node of Ray is a raylet of 14 to 30 MB, and Python processes of 190 MB together. Here the nodes share those of the head:
+A node of Ray is a raylet of 14 to 30 MB, and Python processes of 190 MB. Here the nodes share those of the head:
 its agent sets the environment of their workers, nobody reads their logs and metrics, and they start no worker until
 there is work. What the driver, Ray's GCS and the autoscaler see of them is the same.
 """
