@@ -16,6 +16,7 @@ from tuner.search.earlier_studies import choose, with_first_trials
 from tuner.search.sampler import Sampler, values_for_sampler
 from tuner.search.schedulers.early_stopping import early_stopping
 from tuner.search.schedulers.rungs import Verdict
+from tuner.search.schedulers.study_scheduler import StudyScheduler
 from tuner.spec.space import sample
 from tuner.spec.study import StudySpec
 
@@ -30,19 +31,18 @@ class StudySearch:
     def __init__(self, spec: StudySpec):
         self.record, self._events = StudyRecord(spec), 0
         self._sampler = Sampler(self.record)
-        self._early_stopping = early_stopping(spec.objectives, spec.scheduler)
+        self._scheduler = StudyScheduler(self.record)
 
     def next(self) -> tuple[int, Params]:
         proposal = self._sampler.ask()
-        self._early_stopping.resume(proposal.trial)
+        self._scheduler.resume(proposal.trial)
         self.record.apply(TrialStarted(self._time(), proposal.trial, proposal.params))
         return proposal.trial, proposal.params
 
     def report_metrics(self, trial: int, epoch: int, metrics: dict[str, float]) -> Verdict:
         self.record.apply(EpochReported(self._time(), trial, epoch, metrics))
-        verdict = self._early_stopping.decide(trial, epoch, self.record.trials[trial].values)
-        if self.record.to_stop_as_repeat(self.record.trials[trial]):
-            return Verdict.STOP
+        known = self.record.trials[trial]
+        verdict = self._scheduler.decide(known, can_pause=not self.record.at_full_length(known)).verdict
         if verdict is Verdict.PAUSE:
             self.record.apply(TrialPaused(self._time(), trial))
             self._sampler.pause(trial)

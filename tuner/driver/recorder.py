@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -29,11 +28,8 @@ from tuner.events.limits import limit_reached
 from tuner.events.log import Journal
 from tuner.events.state import StudyRecord
 from tuner.events.trial import TrialRecord
-from tuner.search.schedulers.control_trials import control_trials
-from tuner.search.schedulers.early_stopping import EarlyStopping, early_stopping
-from tuner.search.schedulers.promotion import promotable
 from tuner.search.schedulers.rungs import Verdict
-from tuner.spec.study import StudySpec
+from tuner.search.schedulers.study_scheduler import StudyScheduler
 from tuner.worker.messages import (
     Action,
     Begun,
@@ -120,8 +116,7 @@ class Recorder:
         """
         self.record, self._placement, self._are_draining = record, placement, are_draining
         self._journal, self._control, self._readers = journal, control, readers
-        self._early_stopping = _rebuilt(record)
-        self._control_trials = control_trials(record.spec, record.trials)
+        self._scheduler = StudyScheduler(record)
         self._attempts: collections.defaultdict[int, _Attempt] = collections.defaultdict(_Attempt)
         """By trial."""
         self._starts_failed_in_a_row = 0
@@ -201,7 +196,7 @@ class Recorder:
         resumes_from = report.epoch if report.resumed else report.epoch - 1
         if resumes_from < trial.epoch:
             self.write(TrialRewound(time.time(), trial.id, resumes_from))
-            self._early_stopping.rewind(trial.id, resumes_from)
+            self._scheduler.rewind(trial.id, resumes_from)
         if report.best is not None and trial.epoch < report.best[0] < report.epoch:
             # When a machine dies, the last seconds of events in a bucket are lost, while a newer checkpoint may be
             # stored. Of the lost reports the best one is restored, since its weights exist.
@@ -230,21 +225,12 @@ class Recorder:
         if self._control.ending:
             return Decision(Action.STOP, self._control.reason, keep)
         can_pause = report.resumable and not self.record.at_full_length(trial)
-        comparable = _comparable(self.record.spec, trial)
-        verdict = self._early_stopping.decide(trial.id, trial.epoch, _best_or_worst(self.record.spec, comparable))
-        if verdict is Verdict.PAUSE and (not can_pause or trial.value is None):
-            verdict = Verdict.CONTINUE if trial.value is not None else Verdict.STOP
-        if trial.control:
-            if is_new:
-                self._note_spared(trial, verdict)
-            verdict = Verdict.CONTINUE
-        elif twin := self.record.to_stop_as_repeat(trial):
-            return Decision(Action.STOP, f"its metrics have been those of trial {twin} in each epoch so far", keep)
-        match verdict:
+        ruling = self._scheduler.decide(trial, can_pause)
+        if ruling.spared is not None and is_new:
+            self.write(TrialSpared(time.time(), trial.id, trial.epoch, ruling.spared is Verdict.PAUSE))
+        match ruling.verdict:
             case Verdict.STOP:
-                name = self.record.spec.scheduler.name
-                breach = f": {trial.breach}" if trial.breach else ""
-                return Decision(Action.STOP, f"{name} stopped it at epoch {trial.epoch}{breach}", keep)
+                return Decision(Action.STOP, ruling.reason, keep)
             case Verdict.PAUSE:
                 return Decision(Action.PAUSE, keep=keep)
             case Verdict.CONTINUE if can_pause and self.node_is_draining(trial.id):
@@ -252,15 +238,6 @@ class Recorder:
                 return Decision(Action.PAUSE, keep=keep)
             case Verdict.CONTINUE:
                 return Decision(Action.CONTINUE, keep=keep)
-
-    def _note_spared(self, trial: TrialRecord, verdict: Verdict) -> None:
-        """Write what early stopping would have done to a control trial, up to where it would have stopped it."""
-        if verdict is Verdict.CONTINUE or (trial.spared and not trial.spared[-1].paused):
-            return
-        paused = verdict is Verdict.PAUSE
-        if paused and promotable(self.record, [trial.id]) is not None:
-            return  # the slot that it gave up would have been its own again
-        self.write(TrialSpared(time.time(), trial.id, trial.epoch, paused))
 
     def _end(self, trial: TrialRecord, end: End) -> None:
         self._images(trial, end.images)
@@ -300,9 +277,8 @@ class Recorder:
                 # The process that waited has died.
                 del self.storage_problems[number]
             if self._is_paused(number):
-                self._early_stopping.resume(number)
-            known = self.record.trials.get(number)
-            control = known.control if known else number in self._control_trials
+                self._scheduler.resume(number)
+            control = self._scheduler.becomes_control_trial(number)
             self.write(TrialStarted(time.time(), number, params, devices, control))
 
     def _is_paused(self, number: int) -> bool:
@@ -408,32 +384,3 @@ class Recorder:
             return True
         self._losses[number] += 1
         return self._losses[number] <= max(1, self.record.spec.failures.max_retries)
-
-
-def _best_or_worst(spec: StudySpec, best: tuple[float, ...]) -> tuple[float, ...]:
-    """The values by which early stopping compares a trial: one that keeps no constraint is worse than any that does."""
-    return best or spec.signed([-math.inf] * len(spec.objectives))
-
-
-def _comparable(spec: StudySpec, trial: TrialRecord) -> tuple[float, ...]:
-    """A trial's values, if they are of the fidelity that it has reported last, as others' at its rung are."""
-    stretch = spec.scheduler.stretch
-    return trial.values if trial.best_epoch and stretch(trial.best_epoch) == stretch(trial.epoch) else ()
-
-
-def _rebuilt(record: StudyRecord) -> EarlyStopping:
-    """Early stopping's state, replayed from the reports in the record."""
-    spec, stretch = record.spec, record.spec.scheduler.stretch
-    found = early_stopping(spec.objectives, spec.scheduler)
-    for trial in record.trials.values():
-        best: tuple[float, ...] = ()
-        before = 0
-        breaches: list[tuple[int, tuple[float, ...]]] = [(breach.epoch, ()) for breach in trial.breaches]
-        for epoch, values in sorted([*trial.points(), *breaches], key=lambda report: report[0]):
-            best, before = best if stretch(epoch) == before else (), stretch(epoch)
-            if values and (not best or spec.objective.better(values[0], best[0])):
-                best = values
-            found.decide(trial.id, epoch, _best_or_worst(spec, best))
-        if trial.state != "paused":
-            found.resume(trial.id)
-    return found
