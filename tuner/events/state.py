@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bisect
 import json
+from array import array
+from collections.abc import Iterator
+from itertools import chain
 from typing import Literal
 
 from pydantic import ValidationError
@@ -72,6 +75,8 @@ class StudyRecord:
         self._open: dict[int, TrialRecord] = {}
         self._first_with: dict[tuple[tuple[int, int], ...], int] = {}
         """By `first_reports`, the trial that first had them."""
+        self._reports = array("q")
+        """The trial and the epoch of each report that counts, one after the other."""
         self._device_seconds = 0.0
         """Of the attempts that are over."""
         self._ended: list[TrialRecord] = []
@@ -153,6 +158,7 @@ class StudyRecord:
         if event.gpu_share is not None:
             trial.gpu_share = max(trial.gpu_share or 0.0, event.gpu_share)
         trial.furthest = max(trial.furthest, trial.epoch)
+        self._reports.extend((trial.id, trial.epoch))
         self._note_first_report(trial, event)
         if broken := self.spec.broken_by(event.metrics):
             trial.breaches.append(Breach(broken, event.epoch, event.metrics[broken.metric]))
@@ -191,8 +197,14 @@ class StudyRecord:
             return None
         return first if len({value for _, value in trial.curve}) > 1 else None
 
+    def reports(self) -> Iterator[tuple[int, int]]:
+        """The trial and the epoch of each report, in the order of their events, without those that were rewound."""
+        return zip(self._reports[::2], self._reports[1::2], strict=True)
+
     def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
         trial.epoch = to_epoch
+        counts = [report for report in self.reports() if report[0] != trial.id or report[1] <= to_epoch]
+        self._reports = array("q", chain.from_iterable(counts))
         trial.first_reports = [report for report in trial.first_reports if report[0] <= to_epoch]
         points = [point for point in trial.points() if point[0] <= to_epoch]
         trial.curve = [(epoch, values[0]) for epoch, values in points]

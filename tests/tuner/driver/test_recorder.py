@@ -256,6 +256,22 @@ def test_decisions_after_a_restart_are_those_of_the_unbroken_study(recorder: Rec
     assert {decision.action for decision in decisions} == {Action.CONTINUE, Action.STOP}
 
 
+def test_a_trial_that_was_ahead_when_it_came_to_a_rung_goes_on_after_a_kill(
+    recorder: Recorder, journal: Journal
+) -> None:
+    for number in (2, 3):
+        begin(recorder, number)
+    for number, score in ((3, 0.4), (1, 0.8), (2, 0.9)):
+        recorder.receive(number, report(1, score))
+        assert recorder.receive(number, report(2, score)).action is Action.CONTINUE
+    restarted = Recorder(copy.deepcopy(recorder.record), journal, StudyControl(), [])
+    assert restarted.receive(3, report(2, 0.4, resumed=True)).action is Action.CONTINUE
+    restarted.receive(1, report(1, 0.3))
+    restarted.receive(1, report(2, 0.3))
+    again = Recorder(copy.deepcopy(restarted.record), journal, StudyControl(), [])
+    assert again.receive(1, report(2, 0.3, resumed=True)).action is Action.STOP, "what it trained anew was worse"
+
+
 def test_a_report_that_is_sent_again_is_in_the_log_once(recorder: Recorder, tmp_path: Path) -> None:
     recorder.receive(1, report(1))
     assert recorder.receive(1, report(2)) == recorder.receive(1, report(2, resumed=True))

@@ -80,15 +80,17 @@ def _replayed(record: StudyRecord) -> EarlyStopping:
     """Early stopping after the reports in the record."""
     spec, stretch = record.spec, record.spec.scheduler.stretch
     found = early_stopping(spec.objectives, spec.scheduler)
+    points = {number: dict(trial.points()) for number, trial in record.trials.items()}
+    best: dict[int, tuple[tuple[float, ...], int]] = {}
+    """Of each trial, in the stretch of this number, in which its fidelity is the same."""
+    for number, epoch in record.reports():
+        values, (earlier, before) = points[number].get(epoch, ()), best.get(number, ((), 0))
+        earlier = earlier if stretch(epoch) == before else ()
+        if not values or (earlier and not spec.objective.better(values[0], earlier[0])):
+            values = earlier
+        best[number] = values, stretch(epoch)
+        found.decide(number, epoch, _or_worst(spec, values))
     for trial in record.trials.values():
-        best: tuple[float, ...] = ()
-        before = 0
-        breaches: list[tuple[int, tuple[float, ...]]] = [(breach.epoch, ()) for breach in trial.breaches]
-        for epoch, values in sorted([*trial.points(), *breaches], key=lambda report: report[0]):
-            best, before = best if stretch(epoch) == before else (), stretch(epoch)
-            if values and (not best or spec.objective.better(values[0], best[0])):
-                best = values
-            found.decide(trial.id, epoch, _or_worst(spec, best))
         if trial.state != "paused":
             found.resume(trial.id)
     return found
