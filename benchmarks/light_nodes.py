@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +27,21 @@ _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_p
 
 
 class LightNodes(FakeMultiNodeProvider):
-    """Ray's own provider of nodes that are processes of one machine, with less in each node."""
+    """Ray's own provider of nodes that are processes of one machine, with less in each node.
+
+    They come one after the other, seconds_between_nodes of the provider's configuration apart: the processes of many
+    that came at once would start for minutes on a few cores.
+    """
+
+    _coming = threading.Lock()
 
     def _create_node_with_resources_and_labels(
         self, node_config: Any, tags: Any, count: int, resources: dict[str, float], labels: Any
     ) -> None:
         # A node finds its memory itself, and refuses to be told.
         counted = {name: amount for name, amount in resources.items() if name != "memory"}
+        with self._coming:
+            time.sleep(self.provider_config["seconds_between_nodes"])
         with _raylets_alone():
             super()._create_node_with_resources_and_labels(node_config, tags, count, counted, labels)  # type: ignore[no-untyped-call]
 

@@ -38,11 +38,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20, help="of one CPU each (default 20)")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--epoch-seconds", type=float, default=1.0, help="what an epoch of a trial takes")
+    parser.add_argument(
+        "--seconds-between-nodes", type=float, default=0.0, help="in which the cloud starts no other node"
+    )
     options = parser.parse_args()
     nodes, trials, seconds = (4, 12, 0.3) if options.quick else (options.nodes, options.trials, options.epoch_seconds)
     report = Report(f"A study of {trials} trials on up to {nodes} nodes of this machine, which Ray's autoscaler starts")
     with tempfile.TemporaryDirectory(prefix="nodes-", ignore_cleanup_errors=True) as folder:
-        replayed = _Replay(nodes, trials)
+        replayed = _Replay(nodes, trials, options.seconds_between_nodes)
         events = replayed.run(Path(folder), seconds)
     _write(report, replayed, events)
     report.finish(options.json)
@@ -51,8 +54,8 @@ def main() -> None:
 class _Replay:
     """One study, and the cluster under it."""
 
-    def __init__(self, nodes: int, trials: int):
-        self.nodes, self.trials = nodes, trials
+    def __init__(self, nodes: int, trials: int, seconds_between_nodes: float):
+        self.nodes, self.trials, self._between = nodes, trials, seconds_between_nodes
         self.driver_cpu = self.driver_memory = self.head_cpu = self.head_memory = self.node_memory = 0.0
         self.killed_at = self.idle_seconds = 0.0
         """When a quarter of the nodes was killed, in seconds since 1970; from the study's end until all had ended."""
@@ -62,7 +65,7 @@ class _Replay:
 
     def run(self, folder: Path, epoch_seconds: float) -> list[Event]:
         """Returns the study's events."""
-        with _head(folder, self.nodes) as (self._head, address):
+        with _head(folder, self.nodes, self._between) as (self._head, address):
             events = run_study(
                 {
                     "name": "nodes",
@@ -110,13 +113,13 @@ class _Replay:
 
 
 @contextlib.contextmanager
-def _head(folder: Path, nodes: int) -> Iterator[tuple[psutil.Process, str]]:
+def _head(folder: Path, nodes: int, seconds_between_nodes: float) -> Iterator[tuple[psutil.Process, str]]:
     """A head that runs no trials, with an autoscaler. Yields its process and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "cluster.yaml"
-    config.write_text(json.dumps(_cluster(nodes, f"127.0.0.1:{port}")), encoding="utf-8")
+    config.write_text(json.dumps(_cluster(nodes, f"127.0.0.1:{port}", seconds_between_nodes)), encoding="utf-8")
     environment = {
         **clean_environment(),
         "PYTHONPATH": str(ROOT),
@@ -148,13 +151,14 @@ def _head(folder: Path, nodes: int) -> Iterator[tuple[psutil.Process, str]]:
                     each.kill()
 
 
-def _cluster(nodes: int, gcs_address: str) -> dict[str, Any]:
+def _cluster(nodes: int, gcs_address: str, seconds_between_nodes: float) -> dict[str, Any]:
     """What a cluster file says, as it lies on a head."""
     own = {
         "type": "external",
         "module": light_nodes.MODULE,
         "gcs_address": gcs_address,
         "head_node_id": light_nodes.HEAD_ID,
+        "seconds_between_nodes": seconds_between_nodes,
     }
     local = {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True}
     lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands")
