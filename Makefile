@@ -1,5 +1,5 @@
 # make demo   a small study on drawn scenes, from nothing to an exported model
-# make test   the checks, then every test that this machine can run, but those on hosts of their own and the long ones
+# make test   the checks, then every test that this machine can run, but the long ones
 # make lock   constraints.txt: the version of every package that .venv has, for nodes, images and CI
 # make test-browser, make test-cluster, make test-long   one part of them alone, without the checks
 
@@ -26,7 +26,7 @@ demo: .venv/installed
 # Compiled first: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process of a study would do it again.
 test: check
 	$(BIN)/python -m compileall -q fcn tuner tests benchmarks
-	$(BIN)/python -m pytest -m 'not hosts and not long' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -m 'not long' -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Each test says why where it is skipped: a browser test where there is no Chromium, one on hosts where root is needed.
 test-browser test-cluster test-long: test-%: .venv/installed

@@ -23,6 +23,17 @@ MODULE = f"{__name__}.LightNodes"
 """What a cluster file gives as its provider's module."""
 HEAD_ID = "f" * 51 + "00000"
 """What Ray's provider takes for the head's id."""
+TIMERS = {
+    "raylet_report_resources_period_milliseconds": "1000",
+    "raylet_check_gc_period_milliseconds": "10000",
+    "raylet_check_for_unexpected_worker_disconnect_interval_ms": "10000",
+    "kill_idle_workers_interval_ms": "5000",
+    "object_manager_timer_freq_ms": "2000",
+    "debug_dump_period_milliseconds": "0",
+    "metrics_report_interval_ms": "60000",
+    "event_stats": "0",
+}
+"""Ray's settings by which a raylet looks less often at what hardly changes: it does so ten times a second and more."""
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
@@ -40,9 +51,8 @@ class LightNodes(FakeMultiNodeProvider):
     ) -> None:
         # A node finds its memory itself, and refuses to be told.
         counted = {name: amount for name, amount in resources.items() if name != "memory"}
-        with self._coming:
+        with self._coming, _raylets_alone():
             time.sleep(self.provider_config["seconds_between_nodes"])
-        with _raylets_alone():
             super()._create_node_with_resources_and_labels(node_config, tags, count, counted, labels)  # type: ignore[no-untyped-call]
 
 

@@ -129,6 +129,7 @@ def _head(folder: Path, nodes: int, seconds_between_nodes: float) -> Iterator[tu
         # All nodes share this machine's memory and cores: many start at a time, and each slowly.
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_worker_register_timeout_seconds": "1800",
+        **{f"RAY_{name}": value for name, value in light_nodes.TIMERS.items()},
     }
     options = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0", "--block"]
     options += ["--include-dashboard=false", "--disable-usage-stats", f"--autoscaling-config={config}"]

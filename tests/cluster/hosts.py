@@ -35,7 +35,7 @@ _UP_SECONDS = 30.0
 def why_not() -> str | None:
     """Why this machine can't have hosts, or None if it can."""
     if os.geteuid() != 0:
-        return "hosts are network namespaces, which root alone may make: sudo make test-cluster"
+        return "hosts are network namespaces, which root alone may make: run the tests as root"
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"hosts need {', '.join(missing)}: apt-get install {PACKAGES}"

@@ -22,7 +22,7 @@ from tests.cluster.conftest import ROOT, OnPrem, wait_for
 from tests.cluster.hosts import Host, Network
 from tests.studies import write_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.hosts, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.hosts, pytest.mark.long, pytest.mark.timeout(1800)]
 
 MLFLOW = "http://127.0.0.1:5000"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
