@@ -197,7 +197,7 @@ class StudyRun:
         if nodes.none_left:
             self._control.stop(
                 "interrupted",
-                f"no node can run trials: {'; '.join(nodes.problems)}; fix one, then "
+                f"no node can run trials: {_first('; ', nodes.problems)}; fix one, then "
                 f"`python -m tuner resume {self._record.spec.name}`",
             )
 
@@ -230,7 +230,7 @@ class StudyRun:
         self._slots.resize(cluster.slots_that_fit(self._record.spec.resources, self._plan, left_out))
         waiting = self._source.waiting()
         if waiting and waiting != self._last_waiting:
-            checked = ", ".join(self._nodes.being_checked) if self._nodes else ""
+            checked = _first(", ", self._nodes.being_checked) if self._nodes else ""
             self._progress.note(
                 f"trials that wait for {self._plan.per_trial}: {waiting}; "
                 "their slots are starting, or a node has to join the cluster"
@@ -253,3 +253,9 @@ class StudyRun:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _first(separator: str, nodes: list[str]) -> str:
+    """The first three of what is said of nodes, and how many more there are: a cluster may have hundreds."""
+    more = [f"and {len(nodes) - 3} more"] if len(nodes) > 3 else []
+    return separator.join([*nodes[:3], *more])

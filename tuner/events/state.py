@@ -6,7 +6,6 @@ import bisect
 import json
 from array import array
 from collections.abc import Iterator
-from itertools import chain
 from typing import Literal
 
 from pydantic import ValidationError
@@ -203,8 +202,7 @@ class StudyRecord:
 
     def _rewind(self, trial: TrialRecord, to_epoch: int) -> None:
         trial.epoch = to_epoch
-        counts = [report for report in self.reports() if report[0] != trial.id or report[1] <= to_epoch]
-        self._reports = array("q", chain.from_iterable(counts))
+        self._forget_reports(trial, to_epoch)
         trial.first_reports = [report for report in trial.first_reports if report[0] <= to_epoch]
         points = [point for point in trial.points() if point[0] <= to_epoch]
         trial.curve = [(epoch, values[0]) for epoch, values in points]
@@ -215,10 +213,21 @@ class StudyRecord:
         for epoch, values in points:
             if self.spec.outranks(values[0], epoch, trial.value, trial.best_epoch):
                 trial.value, trial.best_epoch, trial.values = values[0], epoch, values
-        self.leader = None
-        for other in self.trials.values():
-            if self._outranks(other, self.leader):
-                self.leader = other
+        if self.leader is trial:
+            self.leader = None
+            for other in self.trials.values():
+                if self._outranks(other, self.leader):
+                    self.leader = other
+
+    def _forget_reports(self, trial: TrialRecord, after: int) -> None:
+        """Take those after this epoch out of the order of all reports, from its end, where they are."""
+        epochs = [*(epoch for epoch, _ in trial.curve), *(breach.epoch for breach in trial.breaches)]
+        left, place = sum(epoch > after for epoch in epochs), len(self._reports)
+        while left:
+            place -= 2
+            if self._reports[place] == trial.id and self._reports[place + 1] > after:
+                del self._reports[place : place + 2]
+                left -= 1
 
     def _end(self, trial: TrialRecord, event: TrialEnded) -> None:
         had_ended = not trial.open

@@ -41,6 +41,8 @@ class RandomStudy:
         self.record, self._most_memory = StudyRecord(spec), math.inf if most_memory is None else most_memory
         self.values: defaultdict[int, dict[int, float]] = defaultdict(dict)
         """Of each trial, the values of the epochs that keep the constraint."""
+        self.order: list[tuple[int, int]] = []
+        """Trial and epoch of each report that wasn't rewound."""
         self._random, self._now = random.Random(seed), 0.0
         self._begin_run()
 
@@ -72,6 +74,7 @@ class RandomStudy:
                 memory = float(self._random.randrange(4))
                 if memory <= self._most_memory:
                     self.values[trial.id][trial.epoch + 1] = score
+                self.order.append((trial.id, trial.epoch + 1))
                 metrics = {"score": score, "memory": memory}
                 metrics |= {cost: float(self._random.randrange(6)) for cost in self._costs}
                 if memory <= self._most_memory:
@@ -85,6 +88,7 @@ class RandomStudy:
                 self.record.apply(TrialPaused(self._now, trial.id))
             case "rewind":
                 to_epoch = self._random.randint(0, trial.epoch)
+                self.order = [(id, epoch) for id, epoch in self.order if id != trial.id or epoch <= to_epoch]
                 kept = {epoch: value for epoch, value in self.values[trial.id].items() if epoch <= to_epoch}
                 self.values[trial.id] = kept
                 reports = self.reports[trial.id]
@@ -103,6 +107,7 @@ def test_best_value_and_ranking_after_each_event_are_those_of_all_reports(
         for _ in range(300):
             study.advance()
             trials = study.record.trials.values()
+            assert list(study.record.reports()) == study.order
             for trial in trials:
                 assert trial.value == best_of(study.values[trial.id].values(), default=None)
                 assert dict(trial.curve) == study.values[trial.id]

@@ -81,8 +81,7 @@ def _replayed(record: StudyRecord) -> EarlyStopping:
     spec, stretch = record.spec, record.spec.scheduler.stretch
     found = early_stopping(spec.objectives, spec.scheduler)
     points = {number: dict(trial.points()) for number, trial in record.trials.items()}
-    best: dict[int, tuple[tuple[float, ...], int]] = {}
-    """Of each trial, in the stretch of this number, in which its fidelity is the same."""
+    best: dict[int, tuple[tuple[float, ...], int]] = {}  # of each trial, and the stretch of fidelity that it is of
     for number, epoch in record.reports():
         values, (earlier, before) = points[number].get(epoch, ()), best.get(number, ((), 0))
         earlier = earlier if stretch(epoch) == before else ()
