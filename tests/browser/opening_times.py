@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM, served
+from tests.browser.chromium import CHROMIUM
+from tests.browser.test_ui import served
 from tests.generated_study import generated_study
 from tuner.spec.study import StudySpec
 from tuner.storage.storage import Storage

@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM, served
+from tests.browser.chromium import CHROMIUM
+from tests.browser.test_ui import served
 from tests.generated_study import generated_study
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri

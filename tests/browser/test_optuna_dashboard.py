@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM
+from tests.browser.chromium import BROWSER_TEST, CHROMIUM, PATIENCE_MILLISECONDS
 from tests.browser.test_views import SHOTS
 from tests.generated_study import generated_study
 from tests.waiting import wait_for
@@ -20,12 +20,7 @@ from tuner.events.state import load_record
 from tuner.search.optuna_storage import write_optuna_storage
 from tuner.storage.storage import Storage
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
-]
+pytestmark = BROWSER_TEST
 
 
 @pytest.fixture
@@ -61,16 +56,17 @@ def test_the_dashboard_lists_the_study_and_draws_its_history(dashboard: str) -> 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
         asked: set[str | None] = set()
         page.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
         page.goto(dashboard, wait_until="domcontentloaded")
         study = page.get_by_role("link").filter(has_text="streets").first
-        expect(study).to_be_visible(timeout=60_000)
+        expect(study).to_be_visible()
         study.click()
         # The history: a point for each of the trials that have a value.
         points = page.locator("g.scatterlayer path.point")
-        expect(points.nth(17)).to_be_attached(timeout=60_000)
-        expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=60_000)
+        expect(points.nth(17)).to_be_attached()
+        expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible()
         SHOTS.mkdir(exist_ok=True)
         page.screenshot(path=SHOTS / "optuna-dashboard.png")
         browser.close()

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import tuner
-from tests.browser.test_ui import CHROMIUM
+from tests.browser.chromium import BROWSER_TEST, CHROMIUM, PATIENCE_MILLISECONDS
 from tests.generated_study import generated_study
 from tuner.report.report import write_report
 from tuner.storage.storage import Storage
@@ -17,13 +17,7 @@ from tuner.storage.storage import Storage
 SHOTS = Path(__file__).parent / "shots"
 MANY, FEW = 1000, 10  # of ten trials each has stored its masks
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [*BROWSER_TEST, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 def written_report(folder: Path, trials: int) -> Path:
@@ -53,6 +47,7 @@ class Looked:
         viewport = {"width": width, "height": 900}
         context = browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light")  # type: ignore[arg-type]
         self.page: Page = context.new_page()
+        self.page.set_default_timeout(PATIENCE_MILLISECONDS)
         self.wrong: list[str] = []
         self.requests: list[str] = []
         self.page.on(
@@ -63,7 +58,7 @@ class Looked:
 
     def draw(self, file: Path) -> Page:
         self.page.goto(file.as_uri())
-        self.page.wait_for_function("() => document.documentElement.dataset.drawn", timeout=120_000)
+        self.page.wait_for_function("() => document.documentElement.dataset.drawn")
         return self.page
 
 

@@ -1,7 +1,6 @@
 """`python -m tuner ui`, looked at with a browser."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
+from tests.browser.chromium import BROWSER_TEST, CHROMIUM, PATIENCE_MILLISECONDS
 from tuner.events.event import EpochReported, ImagesStored, RunBegan, RunEnded, TrialEnded, TrialStarted
 from tuner.events.log import Journal
 from tuner.spec.study import to_json
@@ -23,14 +22,7 @@ from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
 from tuner.tracking.tracker import Tracker
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
-]
+pytestmark = BROWSER_TEST
 
 
 def _tracked_study(folder: Path) -> dict[str, str]:
@@ -103,7 +95,7 @@ def _page(address: str, profile: Path) -> str:
         [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom", address],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_MILLISECONDS / 1000,
     )
     return done.stdout
 

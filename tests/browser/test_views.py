@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.browser.test_ui import CHROMIUM, served
+from tests.browser.chromium import BROWSER_TEST, CHROMIUM, PATIENCE_MILLISECONDS
+from tests.browser.test_ui import served
 from tests.generated_study import generated_study
 from tuner.storage.storage import Storage
 from tuner.tracking.address import default_tracking_uri
@@ -18,13 +19,7 @@ from tuner.tracking.views import view_key, view_link
 
 SHOTS = Path(__file__).parent / "shots"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(240),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = [*BROWSER_TEST, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +44,7 @@ def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 2400})
+        page.set_default_timeout(PATIENCE_MILLISECONDS)
         asked: set[str | None] = set()
         page.on("request", lambda request: asked.add(urlsplit(request.url).hostname))
         yield page
@@ -60,7 +56,7 @@ def test_the_ranking_has_the_best_trial_first_and_no_parent_run(ranking: str, pa
     page.goto(ranking, wait_until="domcontentloaded")
     # The note on the winner links to a trial as well.
     trials = page.locator("[role=row]").get_by_role("link", name="trial ")
-    expect(trials).to_have_count(12, timeout=60_000)
+    expect(trials).to_have_count(12)
     # The grid's columns that stay in view are rows of their own, and rows stand in the page in any order.
     numbers: list[float] = page.evaluate(
         """() => [...document.querySelectorAll("[role=row][row-index] [col-id*='best/val/iou_road']")]
@@ -80,11 +76,11 @@ def test_the_charts_have_drawn_lines_and_loaded_images(ranking: str, page: Page)
     page.goto("about:blank")
     page.goto(ranking.replace("-ranking", "-charts").replace("TABLE", "CHART"), wait_until="domcontentloaded")
     # Parallel coordinates are drawn on a canvas, curves and points are paths.
-    expect(page.locator(".parcoords-line-layers canvas, .parcoords canvas").first).to_be_visible(timeout=60_000)
-    expect(page.locator("g.scatterlayer path.js-line[d]").first).to_be_attached(timeout=60_000)
-    expect(page.locator("g.scatterlayer path.point").first).to_be_attached(timeout=60_000)
+    expect(page.locator(".parcoords-line-layers canvas, .parcoords canvas").first).to_be_visible()
+    expect(page.locator("g.scatterlayer path.js-line[d]").first).to_be_attached()
+    expect(page.locator("g.scatterlayer path.point").first).to_be_attached()
     images = page.locator("img[src*='get-artifact']")
-    expect(images.first).to_be_visible(timeout=60_000)
+    expect(images.first).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('img[src*=get-artifact]')].filter(i => i.naturalWidth > 0).length >= 8"
     )
@@ -96,7 +92,7 @@ def test_the_note_on_the_winner_shows_its_mask(ranking: str, page: Page) -> None
     page.goto("about:blank")
     page.goto(ranking, wait_until="domcontentloaded")
     note = page.get_by_text("Winner:").first
-    expect(note).to_be_visible(timeout=60_000)
+    expect(note).to_be_visible()
     page.wait_for_function(
         "() => [...document.querySelectorAll('img[src*=\"get-artifact?path\"]')].some(i => i.naturalWidth > 0)"
     )
@@ -106,7 +102,7 @@ def test_a_trials_system_metrics_are_drawn_in_their_own_tab(ranking: str, page: 
     page.goto("about:blank")
     page.goto(ranking, wait_until="domcontentloaded")
     trial = page.locator("[role=row]").get_by_role("link", name="trial ").first
-    trial.wait_for(timeout=60_000)
+    trial.wait_for()
     run = trial.get_attribute("href")
     assert run is not None
     address = f"{ranking.partition('#')[0]}#{run.partition('#')[2]}"
@@ -116,7 +112,7 @@ def test_a_trials_system_metrics_are_drawn_in_their_own_tab(ranking: str, page: 
     ):
         page.goto("about:blank")
         page.goto(f"{address}/{tab}", wait_until="domcontentloaded")
-        expect(page.locator("g.scatterlayer path[d]").first).to_be_attached(timeout=60_000)
+        expect(page.locator("g.scatterlayer path[d]").first).to_be_attached()
         expect(page.get_by_text(shown).first).to_be_visible()
         expect(page.get_by_text(hidden)).to_have_count(0)
         SHOTS.mkdir(exist_ok=True)
