@@ -82,7 +82,7 @@ def search(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if name not in _with_syne_tune():
         why = "SYNE_TUNE_PYTHON names no interpreter that has Syne Tune's"
-        pytest.skip(f"{why} {SEARCHES[name].name}: docs/search.md says how to install it")
+        pytest.skip(f"{why} {SEARCHES[name].name}: docs/search_benchmarks.md says how to install it")
     return name
 
 

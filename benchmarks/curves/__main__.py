@@ -3,7 +3,7 @@
     python -m benchmarks.curves --data DIR
 
 DIR holds lcbench/ (model.onnx, encoding.json, config_space.json) and taskset/*.json, either may be missing;
-docs/search.md says where they are from. The searches are this project's own sampler and early stopping, as a study
+docs/search_benchmarks.md says where they are from. The searches are this project's own sampler and early stopping, as a study
 drives them, Optuna's, and Syne Tune's where an interpreter of --syne-tune-python has them. A run ends when its workers
 have trained as many epochs as `--trainings` full-length trials take.
 
@@ -93,7 +93,7 @@ def _arguments() -> argparse.ArgumentParser:
 def _interpreter(path: str) -> str:
     if shutil.which(path) is None:
         raise argparse.ArgumentTypeError(
-            f"must be a Python interpreter, got {path}: docs/search.md says how to make one"
+            f"must be a Python interpreter, got {path}: docs/search_benchmarks.md says how to make one"
         )
     return path
 

@@ -76,7 +76,7 @@ _LEARNT = {
 _NOTHING_LEARNT = ((-1.5, 1.5),) * len(_TRIALS)
 """How much better, at least and at most, the last trials of a study of so many are than its first, on a scale on which
 those of random hyperparameters have a standard Gumbel distribution. Measured on public learning curves
-(docs/search.md); where nothing is learnt, the width is that of curves that differ from the simulated ones."""
+(docs/forecast.md); where nothing is learnt, the width is that of curves that differ from the simulated ones."""
 _RISE = 4.0  # by which a curve rises; with less, the order of trials would hardly change from rung to rung
 
 
