@@ -3,9 +3,9 @@
     python -m benchmarks.curves --data DIR
 
 DIR holds lcbench/ (model.onnx, encoding.json, config_space.json) and taskset/*.json, either may be missing;
-docs/search_benchmarks.md says where they are from. The searches are this project's own sampler and early stopping, as a study
-drives them, Optuna's, and Syne Tune's where an interpreter of --syne-tune-python has them. A run ends when its workers
-have trained as many epochs as `--trainings` full-length trials take.
+docs/search_benchmarks.md says where they are from. The searches are this project's own sampler and early stopping, as
+a study drives them, Optuna's, and Syne Tune's where an interpreter of --syne-tune-python has them. A run ends when its
+workers have trained as many epochs as `--trainings` full-length trials take.
 
 Regret is that of the best value reported: 0 the best known of the task, 1 the median random setting trained to the end.
 Its interval is over tasks. Tasks on which choices were made are reported apart from the others.
