@@ -222,7 +222,9 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             else:
                 found = stack.enter_context(reachable(address))
                 ray.init(address=found, runtime_env={"env_vars": _ENVIRONMENT}, **options)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except StudyError:
+            raise
+        except Exception as error:  # Ray has none of its own for a start that takes too long
             what = f"--address {address}: that Ray can't be used" if address else "Ray does not start on this machine"
             raise StudyError(
                 f"{what}: {str(error).splitlines()[0]}; its logs are in /tmp/ray/session_latest/logs"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.studies import write_study
 from tuner.driver import cluster
 from tuner.driver.cluster import plan, plan_with_nodes
 from tuner.errors import StudyError
 from tuner.spec.study_tables import Resources
+
+ROOT = Path(__file__).parents[3]
 
 
 def slots(cpus: float, gpus: float, **resources: Any) -> int:
@@ -110,3 +116,25 @@ def test_a_study_does_not_wait_for_ever_for_nodes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cluster, "_NODES_SECONDS", 0.0)
     with pytest.raises(StudyError, match=r"there are 0: .* within 0 minutes: see `ray status` there"):
         plan_with_nodes(Resources(), (0.0, 0.0), lambda sentence: None)
+
+
+# What a machine looks like that is so busy that the raylet doesn't get its turn.
+WITHOUT_RAYLET = """
+import runpy
+from ray._private import services
+start = services.start_ray_process
+def changed(command, kind, *rest, **named):
+    return start(["sleep", "infinity"] if kind == "raylet" else command, kind, *rest, **named)
+services.start_ray_process = changed
+runpy.run_module("tuner", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_start_in_time_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "street.toml")
+    command = [sys.executable, "-c", WITHOUT_RAYLET, "run", str(study), "--storage", str(tmp_path / "studies")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "error: Ray does not start on this machine: The current node timed out during startup." in done.stderr
+    assert "Traceback" not in done.stderr
