@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.integration.study_process import events, ray_cluster, running, show
-from tests.studies import write_study
+from tests.studies import study_spec, write_study
 from tests.waiting import wait_for
 from tests.workloads.replay import NO_DATA_HERE
+from tuner.checks import nodes as checks
+from tuner.events.event import NodeLost
+from tuner.storage.storage import Storage
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,3 +73,24 @@ def test_a_node_that_lacks_what_only_the_driver_s_shell_has_gets_no_trials(tmp_p
     assert "error: no node can run trials: " in study.output
     assert "frames are needed, got none" in study.output
     assert show(storage, "own")["trials"] == []
+
+
+def test_a_node_that_is_gone_before_its_check_has_ended_is_lost_and_says_nothing_against_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_cluster(num_cpus=0) as cluster:
+        ray.init(address=cluster.address, log_to_driver=False, namespace="tuner")
+        try:
+            node = cluster.add_node(num_cpus=1)
+            nodes = checks.Nodes(study_spec(), Storage(str(tmp_path)) / "gone", None)
+            assert nodes.poll() == []
+            assert len(nodes.being_checked) == 1
+            # From here on the cluster is looked at only when a check has ended.
+            monkeypatch.setattr(checks, "_POLL_SECONDS", 3600.0)
+            cluster.remove_node(node, allow_graceful=False)
+            [lost] = wait_for(nodes.poll)
+        finally:
+            ray.shutdown()
+    assert isinstance(lost, NodeLost)
+    assert not nodes.none_left
+    assert nodes.being_checked == []

@@ -64,14 +64,16 @@ class Nodes:
     def poll(self) -> list[Event]:
         """Events of nodes that were left out, drained or lost since the last call. Starts the checks of new nodes."""
         events: list[Event] = []
-        if time.monotonic() - self._polled_at > _POLL_SECONDS:
+        ended = [node for node in self._nodes.values() if node.check and not node.gone and _is_ready(node.check)]
+        # Looked at after a check has ended: one that failed with its node says nothing against the node.
+        if ended or time.monotonic() - self._polled_at > _POLL_SECONDS:
             self._polled_at = time.monotonic()
             events += self._compare({node["NodeID"]: node for node in alive_nodes()}, draining_nodes())
-        for node in self._nodes.values():
-            if node.check is not None and not node.gone and ray.wait([node.check], timeout=0)[0]:
-                node.problem, node.check = _result(node.check), None
-                if node.draining:
-                    node.problem = None  # no check can start there
+        for node in ended:
+            if not node.gone:
+                # On a node that is drained no check can start.
+                node.problem = None if node.draining else _result(node.check)
+                node.check = None
                 if node.problem is not None:
                     events.append(NodeLeftOut(time.time(), node.name, node.problem))
         return events
@@ -144,6 +146,10 @@ class Nodes:
 def this_machine(nodes: tuple[str, ...]) -> Placement:
     """The placement where the study started its own Ray: on this machine, which needs no check."""
     return Placement(Action.CONTINUE, (socket.gethostname(),) * len(nodes))
+
+
+def _is_ready(check: Any) -> bool:
+    return bool(ray.wait([check], timeout=0)[0])
 
 
 def _result(check: Any) -> str | None:
