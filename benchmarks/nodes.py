@@ -223,7 +223,9 @@ def _write(report: Report, replayed: _Replay, events: list[Event]) -> None:
     report.figure("Ray's GCS: memory", "MB", replayed.head_memory)
     report.figure("a node's raylet: memory", "MB", replayed.node_memory)
     report.figure(f"until all nodes had ended after {_IDLE_MINUTES:g} idle minutes", "s", replayed.idle_seconds)
-    lost = [event["time"] - replayed.killed_at for event in events if event["event"] == "lost"]
+    # Later the autoscaler ends nodes as idle.
+    after = [event["time"] - replayed.killed_at for event in events if event["event"] == "lost"]
+    lost = sorted(seconds for seconds in after if seconds >= 0)[: replayed.killed]
     report.figure("nodes killed", "nodes", replayed.killed)
     if lost:
         report.median("from the kill until the study had noticed", "s", lost)

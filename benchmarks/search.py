@@ -35,7 +35,7 @@ PUBLISHED: list[dict[str, Any]] = STUDY["first_trials"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned, and the IoU that is wanted: about one random full-length trial in ten reaches it."""
+    """What is tuned, and the IoU that is wanted: on CamVid 3 of 30 random trials reach it, on scenes fewer."""
 
     name: str
     metric: str

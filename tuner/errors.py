@@ -28,3 +28,8 @@ class TrialError(TunerError):
 
 class StorageUnavailableError(TunerError):
     """A trial's storage can't be read or written at the moment; the message names the place and what is needed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name if it has none: what a sentence can quote."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.core.generated import autoscaler_pb2
 
 from tuner.checks.ray_access import reachable
-from tuner.errors import StudyError
+from tuner.errors import StudyError, first_line
 
 
 def draining_nodes() -> dict[str, float | None]:
@@ -42,8 +42,7 @@ def drain_this_node(address: str, gone_at: float, why: str) -> None:
             node = ray.get_runtime_context().get_node_id()
             accepted, refusal = GcsClient(address=found).drain_node(node, reason, why, int(1000 * gone_at))
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            said = (str(error) or type(error).__name__).splitlines()[0]
-            raise StudyError(f"--address {address}: that Ray can't be told: {said}") from None
+            raise StudyError(f"--address {address}: that Ray can't be told: {first_line(error)}") from None
         finally:
             ray.shutdown()
     if not accepted:

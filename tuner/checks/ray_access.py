@@ -21,7 +21,7 @@ from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]  # compiled
 
-from tuner.errors import StudyError
+from tuner.errors import StudyError, first_line
 
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 _TIMEOUT_SECONDS = 10.0
@@ -61,7 +61,7 @@ def reachable(address: str) -> Iterator[str]:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise StudyError(
-            f"{at}: a running Ray is needed there, got: {str(error).splitlines()[0]}; start one with "
+            f"{at}: a running Ray is needed there, got: {first_line(error)}; start one with "
             "`ray up cluster.yaml` or `ray start --head`, or leave --address out"
         ) from None
     with _matching_token_mode(at, found) as nodes:

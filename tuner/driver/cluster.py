@@ -26,7 +26,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from tuner.checks.nodes import alive_nodes
 from tuner.checks.ray_access import private_token, reachable
 from tuner.driver import autoscaler, local_ray
-from tuner.errors import StudyError
+from tuner.errors import StudyError, first_line
 from tuner.spec.study_tables import Resources
 
 _ENVIRONMENT = {
@@ -226,9 +226,7 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
             raise
         except Exception as error:  # Ray has none of its own for a start that takes too long
             what = f"--address {address}: that Ray can't be used" if address else "Ray does not start on this machine"
-            raise StudyError(
-                f"{what}: {str(error).splitlines()[0]}; its logs are in /tmp/ray/session_latest/logs"
-            ) from None
+            raise StudyError(f"{what}: {first_line(error)}; its logs are in /tmp/ray/session_latest/logs") from None
         stack.callback(ray.shutdown)
         if address is None:
             stack.enter_context(local_ray.ended_with_driver(ray.get_runtime_context().get_session_name()))

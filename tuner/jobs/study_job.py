@@ -18,7 +18,7 @@ import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from tuner.errors import StudyError
+from tuner.errors import StudyError, first_line
 from tuner.jobs import project
 from tuner.jobs.tunnel import tunnel
 from tuner.storage.address import without_secrets
@@ -220,7 +220,7 @@ def _client(url: str, shown: str) -> JobSubmissionClient:
         ) from None
     except RuntimeError as error:
         raise StudyError(
-            f"{shown}: the cluster at {url} refuses this machine ({str(error).splitlines()[0]}); it "
+            f"{shown}: the cluster at {url} refuses this machine ({first_line(error)}); it "
             "requires the token that its head was started with, in ~/.ray/auth_token or in RAY_AUTH_TOKEN"
         ) from None
     return client

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow
 import pyarrow.fs
 
-from tuner.errors import StudyError
+from tuner.errors import StudyError, first_line
 from tuner.storage import files
 from tuner.storage.address import redacted, without_secrets
 
@@ -131,7 +131,7 @@ class Storage:
         )
 
     def _not_readable(self, error: OSError) -> StudyError:
-        why = redacted(str(error), self._uri).splitlines()[0]
+        why = redacted(first_line(error), self._uri)
         return StudyError(
             f"--storage {self.uri}: must be a folder that can be read, got: {why}; "
             "give another folder, or grant read permission here"

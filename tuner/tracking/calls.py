@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from tuner.errors import first_line
+
 # By default MLflow retries a call for minutes. Here the events are sent again after an outage.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -96,10 +98,6 @@ def _without_retries() -> Iterator[None]:
         yield
     finally:
         os.environ[_RETRIES] = before
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _raise_if_rejected(error: Exception) -> None:

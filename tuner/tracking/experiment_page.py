@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tuner.errors import first_line
 from tuner.spec.study import StudySpec
-from tuner.tracking.calls import RejectedError, first_line, with_retries
+from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.names import TAG_LENGTH, fit_name
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState

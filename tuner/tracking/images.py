@@ -15,10 +15,11 @@ from typing import Any
 
 from PIL import Image
 
+from tuner.errors import first_line
 from tuner.storage.checkpoints import epoch_of
 from tuner.storage.scratch import scratch
 from tuner.storage.storage import Storage
-from tuner.tracking.calls import RejectedError, first_line, with_retries
+from tuner.tracking.calls import RejectedError, with_retries
 from tuner.tracking.names import BEST_IMAGE, fit_image_key
 from tuner.tracking.runs import Runs
 from tuner.tracking.state import TrackingState

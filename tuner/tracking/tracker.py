@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tuner.errors import TunerError
+from tuner.errors import TunerError, first_line
 from tuner.events.event import Event, IncompleteEventError, NewerFormatError, from_line
 from tuner.events.state import StudyRecord
 from tuner.spec.study import StudySpec
 from tuner.storage.address import redacted
 from tuner.storage.storage import Storage
-from tuner.tracking.calls import first_line
 from tuner.tracking.events import EventWriter
 from tuner.tracking.images import ImageUploader
 from tuner.tracking.runs import PARENT, Runs

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tuner.errors import StorageUnavailableError, TrialError, TunerError
+from tuner.errors import StorageUnavailableError, TrialError, TunerError, first_line
 from tuner.storage.storage import Storage
 from tuner.worker.isolation import is_tainted_by
 
@@ -58,7 +58,7 @@ class StorageRetry:
 
     def pause(self, error: BaseException) -> StorageUnavailableError:
         """Wait once, after a storage failure that ends the attempt. Returns the error to end it with."""
-        sentence = f"this machine's disk can't be written by the training: {_first_line(error)}"
+        sentence = f"this machine's disk can't be written by the training: {first_line(error)}"
         try:
             self._wait(sentence, _MAX_DELAY_SECONDS, error)
         except StorageUnavailableError as over:
@@ -72,7 +72,7 @@ class StorageRetry:
         while place and not place.exists():
             place = place.parent
         free = f"; {shutil.disk_usage(place).free / 1e6:,.1f} MB are free" if place else ""
-        return f"{self._folder.uri}: {what} can't be written or read: {_first_line(error)}{free}"
+        return f"{self._folder.uri}: {what} can't be written or read: {first_line(error)}{free}"
 
     def _wait(self, sentence: str, seconds: float, error: BaseException) -> None:
         until = time.monotonic() + seconds
@@ -96,7 +96,3 @@ def is_storage_failure(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
