@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.cluster.hosts import Host, Network, environment, network, why_not
+from tests.cluster.hosts import Host, Network, network, why_not
+from tests.environment import of_a_person
 
 ROOT = Path(__file__).parents[2]
 CPUS = """
@@ -83,7 +84,7 @@ class OnPrem:
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
         """The same, which goes on."""
         command = self.laptop.command(sys.executable, "-m", "tuner", *words)
-        return subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        return subprocess.Popen(command, env=of_a_person(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
     def events(self, study: str) -> list[dict[str, Any]]:
         path = self.storage / study / "events.jsonl"

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.environment import FAIR_SHARE, of_a_person
+
 PACKAGES = "openssh-server iproute2 rsync util-linux curl"
 _PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "curl", "/usr/sbin/sshd")
 _NAMESPACES = ("--net", "--pid", "--mount", "--uts")
@@ -74,6 +76,7 @@ class Host:
             "StrictModes": "no",
             "PidFile": "none",
             "UsePAM": "no",
+            "SetEnv": " ".join(f"{key}={value}" for key, value in FAIR_SHARE.items()),
         }
         self.run("/usr/sbin/sshd", *(word for key, value in options.items() for word in ("-o", f"{key}={value}")))
 
@@ -86,7 +89,7 @@ class Host:
         """Run a command here to its end. Returns all that it said."""
         done = subprocess.run(
             self.command(*command),
-            env=environment(),
+            env=of_a_person(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -170,11 +173,6 @@ def network(folder: Path) -> Iterator[Network]:
         yield made
     finally:
         made.close()
-
-
-def environment() -> dict[str, str]:
-    """What a person's shell on a host knows: nothing of the Ray and the MLflow that this machine may have."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTEST_"))}
 
 
 def _overlay(own: str, folder: str = "/mnt/c") -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from tests.environment import of_a_person
 from tests.workloads.replay import Config, score
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +27,10 @@ class StudyProcess:
     """`python -m tuner ...`, and all processes that it started."""
 
     def __init__(self, *arguments: str | Path):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tuner", *map(str, arguments)],
             cwd=ROOT,
-            env=environment,
+            env=of_a_person(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -47,16 +47,17 @@ class StudyProcess:
         return list(self._tree.values())
 
     def wait(self, seconds: float = 240) -> int:
-        """Its exit status, when it has ended."""
+        """Its exit status, when it has ended; what it said so far is in the error when it takes longer."""
         deadline = time.monotonic() + seconds
         while True:
             self.tree()
             try:
                 output, _ = self.process.communicate(timeout=0.5)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as error:
                 if time.monotonic() > deadline:
                     self.kill()
-                    raise
+                    said = (error.output or b"").decode(errors="replace")
+                    raise AssertionError(f"not ended after {seconds:.0f} s:\n{said}") from None
                 continue
             self.output += output
             return self.process.returncode
