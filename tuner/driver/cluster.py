@@ -19,6 +19,7 @@ import ray._private.state
 import ray._private.worker
 import ray.exceptions
 import ray.tune
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -225,12 +226,24 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
         except StudyError:
             raise
         except Exception as error:  # Ray has none of its own for a start that takes too long
-            what = f"--address {address}: that Ray can't be used" if address else "Ray does not start on this machine"
-            raise StudyError(f"{what}: {first_line(error)}; its logs are in /tmp/ray/session_latest/logs") from None
+            raise StudyError(_why_not(address, error)) from None
         stack.callback(ray.shutdown)
         if address is None:
             stack.enter_context(local_ray.ended_with_driver(ray.get_runtime_context().get_session_name()))
         yield _capacity()
+
+
+def _why_not(address: str | None, error: Exception) -> str:
+    """In a sentence, why Ray can't be used."""
+    if address:
+        return f"--address {address}: that Ray can't be used: {first_line(error)}"
+    folder: str = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+    if isinstance(error, UnicodeEncodeError) or "AF_UNIX path length" in str(error):
+        return (
+            f"Ray's temporary folder must have a short path of ASCII characters, got {folder} ({first_line(error)}): "
+            "set RAY_TMPDIR to another one, such as /tmp"
+        )
+    return f"Ray does not start on this machine: {first_line(error)}; its logs are in {folder}/session_latest/logs"
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.environment import of_a_person
 from tests.studies import write_study
 from tuner.driver import cluster
 from tuner.driver.cluster import plan, plan_with_nodes
@@ -137,4 +138,23 @@ def test_a_ray_that_does_not_start_in_time_is_reported_in_one_sentence(tmp_path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "error: Ray does not start on this machine: The current node timed out during startup." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variable", "name"), [("RAY_TMPDIR", "ä"), ("TMPDIR", "job-" + "0" * 100)])
+def test_a_temporary_folder_that_ray_cannot_use_is_told_with_what_to_set(
+    tmp_path: Path, variable: str, name: str
+) -> None:
+    study = write_study(tmp_path / "street.toml")
+    folder = tmp_path / name
+    folder.mkdir()
+    command = [sys.executable, "-m", "tuner", "run", str(study), "--storage", str(tmp_path / "studies")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=of_a_person() | {variable: str(folder)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    told = " ".join(done.stderr.split())
+    assert f"Ray's temporary folder must have a short path of ASCII characters, got {folder}/ray" in told
+    assert "set RAY_TMPDIR to another one" in told
     assert "Traceback" not in done.stderr
