@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.environment import FAIR_SHARE
 from tests.workloads.bucket import KEYS, bucket_server
 
 # Tests run side by side: two threads in each would only wait for each other. torch reads it when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.update(FAIR_SHARE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

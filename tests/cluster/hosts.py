@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.environment import FAIR_SHARE, of_a_person
+from tests.environment import of_a_person
 
 PACKAGES = "openssh-server iproute2 rsync util-linux curl"
 _PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "ssh", "ssh-keygen", "rsync", "curl", "/usr/sbin/sshd")
@@ -76,7 +76,6 @@ class Host:
             "StrictModes": "no",
             "PidFile": "none",
             "UsePAM": "no",
-            "SetEnv": " ".join(f"{key}={value}" for key, value in FAIR_SHARE.items()),
         }
         self.run("/usr/sbin/sshd", *(word for key, value in options.items() for word in ("-o", f"{key}={value}")))
 

@@ -38,7 +38,9 @@ def test_each_way_to_fail_ends_its_trial_alone_and_says_why(tmp_path: Path, stor
     with running("run", file, "--storage", storage, "--address", shared_ray) as study:
         # The first trial's process is killed from outside.
         wait_for(lambda: any(event["event"] == "report" and event["trial"] == 1 for event in events(folder)))
-        psutil.Process(int((tmp_path / "log").read_text().split("0.1 ")[1].split()[2])).kill()
+        trial = psutil.Process(int((tmp_path / "log").read_text().split("0.1 ")[1].split()[2]))
+        assert trial.nice() == psutil.Process().nice(), "it gets the share of a core that a training script would"
+        trial.kill()
         assert study.wait() == 0, study.output
         assert study.left_behind() == []
         assert "Traceback" not in study.output

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.integration.study_process import (
@@ -53,6 +54,8 @@ class Break:
     """Statuses of its runs."""
     commands: list[str]
     """Of the processes that it had started."""
+    niceness: set[int]
+    """Theirs."""
 
 
 def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break:
@@ -64,7 +67,9 @@ def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break
     before = ended()
     with running(*arguments) as process:
         wait_for(lambda: ended() > before and events(study)[-1]["event"] in ("report", "images"))
-        commands = [" ".join(started.cmdline()) for started in process.tree() if started.is_running()]
+        running_then = [started for started in process.tree() if started.is_running()]
+        commands = [" ".join(started.cmdline()) for started in running_then]
+        niceness = {started.nice() for started in running_then}
         began = time.monotonic()
         if signal == "SIGINT":
             process.interrupt()
@@ -77,7 +82,7 @@ def broken(arguments: tuple[str | Path, ...], study: Path, signal: str) -> Break
     storage, name = study.parent, study.name
     statuses = {run.info.status for run in mlflow_runs(storage, name).values()}
     state = show(storage, name)["state"]
-    return Break(study, process, status, seconds, left, events(study), state, statuses, commands)
+    return Break(study, process, status, seconds, left, events(study), state, statuses, commands, niceness)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,10 @@ def test_a_study_s_own_ray_has_no_process_for_dashboards_autoscalers_and_logs(st
     assert any("/raylet " in command for command in stopped.commands)
     for unused in ("dashboard.py", "monitor.py"):  # Ray's log_monitor.py too
         assert not [command for command in stopped.commands if unused in command]
+
+
+def test_trials_have_the_priority_that_the_study_was_started_with(stopped: Break) -> None:
+    assert stopped.niceness == {psutil.Process().nice()}
 
 
 def test_a_killed_study_leaves_no_process_and_is_interrupted(killed: Break) -> None:

@@ -33,6 +33,9 @@ from tuner.spec.study_tables import Resources
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray runs its workers at nice 15: beside anything else that computes on the machine, such as another person's data
+    # loaders, a trial would get a thirtieth of a core. With the driver's priority it gets what a training script would.
+    "RAY_worker_niceness": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # slots start side by side; the study limits them
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced completely
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same everywhere
