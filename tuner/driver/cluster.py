@@ -225,7 +225,8 @@ def connected(address: str | None) -> Iterator[tuple[float, float]]:
                     ray.init(address="local", include_dashboard=False, **resources, **options)
             else:
                 found = stack.enter_context(reachable(address))
-                ray.init(address=found, runtime_env={"env_vars": _ENVIRONMENT}, **options)
+                environment = {name: os.environ[name] for name in _ENVIRONMENT}
+                ray.init(address=found, runtime_env={"env_vars": environment}, **options)
         except StudyError:
             raise
         except Exception as error:  # Ray has none of its own for a start that takes too long

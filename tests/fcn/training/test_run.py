@@ -442,7 +442,8 @@ def test_bfloat16_trains_like_float32(config: Config, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiling_changes_no_result_and_its_time_is_reported_apart(config: Config, tmp_path: Path) -> None:
     # A last batch that is shorter: compiled for as well, before the first epoch.
