@@ -20,6 +20,8 @@ study=$project/search_spaces/fcn8s_kitti.toml
 
 export PATH=$project/.venv/bin:$PATH
 export RAY_USAGE_STATS_ENABLED=0
+# Ray keeps its sockets there. A job's own TMPDIR, which it would take, is often too long a path for one.
+export RAY_TMPDIR=/tmp
 
 # Other people use these nodes too: a token of this job's, which only its owner can read.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/slurm-$SLURM_JOB_ID
