@@ -36,7 +36,7 @@ _ENVIRONMENT = {
     # Ray runs its workers at nice 15: beside anything else that computes on the machine, such as another person's data
     # loaders, a trial would get a thirtieth of a core. With the driver's priority it gets what a training script would.
     "RAY_worker_niceness": "0",
-    # A job that Ray starts may have a variable of these already, and in this process too: Ray would refuse it twice.
+    # Ray refuses a variable that its job and the study both set. The job's value is in this process too, and is kept.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # slots start side by side; the study limits them
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced completely
